@@ -1,0 +1,110 @@
+"""The command line: `headrace COMMAND`, one file a command, each imported only when it is asked for.
+
+Called by the console script. `headrace --help` imports no command at all, so it answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from headrace import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "Run the canary example with real requests and watch the split."),
+    "up": ("up", "Run the mesh that a directory of documents describes."),
+    "down": ("down", "Stop the mesh of a state directory."),
+    "agent": ("agent", "Run this host's agent (started by `up`)."),
+    "control-plane": ("control_plane", "Run the control plane (started by the agent)."),
+    "apply": ("apply", "Bring documents into the running mesh."),
+    "get": ("get", "Show documents in force."),
+    "delete": ("delete", "Take documents out of the running mesh."),
+    "describe": ("describe", "Explain what applies to a service or workload, and from which document."),
+    "check": ("check", "Judge documents without a running mesh."),
+    "translate": ("translate", "Print what one proxy would be sent, offline."),
+    "proxy": ("proxy", "Look at proxies: status, config, logs."),
+    "model-server": ("model_server", "Run a model server: simulated, or llama.cpp with a small model."),
+}
+"""Command → (module below headrace.app.cli, one line of help). A module has `app`, a typer.Typer."""
+
+
+class CommandFailed(Exception):
+    """A command's answer is "no" or it failed: one line for standard error (with a remedy), exit code 1."""
+
+
+class _LazyGroup(TyperGroup):
+    """Knows every command's name and help line, loads its module when it runs.
+
+    `Any` stands for typer's own copies of click's types, which it does not publish.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"headrace.app.cli.{COMMANDS[cmd_name][0]}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write_usage("headrace", "COMMAND [OPTIONS] ...")
+        formatter.write_paragraph()
+        formatter.write_text("A service mesh for AI inference: Istio's YAML, real Envoys, one machine or many.")
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        with formatter.section("Options"):
+            formatter.write_dl(
+                [
+                    ("--debug", "Show tracebacks."),
+                    ("--version", "Show the version and exit."),
+                    ("COMMAND --help", "Help of one command."),
+                ]
+            )
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"headrace {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _root(
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    if debug:
+        os.environ["HEADRACE_DEBUG"] = "1"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 success, 1 "no" or failed, 2 wrong usage (contract.md)."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="headrace")
+    except CommandFailed as failure:
+        print(f"headrace: {failure}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as failure:  # the edge of the program: one line for people, the traceback on request
+        if os.environ.get("HEADRACE_DEBUG"):
+            traceback.print_exc()
+        print(
+            f"headrace: unexpected {type(failure).__name__}: {failure}. Run again with --debug for the traceback.",
+            file=sys.stderr,
+        )
+        sys.exit(1)

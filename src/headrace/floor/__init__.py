@@ -1,0 +1,1 @@
+"""The ground floor: domain-free tools that every room may use. Nothing here knows what a mesh is."""

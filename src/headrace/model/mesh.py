@@ -1,0 +1,42 @@
+"""Mesh-wide settings: the part of Istio's MeshConfig that Headrace acts on (source: istio.mesh.v1alpha1.MeshConfig)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from headrace.model.names import ROOT_NAMESPACE
+from headrace.model.traffic import Retries
+
+
+class OutboundMode(StrEnum):
+    """MeshConfig.outboundTrafficPolicy.mode: what happens to traffic for hosts that the mesh does not know."""
+
+    ALLOW_ANY = "ALLOW_ANY"
+    REGISTRY_ONLY = "REGISTRY_ONLY"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeshConfig:
+    """Mesh-wide settings; every default is Istio's. Times in seconds.
+
+    `access_log_file` empty means no access log; `default_http_retry` None means Istio's default policy.
+    """
+
+    root_namespace: str = ROOT_NAMESPACE
+    trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
+    outbound_mode: OutboundMode = OutboundMode.ALLOW_ANY
+    connect_timeout: float = 10.0
+    protocol_detection_timeout: float = 0.0
+    enable_auto_mtls: bool = True
+    access_log_file: str = ""
+    access_log_encoding: str = "TEXT"
+    access_log_format: str = ""
+    default_http_retry: Retries | None = None
+    default_service_export_to: tuple[str, ...] = ("*",)
+    default_virtual_service_export_to: tuple[str, ...] = ("*",)
+    default_destination_rule_export_to: tuple[str, ...] = ("*",)
+    locality_failover: bool = True
+    tls_min_version: str = "TLSV1_2"
+    digest: str = ""

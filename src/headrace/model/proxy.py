@@ -1,0 +1,83 @@
+"""One data-plane proxy, as the control plane knows it: who it is, where, and how traffic reaches it.
+
+Made by `app` (live: from an agent's registration; offline: from documents), read by `envoy.view`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from headrace.model.identity import Identity
+from headrace.model.resource import Labels
+
+
+class ProxyKind(StrEnum):
+    """The role of a proxy; the word stands in proxy names (`sidecar/default/chat-v1`)."""
+
+    SIDECAR = "sidecar"
+    GATEWAY = "gateway"
+    WAYPOINT = "waypoint"
+
+
+class CaptureKind(StrEnum):
+    """How traffic reaches the proxy: redirected by the kernel, or by HTTP_PROXY and per-port listeners."""
+
+    TRANSPARENT = "transparent"
+    LOOPBACK = "loopback"
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """The capture strategy of one proxy.
+
+    For LOOPBACK: `outbound_port` is where the application's HTTP_PROXY points (on the proxy's own address),
+    `credentials` is the htpasswd line (`user:{SHA}...`) that the outbound listener demands, and `app_ports` maps each
+    port of the workload to the one the process really listens on at 127.0.0.1.
+    """
+
+    kind: CaptureKind = CaptureKind.TRANSPARENT
+    outbound_port: int = 15001
+    credentials: str = ""
+    app_ports: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadPortView:
+    """A port of the proxy's own workload, with the protocol that the services in front of it declare."""
+
+    number: int
+    name: str
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proxy:
+    """One Envoy. `name` is the replica (`chat-v1-0`), `workload` the document's name (`chat-v1`).
+
+    `addresses`: own addresses, first one primary. `module`: the native module passed its check on that host.
+    `bind`: address that gateway listeners bind ('0.0.0.0' by default), `port_map` maps Gateway server ports to those
+    really bound (privileged ports on a machine without privileges).
+    """
+
+    kind: ProxyKind
+    name: str
+    workload: str
+    identity: Identity
+    labels: Labels
+    addresses: tuple[str, ...]
+    capture: Capture = Capture()
+    module: bool = False
+    bind: str = "0.0.0.0"  # noqa: S104 - Istio's own shape; `up` passes a loopback address
+    port_map: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def namespace(self) -> str:
+        return self.identity.namespace
+
+    @property
+    def node_id(self) -> str:
+        """Envoy's node id, in Istio's form: type~address~name.namespace~domain."""
+        address = self.addresses[0] if self.addresses else "0.0.0.0"  # noqa: S104
+        kind = "router" if self.kind is ProxyKind.GATEWAY else self.kind.value
+        return f"{kind}~{address}~{self.name}.{self.namespace}~{self.namespace}.svc.cluster.local"

@@ -1,0 +1,121 @@
+"""What can be called: services (from Service and ServiceEntry documents) and the endpoints behind them.
+
+Made by `registry` from declared and observed things, read by `envoy.translate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from headrace.model.resource import Labels, Metadata
+
+
+class Protocol(StrEnum):
+    """Application protocol of a port (Istio's protocol selection: appProtocol, then the port name's prefix;
+    ports 25, 53, 3306 and 27017 are TCP; else UNDECLARED, which proxies sniff)."""
+
+    HTTP = "HTTP"
+    HTTP2 = "HTTP2"
+    GRPC = "GRPC"
+    GRPC_WEB = "GRPC-Web"
+    HTTPS = "HTTPS"
+    TLS = "TLS"
+    TCP = "TCP"
+    MONGO = "Mongo"
+    MYSQL = "MySQL"
+    REDIS = "Redis"
+    UDP = "UDP"
+    UNDECLARED = "UNDECLARED"
+
+    @property
+    def is_http(self) -> bool:
+        """Whether a proxy routes it by request."""
+        return self in (Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB)
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether the application speaks HTTP/2 in clear text by declaration."""
+        return self in (Protocol.HTTP2, Protocol.GRPC)
+
+
+class Resolution(StrEnum):
+    """How a service's endpoints are found. MESH: from workloads (a Kubernetes Service); the others are
+    ServiceEntry.resolution."""
+
+    MESH = "MESH"
+    NONE = "NONE"
+    STATIC = "STATIC"
+    DNS = "DNS"
+    DNS_ROUND_ROBIN = "DNS_ROUND_ROBIN"
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One port: `target` is the endpoint's port (number), or `target_name` a port name of the workload."""
+
+    number: int
+    name: str
+    protocol: Protocol
+    target: int = 0
+    target_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Service:
+    """A callable host name.
+
+    `host` is the full name (`chat.default.svc.cluster.local` or a ServiceEntry host); `addresses` its virtual
+    addresses (none for headless); `export_to` as written ('*', '.', '~' or namespaces; empty: the mesh's default);
+    `service_accounts` extra SANs (ServiceEntry.subjectAltNames); `engine` the model engine that its workloads name
+    ('' : not a model service). `kubernetes` tells a Service document from a ServiceEntry: short names exist only then.
+    """
+
+    meta: Metadata
+    host: str
+    namespace: str
+    ports: tuple[ServicePort, ...]
+    addresses: tuple[str, ...] = ()
+    resolution: Resolution = Resolution.MESH
+    external: bool = False
+    selector: Labels | None = None
+    headless: bool = False
+    export_to: tuple[str, ...] = ()
+    subject_alt_names: tuple[str, ...] = ()
+    engine: str = ""
+    kubernetes: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.meta.name
+
+
+class Health(StrEnum):
+    """Whether an endpoint takes new requests."""
+
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    DRAINING = "DRAINING"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """One address that serves one service port.
+
+    `port_name`/`service_port` tell which port of the service. `mtls`: a proxy with a certificate stands before it.
+    `identity` is its SPIFFE URI where known ('' otherwise); `locality` is `region/zone/subzone`; `weight` 0 = unset.
+    `labels` as sorted pairs, for subsets. DNS endpoints carry a host name in `address`.
+    """
+
+    address: str
+    port: int
+    service_port: int
+    labels: tuple[tuple[str, str], ...] = ()
+    namespace: str = ""
+    workload: str = ""
+    identity: str = ""
+    mtls: bool = False
+    health: Health = Health.HEALTHY
+    weight: int = 0
+    locality: str = ""
+    network: str = ""

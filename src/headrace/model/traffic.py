@@ -1,0 +1,196 @@
+"""HTTP routing policy: what a VirtualService says, with hosts and gateways resolved and units fixed.
+
+Made by `config.kinds.virtual_service`, read by `envoy.translate.routes`. Field meanings are those of
+istio.networking.v1.VirtualService; only what differs is said here. Times in seconds, percentages 0-100.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from headrace.model.resource import Metadata
+
+Pairs = tuple[tuple[str, str], ...]
+"""Ordered name/value pairs (headers, labels); sorted by name where order carries no meaning."""
+
+
+class MatchKind(StrEnum):
+    """How a StringMatch compares. PRESENT is Istio's header match without a value (`{}`) or with the regex `*`."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+    REGEX = "regex"
+    PRESENT = "present"
+
+
+@dataclass(frozen=True, slots=True)
+class StringMatch:
+    """One text comparison; `value` is an RE2 pattern that must match the whole text where kind is REGEX."""
+
+    kind: MatchKind
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpMatch:
+    """HTTPMatchRequest: all conditions hold together. `gateways` empty means the VirtualService's own."""
+
+    name: str = ""
+    uri: StringMatch | None = None
+    ignore_uri_case: bool = False
+    scheme: StringMatch | None = None
+    method: StringMatch | None = None
+    authority: StringMatch | None = None
+    headers: tuple[tuple[str, StringMatch], ...] = ()
+    without_headers: tuple[tuple[str, StringMatch], ...] = ()
+    query_params: tuple[tuple[str, StringMatch], ...] = ()
+    port: int = 0
+    source_labels: Pairs = ()
+    source_namespace: str = ""
+    gateways: tuple[str, ...] = ()
+    stat_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderOps:
+    """Headers.HeaderOperations; `set` overwrites, `add` appends."""
+
+    set: Pairs = ()
+    add: Pairs = ()
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """Headers: what happens to request and response headers."""
+
+    request: HeaderOps = HeaderOps()
+    response: HeaderOps = HeaderOps()
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A service (full name), one of its subsets ('' = whole service) and a port (0 = the only one, else the one
+    the request came for)."""
+
+    host: str
+    subset: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDestination:
+    """HTTPRouteDestination. `weight` as written; a lone destination has weight 0 written and takes everything."""
+
+    destination: Destination
+    weight: int = 0
+    headers: Headers = Headers()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """HTTPRedirect. `port` 0: unset; `derive_port` is '', FROM_PROTOCOL_DEFAULT or FROM_REQUEST_PORT."""
+
+    uri: str = ""
+    authority: str = ""
+    port: int = 0
+    derive_port: str = ""
+    scheme: str = ""
+    code: int = 301
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """HTTPRewrite; `regex_match`/`regex_rewrite` are uriRegexRewrite (RE2 pattern, `\\1` substitution)."""
+
+    uri: str = ""
+    authority: str = ""
+    regex_match: str = ""
+    regex_rewrite: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectResponse:
+    """HTTPDirectResponse; None body means no body."""
+
+    status: int
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """HTTPRetry; None means "as the default" for the field. `attempts` 0 disables."""
+
+    attempts: int
+    per_try_timeout: float | None = None
+    retry_on: str = ""
+    retry_remote_localities: bool | None = None
+    retry_ignore_previous_hosts: bool | None = None
+    backoff: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """HTTPFaultInjection; a part without a percentage does nothing (Istio's rule), so it is None or has one."""
+
+    delay: float | None = None
+    delay_percent: float = 0.0
+    abort_status: int | None = None
+    abort_grpc_status: int | None = None
+    abort_percent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A destination that receives a copy of `percent` of the requests (unset → 100)."""
+
+    destination: Destination
+    percent: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    """CorsPolicy; `max_age` in seconds, None where unset. `unmatched_preflights`: '', FORWARD or IGNORE."""
+
+    allow_origins: tuple[StringMatch, ...] = ()
+    allow_methods: tuple[str, ...] = ()
+    allow_headers: tuple[str, ...] = ()
+    expose_headers: tuple[str, ...] = ()
+    max_age: float | None = None
+    allow_credentials: bool | None = None
+    unmatched_preflights: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRoute:
+    """HTTPRoute: matches (none = everything) and exactly one of route, redirect, direct_response.
+
+    `timeout` None means "not written" (the engine's explicit default or none), 0 means written as none.
+    """
+
+    name: str = ""
+    matches: tuple[HttpMatch, ...] = ()
+    route: tuple[RouteDestination, ...] = ()
+    redirect: Redirect | None = None
+    direct_response: DirectResponse | None = None
+    rewrite: Rewrite | None = None
+    timeout: float | None = None
+    retries: Retries | None = None
+    fault: Fault | None = None
+    mirrors: tuple[Mirror, ...] = ()
+    cors: Cors | None = None
+    headers: Headers = Headers()
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VirtualService:
+    """A VirtualService; `hosts` are full names, `gateways` are `mesh` or `namespace/name` (default: mesh),
+    `export_to` as written (empty: the mesh's default)."""
+
+    meta: Metadata
+    hosts: tuple[str, ...]
+    gateways: tuple[str, ...]
+    http: tuple[HttpRoute, ...]
+    export_to: tuple[str, ...] = ()

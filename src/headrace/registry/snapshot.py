@@ -1,0 +1,44 @@
+"""The mesh at one moment: everything translation may know, immutable.
+
+Made by `registry.build` from a `ConfigRevision` and observed endpoints; read by `envoy.view`. Objects that did not
+change are the same objects in the next snapshot, so that caches can key on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace.model.destination import DestinationRule
+from headrace.model.gateway import Gateway
+from headrace.model.mesh import MeshConfig
+from headrace.model.resource import Labels
+from headrace.model.security import PeerAuthentication, Secret
+from headrace.model.service import Endpoint, Service
+from headrace.model.traffic import VirtualService
+from headrace.model.workload import StaticWorkload, Workload
+
+Endpoints = tuple[Endpoint, ...]
+"""All endpoints of one service host (every port), sorted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeshSnapshot:
+    """One consistent state of the mesh.
+
+    `services` by host (the oldest document wins a host within a namespace; several namespaces may each have one, so
+    values are tuples ordered oldest first); `endpoints` by (namespace of the service, host). Policies are ordered
+    oldest first. `namespaces` maps a namespace's name to its labels.
+    """
+
+    mesh: MeshConfig
+    services: Mapping[str, tuple[Service, ...]] = field(default_factory=dict)
+    endpoints: Mapping[tuple[str, str], Endpoints] = field(default_factory=dict)
+    virtual_services: tuple[VirtualService, ...] = ()
+    destination_rules: tuple[DestinationRule, ...] = ()
+    gateways: tuple[Gateway, ...] = ()
+    peer_authentications: tuple[PeerAuthentication, ...] = ()
+    secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
+    workloads: tuple[Workload, ...] = ()
+    static_workloads: tuple[StaticWorkload, ...] = ()
+    namespaces: Mapping[str, Labels] = field(default_factory=dict)
