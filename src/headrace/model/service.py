@@ -48,6 +48,7 @@ class Resolution(StrEnum):
     STATIC = "STATIC"
     DNS = "DNS"
     DNS_ROUND_ROBIN = "DNS_ROUND_ROBIN"
+    DYNAMIC_DNS = "DYNAMIC_DNS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +120,43 @@ class Endpoint:
     weight: int = 0
     locality: str = ""
     network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InlineEndpoint:
+    """An endpoint written inside a ServiceEntry (its fields are a WorkloadEntry's).
+
+    `address` is an IP address, a host name (DNS), `unix://...`, or empty for a network's gateway. `ports` maps names of
+    the entry's ports to numbers on this endpoint; a port without an entry keeps its target, else its number. `weight`
+    0: not written.
+    """
+
+    address: str
+    ports: tuple[tuple[str, int], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    network: str = ""
+    locality: str = ""
+    weight: int = 0
+    service_account: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceEntry:
+    """A ServiceEntry as written; `registry` makes one Service a host, and endpoints, of it.
+
+    `hosts` in lower case, as written otherwise (never given a namespace). `addresses` are addresses or CIDR blocks.
+    `external`: location MESH_EXTERNAL, the default. `workload_selector` None: none written (then `endpoints`, or the
+    hosts' own DNS names); it selects WorkloadEntries, Pods and Workloads of its namespace. `export_to` as written
+    (empty: the mesh's default). A port's protocol is the one written, UNDECLARED where none is.
+    """
+
+    meta: Metadata
+    hosts: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    external: bool = True
+    resolution: Resolution = Resolution.NONE
+    endpoints: tuple[InlineEndpoint, ...] = ()
+    workload_selector: Labels | None = None
+    export_to: tuple[str, ...] = ()
+    subject_alt_names: tuple[str, ...] = ()

@@ -187,10 +187,12 @@ class HttpRoute:
 @dataclass(frozen=True, slots=True, eq=False)
 class VirtualService:
     """A VirtualService; `hosts` are full names, `gateways` are `mesh` or `namespace/name` (default: mesh),
-    `export_to` as written (empty: the mesh's default)."""
+    `export_to` as written (empty: the mesh's default). `opaque` are the destinations of its tls and tcp routes, which
+    are checked but not translated yet."""
 
     meta: Metadata
     hosts: tuple[str, ...]
     gateways: tuple[str, ...]
     http: tuple[HttpRoute, ...]
     export_to: tuple[str, ...] = ()
+    opaque: tuple[Destination, ...] = ()
