@@ -132,6 +132,6 @@ def _limit(bootstrap: bootstrap_pb2.Bootstrap, connections: int) -> None:
 
 
 def _tag(bootstrap: bootstrap_pb2.Bootstrap) -> None:
-    """Cluster names keep their dots in the tag `cluster_name`, as in Istio's statistics; nothing is flushed to sinks."""
+    """Cluster names keep their dots in the tag `cluster_name`, as in Istio's statistics; sinks get nothing unasked."""
     bootstrap.stats_config.stats_tags.add(tag_name="cluster_name", regex=_CLUSTER_TAG)
     bootstrap.stats_flush_on_admin = True
