@@ -166,7 +166,8 @@ class Cors:
 class HttpRoute:
     """HTTPRoute: matches (none = everything) and exactly one of route, redirect, direct_response.
 
-    `timeout` None means "not written" (the engine's explicit default or none), 0 means written as none.
+    `timeout` None means "not written" (the engine's explicit default or none), 0 means written as none. `position` is
+    its index in the document's list, where routes that are not translated leave gaps.
     """
 
     name: str = ""
@@ -182,6 +183,7 @@ class HttpRoute:
     cors: Cors | None = None
     headers: Headers = Headers()
     line: int = 0
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
