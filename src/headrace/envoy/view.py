@@ -1,1 +1,237 @@
-"""What one proxy may see of the mesh: a shared scope and its own instance. Translation gets nothing else."""
+"""What one proxy may see of the mesh: a shared scope, its own inbound side and its own instance.
+
+Translation gets nothing else. Scopes are interned: all proxies of one scope share one object a snapshot, and a part
+that did not change is the previous snapshot's object, so that `translate.memo` can key on it. Called by `app` for
+every proxy and snapshot, through `view_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace.envoy.visibility import MeshIndex, RuleMerger
+from headrace.model.destination import DestinationRule
+from headrace.model.gateway import Gateway
+from headrace.model.mesh import MeshConfig
+from headrace.model.names import MESH_GATEWAY
+from headrace.model.proxy import Proxy, ProxyKind, WorkloadPortView
+from headrace.model.resource import selects
+from headrace.model.security import Secret
+from headrace.model.service import Endpoint, Service
+from headrace.model.traffic import Pairs, VirtualService
+from headrace.registry.inbound import workload_ports
+from headrace.registry.mtls import MtlsPolicy, settle
+from headrace.registry.snapshot import Endpoints, MeshSnapshot
+
+LOCALITY_LABELS = frozenset({"istio-locality", "topology.kubernetes.io/region", "topology.kubernetes.io/zone"})
+"""Labels that say where a proxy runs; they decide the priorities of its endpoints."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A service as one scope sees it: with the DestinationRule that speaks for it there and the SPIFFE URIs that its
+    workloads have (the SANs of mesh mutual TLS). Interned: same parts, same object. Endpoints are not in it, so that
+    they change without touching clusters and routes."""
+
+    service: Service
+    rule: DestinationRule | None
+    accounts: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What `Scope.endpoints` is looked up by: namespace and host of the service."""
+        return (self.service.namespace, self.service.host)
+
+
+_TargetParts = tuple[Service, DestinationRule | None, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeKey:
+    """What decides a scope: the proxy's role and namespace, and those of its labels that policies select on."""
+
+    kind: ProxyKind
+    namespace: str
+    labels: Pairs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scope:
+    """What all proxies with one `ScopeKey` see. Compared by identity; unchanged → the same object.
+
+    `targets`: visible services, sorted by host, and the same by host. `virtual_services`: those for `mesh` (sidecars);
+    `gateways`: those whose selector selects the proxy (gateways), oldest first, with `gateway_virtual_services` for
+    them by gateway name (`namespace/name`), oldest first. `secrets`: Secrets of the proxy's own namespace that its
+    gateways or DestinationRules name, by name.
+    """
+
+    key: ScopeKey
+    mesh: MeshConfig
+    targets: tuple[Target, ...]
+    by_host: Mapping[str, Target]
+    virtual_services: tuple[VirtualService, ...] = ()
+    gateways: tuple[Gateway, ...] = ()
+    gateway_virtual_services: Mapping[str, tuple[VirtualService, ...]] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+
+    @property
+    def namespace(self) -> str:
+        return self.key.namespace
+
+    @property
+    def is_gateway(self) -> bool:
+        return self.key.kind is ProxyKind.GATEWAY
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """The server side of a sidecar's workload: its ports with the protocols that services in front declare, and the
+    mutual TLS it accepts. Compared by value; interned by workload."""
+
+    ports: tuple[WorkloadPortView, ...] = ()
+    mtls: MtlsPolicy = field(default_factory=MtlsPolicy)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProxyView:
+    """All that translation gets for one proxy. `endpoints` by (namespace of the service, host)."""
+
+    scope: Scope
+    endpoints: Mapping[tuple[str, str], Endpoints]
+    inbound: Inbound
+    instance: Proxy
+
+    def endpoints_of(self, target: Target) -> tuple[Endpoint, ...]:
+        """All endpoints of a service, every port."""
+        return self.endpoints.get(target.key, ())
+
+
+class Scopes:
+    """Keeps scopes, targets and inbound sides from snapshot to snapshot; one for a control plane, not thread-safe."""
+
+    def __init__(self) -> None:
+        self._snapshot: MeshSnapshot | None = None
+        self._index: MeshIndex | None = None
+        self._merger = RuleMerger()
+        self._current: dict[ScopeKey, Scope] = {}
+        self._last: dict[ScopeKey, Scope] = {}
+        self._targets: dict[_TargetParts, Target] = {}
+        self._old_targets: dict[_TargetParts, Target] = {}
+        self._inbound: dict[tuple[str, str, Pairs], Inbound] = {}
+
+    def view(self, snapshot: MeshSnapshot, proxy: Proxy) -> ProxyView:
+        """The view of `proxy`; see `view_of`."""
+        index = self._turn(snapshot)
+        key = _scope_key(index, proxy)
+        scope = self._current.get(key)
+        if scope is None:
+            scope = self._settle(index, snapshot, key)
+            self._current[key] = scope
+        return ProxyView(scope, snapshot.endpoints, self._inbound_of(snapshot, proxy), proxy)
+
+    def _turn(self, snapshot: MeshSnapshot) -> MeshIndex:
+        """The index of the snapshot; where more than endpoints changed, the current scopes become the last ones."""
+        old = self._snapshot
+        self._snapshot = snapshot
+        if self._index is None or old is None or not snapshot.same_but_endpoints(old):
+            self._index = MeshIndex(snapshot, self._merger)
+            self._last, self._current = self._current, {}
+            self._old_targets, self._targets = self._targets, {}
+            self._inbound = {}
+            self._merger.turn()
+        return self._index
+
+    def _settle(self, index: MeshIndex, snapshot: MeshSnapshot, key: ScopeKey) -> Scope:
+        """A scope of this snapshot: the last one where every part is the same."""
+        last = self._last.get(key)
+        targets = tuple(
+            self._target(index, snapshot, service, key) for service in index.visible_services(key.namespace)
+        )
+        visible = index.visible_virtual_services(key.namespace)
+        gateways: tuple[Gateway, ...] = ()
+        by_gateway: dict[str, tuple[VirtualService, ...]] = {}
+        virtual_services: tuple[VirtualService, ...] = ()
+        if key.kind is ProxyKind.GATEWAY:
+            labels = dict(key.labels)
+            gateways = tuple(item for item in snapshot.gateways if selects(dict(item.selector), labels))
+            for gateway in gateways:
+                name = f"{gateway.meta.namespace}/{gateway.meta.name}"
+                by_gateway[name] = tuple(item for item in visible if name in item.gateways)
+        else:
+            virtual_services = tuple(item for item in visible if MESH_GATEWAY in item.gateways)
+        secrets = _secrets(snapshot, key.namespace, targets, gateways)
+        if (
+            last is not None
+            and last.mesh is snapshot.mesh
+            and last.targets == targets
+            and last.virtual_services == virtual_services
+            and last.gateways == gateways
+            and last.gateway_virtual_services == by_gateway
+            and last.secrets == secrets
+        ):
+            return last
+        same_targets = last is not None and last.targets == targets
+        return Scope(
+            key=key,
+            mesh=snapshot.mesh,
+            targets=last.targets if last is not None and same_targets else targets,
+            by_host=last.by_host
+            if last is not None and same_targets
+            else {target.service.host: target for target in targets},
+            virtual_services=virtual_services,
+            gateways=gateways,
+            gateway_virtual_services=by_gateway,
+            secrets=secrets,
+        )
+
+    def _target(self, index: MeshIndex, snapshot: MeshSnapshot, service: Service, key: ScopeKey) -> Target:
+        accounts = snapshot.accounts.get((service.namespace, service.host), ())
+        parts = (service, index.rule_for(service, key.namespace), accounts)
+        target = self._targets.get(parts)
+        if target is None:
+            target = self._old_targets.get(parts) or Target(*parts)
+            self._targets[parts] = target
+        return target
+
+    def _inbound_of(self, snapshot: MeshSnapshot, proxy: Proxy) -> Inbound:
+        if proxy.kind is ProxyKind.GATEWAY:
+            return Inbound()
+        key = (proxy.namespace, proxy.workload, tuple(sorted(proxy.labels.items())))
+        inbound = self._inbound.get(key)
+        if inbound is None:
+            policy = settle(snapshot.peer_authentications, snapshot.mesh.root_namespace, proxy.namespace, proxy.labels)
+            inbound = Inbound(workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels), policy)
+            self._inbound[key] = inbound
+        return inbound
+
+
+def _scope_key(index: MeshIndex, proxy: Proxy) -> ScopeKey:
+    names = index.gateway_label_names if proxy.kind is ProxyKind.GATEWAY else frozenset[str]()
+    names = names | index.source_label_names | LOCALITY_LABELS
+    labels = tuple(sorted((name, value) for name, value in proxy.labels.items() if name in names))
+    return ScopeKey(proxy.kind, proxy.namespace, labels)
+
+
+def _secrets(
+    snapshot: MeshSnapshot, namespace: str, targets: tuple[Target, ...], gateways: tuple[Gateway, ...]
+) -> dict[str, Secret]:
+    """Secrets of `namespace` that gateways or DestinationRules name; `NAME-cacert` belongs to NAME (Istio's rule)."""
+    names: set[str] = set()
+    for gateway in gateways:
+        names.update(server.tls.credential_name for server in gateway.servers if server.tls is not None)
+    for rule in {target.rule for target in targets if target.rule is not None}:
+        policies = [rule.policy, *(subset.policy for subset in rule.subsets)]
+        for policy in policies:
+            if policy is not None:
+                blocks = [policy.tls, *(port.tls for port in policy.ports)]
+                names.update(tls.credential_name for tls in blocks if tls is not None)
+    names.discard("")
+    names |= {f"{name}-cacert" for name in names}
+    found = {name: snapshot.secrets.get((namespace, name)) for name in sorted(names)}
+    return {name: secret for name, secret in found.items() if secret is not None}
+
+
+def view_of(snapshot: MeshSnapshot, proxy: Proxy, scopes: Scopes) -> ProxyView:
+    """What `proxy` sees of `snapshot`; `scopes` is the store that makes scopes shared."""
+    return scopes.view(snapshot, proxy)

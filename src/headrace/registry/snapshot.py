@@ -7,7 +7,7 @@ change are the same objects in the next snapshot, so that caches can key on them
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
@@ -28,7 +28,8 @@ class MeshSnapshot:
 
     `services` by host (the oldest document wins a host within a namespace; several namespaces may each have one, so
     values are tuples ordered oldest first); `endpoints` by (namespace of the service, host). Policies are ordered
-    oldest first. `namespaces` maps a namespace's name to its labels.
+    oldest first. `namespaces` maps a namespace's name to its labels. `accounts` are the SPIFFE URIs of the workloads
+    behind a service, by (namespace, host) as `endpoints`: from the documents, so that they stay when replicas go.
     """
 
     mesh: MeshConfig
@@ -42,3 +43,10 @@ class MeshSnapshot:
     workloads: tuple[Workload, ...] = ()
     static_workloads: tuple[StaticWorkload, ...] = ()
     namespaces: Mapping[str, Labels] = field(default_factory=dict)
+    accounts: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+    def same_but_endpoints(self, other: MeshSnapshot) -> bool:
+        """Whether nothing but `endpoints` differs: the short path of an endpoint change."""
+        return all(
+            getattr(self, item.name) is getattr(other, item.name) for item in fields(self) if item.name != "endpoints"
+        )

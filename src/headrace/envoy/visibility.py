@@ -1,0 +1,197 @@
+"""Who sees what: exportTo, and which DestinationRule speaks for a service.
+
+One `MeshIndex` a snapshot, shared by all scopes; called by `envoy.view`. Rules (Istio): default exportTo comes from
+MeshConfig; a host is looked up in the client's namespace, then the others that export to it; a DestinationRule in the
+client's namespace, then the service's, then the root's, the most specific host first, and the first namespace with a
+match wins whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from headrace.model.destination import DestinationRule, Subset
+from headrace.model.service import Service
+from headrace.model.traffic import VirtualService
+from headrace.registry.snapshot import MeshSnapshot
+
+PRIVATE = "."
+NOBODY = "~"
+EVERYBODY = "*"
+
+
+def exported_to(export_to: Sequence[str], default: Sequence[str], owner: str, namespace: str) -> bool:
+    """Whether a document of namespace `owner` with this `exportTo` is visible in `namespace`."""
+    for word in export_to or default:
+        if word in (EVERYBODY, namespace) or (word == PRIVATE and owner == namespace):
+            return True
+    return False
+
+
+def wildcard_covers(pattern: str, host: str) -> bool:
+    """Whether a host of a document (`*`, `*.example.com` or a full name) covers `host` (itself maybe a wildcard)."""
+    if pattern == host or pattern == "*":
+        return True
+    return pattern.startswith("*") and host.removeprefix("*").endswith(pattern[1:])
+
+
+def host_specificity(host: str) -> tuple[bool, int, str]:
+    """Sort key, most specific first: full names, then the longest wildcard (Istio's `MostSpecificHostMatch`)."""
+    return (host.startswith("*"), -len(host), host)
+
+
+def merge_rules(rules: Sequence[DestinationRule]) -> DestinationRule:
+    """One rule of several for the same host, oldest first: subsets add (first of a name wins), the first top-level
+    policy wins (Istio's merge of DestinationRules)."""
+    if len(rules) == 1:
+        return rules[0]
+    subsets: dict[str, Subset] = {}
+    for rule in rules:
+        for subset in rule.subsets:
+            subsets.setdefault(subset.name, subset)
+    policy = next((rule.policy for rule in rules if rule.policy is not None), None)
+    first = rules[0]
+    return DestinationRule(first.meta, first.host, policy, tuple(subsets.values()), first.export_to)
+
+
+class RuleTable:
+    """The DestinationRules that one namespace offers, by host; full names by look-up, wildcards by walk."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, list[DestinationRule]] = {}
+        self._wild: dict[str, list[DestinationRule]] = {}
+
+    def add(self, rule: DestinationRule) -> None:
+        table = self._wild if rule.host.startswith("*") else self._exact
+        table.setdefault(rule.host, []).append(rule)
+
+    def seal(self) -> None:
+        """Order the wildcards by specificity; called once after the last `add`."""
+        self._wild = {host: self._wild[host] for host in sorted(self._wild, key=host_specificity)}
+
+    def find(self, host: str) -> list[DestinationRule]:
+        """Rules of the most specific host that covers `host`, oldest first (empty: none does)."""
+        exact = self._exact.get(host)
+        if exact is not None:
+            return exact
+        for pattern, rules in self._wild.items():
+            if wildcard_covers(pattern, host):
+                return rules
+        return []
+
+
+class RuleMerger:
+    """Merged rules, kept from snapshot to snapshot: the same documents give the same object."""
+
+    def __init__(self) -> None:
+        self._merged: dict[tuple[DestinationRule, ...], DestinationRule] = {}
+        self._used: dict[tuple[DestinationRule, ...], DestinationRule] = {}
+
+    def merge(self, rules: Sequence[DestinationRule]) -> DestinationRule | None:
+        """The one rule that these make (None for none)."""
+        if len(rules) < 2:
+            return rules[0] if rules else None
+        key = tuple(rules)
+        merged = self._merged.get(key)
+        if merged is None:
+            merged = merge_rules(rules)
+        self._used[key] = merged
+        return merged
+
+    def turn(self) -> None:
+        """Forget what the last snapshot did not use."""
+        self._merged, self._used = self._used, {}
+
+
+class MeshIndex:
+    """Look-ups over one snapshot."""
+
+    def __init__(self, snapshot: MeshSnapshot, merger: RuleMerger) -> None:
+        self._snapshot = snapshot
+        self._mesh = snapshot.mesh
+        self._merger = merger
+        self._local: dict[str, RuleTable] = {}
+        for rule in snapshot.destination_rules:
+            self._local.setdefault(rule.meta.namespace, RuleTable()).add(rule)
+        for table in self._local.values():
+            table.seal()
+        self._exported: dict[tuple[str, str], RuleTable] = {}
+        self.source_label_names = _source_label_names(snapshot.virtual_services)
+        self.gateway_label_names = frozenset(name for gateway in snapshot.gateways for name, _ in gateway.selector)
+
+    def visible_services(self, namespace: str) -> list[Service]:
+        """One service for every host that `namespace` sees: its own first, else the oldest that is exported to it;
+        sorted by host."""
+        default = self._mesh.default_service_export_to
+        found: list[Service] = []
+        for _, candidates in sorted(self._snapshot.services.items()):
+            best: Service | None = None
+            for service in candidates:
+                if not exported_to(service.export_to, default, service.namespace, namespace):
+                    continue
+                if service.namespace == namespace:
+                    best = service
+                    break
+                best = best or service
+            if best is not None:
+                found.append(best)
+        return found
+
+    def visible_virtual_services(self, namespace: str) -> list[VirtualService]:
+        """The VirtualServices that `namespace` sees: its own, then those exported to it by name, then the public
+        ones; each group oldest first."""
+        default = self._mesh.default_virtual_service_export_to
+        private: list[VirtualService] = []
+        named: list[VirtualService] = []
+        public: list[VirtualService] = []
+        for item in self._snapshot.virtual_services:
+            words = item.export_to or default
+            if EVERYBODY in words:
+                public.append(item)
+            elif item.meta.namespace == namespace and (PRIVATE in words or namespace in words):
+                private.append(item)
+            elif namespace in words:
+                named.append(item)
+        return private + named + public
+
+    def rule_for(self, service: Service, namespace: str) -> DestinationRule | None:
+        """The DestinationRule under which `namespace` calls `service`."""
+        root = self._mesh.root_namespace
+        if namespace != root and namespace in self._local:
+            own = [
+                rule
+                for rule in self._local[namespace].find(service.host)
+                if NOBODY not in (rule.export_to or self._mesh.default_destination_rule_export_to)
+            ]
+            if own:
+                return self._merger.merge(own)
+        for owner in (service.namespace, root):
+            if owner:
+                found = self._exported_rules(owner, namespace).find(service.host)
+                if found:
+                    return self._merger.merge(found)
+        return None
+
+    def _exported_rules(self, owner: str, namespace: str) -> RuleTable:
+        key = (owner, namespace)
+        table = self._exported.get(key)
+        if table is None:
+            table = RuleTable()
+            default = self._mesh.default_destination_rule_export_to
+            for rule in self._snapshot.destination_rules:
+                if rule.meta.namespace == owner and exported_to(rule.export_to, default, owner, namespace):
+                    table.add(rule)
+            table.seal()
+            self._exported[key] = table
+        return table
+
+
+def _source_label_names(virtual_services: Iterable[VirtualService]) -> frozenset[str]:
+    """Names of all labels that some VirtualService selects callers by."""
+    return frozenset(
+        name
+        for item in virtual_services
+        for route in item.http
+        for match in route.matches
+        for name, _ in match.source_labels
+    )

@@ -1,0 +1,51 @@
+"""The server side of one workload: its ports, with the protocol that the services in front of it declare.
+
+Called by `envoy.view`. Rule (Istio): a port of the workload is known by the service ports that target it; the oldest
+service settles the protocol. Ports that only a Workload document declares are added with their own protocol.
+"""
+
+from __future__ import annotations
+
+from headrace.model.proxy import WorkloadPortView
+from headrace.model.resource import Labels, selects
+from headrace.model.service import ServicePort
+from headrace.model.workload import WorkloadPort
+from headrace.registry.snapshot import MeshSnapshot
+
+
+def target_port(port: ServicePort, ports: tuple[WorkloadPort, ...]) -> int:
+    """The workload's port behind a service port: by name where `targetPort` is a name (0: no such name), else the
+    number, else the service's own number."""
+    if port.target_name:
+        return next((own.number for own in ports if own.name == port.target_name), 0)
+    return port.target or port.number
+
+
+def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: Labels) -> tuple[WorkloadPortView, ...]:
+    """All ports at which the workload `name` of `namespace` is called, sorted by number."""
+    own = declared_ports(snapshot, namespace, name)
+    found: dict[int, WorkloadPortView] = {}
+    for services in snapshot.services.values():
+        for service in services:
+            if service.namespace != namespace or not service.selector or not selects(service.selector, labels):
+                continue
+            for port in service.ports:
+                number = target_port(port, own)
+                if number and number not in found:
+                    found[number] = WorkloadPortView(number, port.name, port.protocol.value)
+    if any(item.meta.namespace == namespace and item.meta.name == name for item in snapshot.workloads):
+        for extra in own:
+            if extra.number not in found:
+                found[extra.number] = WorkloadPortView(extra.number, extra.name, extra.protocol)
+    return tuple(found[number] for number in sorted(found))
+
+
+def declared_ports(snapshot: MeshSnapshot, namespace: str, name: str) -> tuple[WorkloadPort, ...]:
+    """The ports that the workload's own document declares (a Workload, Pod or WorkloadEntry)."""
+    for workload in snapshot.workloads:
+        if workload.meta.namespace == namespace and workload.meta.name == name:
+            return workload.ports
+    for static in snapshot.static_workloads:
+        if static.meta.namespace == namespace and static.meta.name == name:
+            return static.ports
+    return ()
