@@ -1,0 +1,9 @@
+//! Headrace inside Envoy: the native module that every proxy of the mesh loads.
+//!
+//! It holds one filter so far, `noop`, which lets every request pass: it proves on each machine that the module
+//! builds, loads and is called, before anything depends on it. Envoy calls it through the C functions of [`abi`], the
+//! only place with unsafe code; everything else is safe Rust that tests call directly.
+
+#[allow(unsafe_code)]
+mod abi;
+mod filter;
