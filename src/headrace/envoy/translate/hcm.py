@@ -126,7 +126,7 @@ def _forward_client_certificate(manager: Any, direction: Direction) -> None:
     kind = hcm_pb2.HttpConnectionManager
     manager.forward_client_cert_details = kind.APPEND_FORWARD if direction is Direction.INBOUND else kind.SANITIZE_SET
     manager.set_current_client_cert_details.CopyFrom(
-        kind.SetCurrentClientCertDetails(subject=boolean(True), uri=True, dns=True)
+        kind.SetCurrentClientCertDetails(subject=boolean(True), uri=True, dns=True, cert=direction is Direction.GATEWAY)
     )
 
 

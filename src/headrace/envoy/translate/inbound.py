@@ -1,0 +1,244 @@
+"""The server side of a sidecar in the transparent shape: one virtual listener on 15006 with chains for each port of
+the workload, and the clusters to the application.
+
+Called by `envoy.translate` for every sidecar; `loopback` replaces the listener and the clusters' addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
+from envoy.config.core.v3 import address_pb2, base_pb2, protocol_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+
+from headrace.envoy.translate.hcm import access_logs
+from headrace.envoy.translate.inbound_chains import (
+    TCP_PROXY,
+    ChainSettings,
+    ChainTarget,
+    Inspection,
+    chains_for,
+    inspection,
+)
+from headrace.envoy.translate.inspectors import http_inspector, not_on_ports, on_ports, original_dst, tls_inspector
+from headrace.envoy.translate.messages import duration, packed, socket_address, uint32
+from headrace.envoy.view import Inbound
+from headrace.model.mesh import MeshConfig
+from headrace.model.names import inbound_cluster
+from headrace.model.proxy import WorkloadPortView
+from headrace.model.service import Protocol
+
+VIRTUAL_INBOUND = "virtualInbound"
+VIRTUAL_INBOUND_PORT = 15006
+INBOUND_PASSTHROUGH = "InboundPassthroughCluster"
+BLACK_HOLE = "BlackHoleCluster"
+_CATCH_ALL_HTTP = "virtualInbound-catchall-http"
+_BLACK_HOLE_CHAIN = "virtualInbound-blackhole"
+_LOCAL_SOURCE = "127.0.0.6"
+"""The source address of connections to the application, by which redirection rules know not to send them back."""
+_NEVER_SECONDS = 315_576_000_000
+"""The longest Duration: inbound original-destination hosts are never cleaned up (Istio's choice)."""
+_UNLIMITED = 2**32 - 1
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def virtual_inbound(inbound: Inbound, settings: ChainSettings) -> Any:
+    """The listener `virtualInbound`: a black hole for its own port, pass-through for ports without a service, and the
+    chains of every port."""
+    own = {port.number for port in inbound.ports}
+    chains = [_black_hole_chain()]
+    chains += _passthrough_chains(0, inbound, settings)
+    for number, _ in inbound.mtls.ports:
+        if number not in own:
+            chains += _passthrough_chains(number, inbound, settings)
+    for port in inbound.ports:
+        chains += port_chains(port, inbound, settings)
+    return inbound_listener(
+        VIRTUAL_INBOUND,
+        socket_address(settings.address, VIRTUAL_INBOUND_PORT),
+        chains,
+        [original_dst(), *_inspectors(inspection(chains))],
+        settings.mesh,
+    )
+
+
+def inbound_listener(name: str, address: Any, chains: Sequence[Any], filters: Sequence[Any], mesh: MeshConfig) -> Any:
+    """A listener for connections from other proxies, with Istio's settings."""
+    return listener_pb2.Listener(
+        name=name,
+        address=address,
+        traffic_direction=base_pb2.INBOUND,
+        continue_on_listener_filters_timeout=True,
+        listener_filters_timeout=duration(mesh.protocol_detection_timeout),
+        max_connections_to_accept_per_socket_event=uint32(1),
+        filter_chains=chains,
+        listener_filters=filters,
+        access_log=listener_access_logs(mesh),
+    )
+
+
+def listener_access_logs(mesh: MeshConfig) -> list[Any]:
+    """The mesh's access log for connections that no filter chain takes (response flag NR)."""
+    logs = access_logs(mesh)
+    for log in logs:
+        log.filter.CopyFrom(
+            accesslog_pb2.AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=["NR"]))
+        )
+    return logs
+
+
+def port_chains(port: WorkloadPortView, inbound: Inbound, settings: ChainSettings) -> list[Any]:
+    """The filter chains of one port of the workload."""
+    name = f"{settings.address}_{port.number}"
+    target = ChainTarget(
+        cluster=inbound_cluster(port.number),
+        port=port.number,
+        protocol=Protocol(port.protocol),
+        stat_prefix=f"inbound_{name}",
+        names=(name, name),
+        operation=f"inbound:{port.number}/*",
+    )
+    return chains_for(target, inbound.mtls.of_port(port.number), settings)
+
+
+def _passthrough_chains(port: int, inbound: Inbound, settings: ChainSettings) -> list[Any]:
+    """Chains for traffic to a port (0: any) that no service declares: sniffed and passed to the original address."""
+    target = ChainTarget(
+        cluster=INBOUND_PASSTHROUGH,
+        port=port,
+        protocol=Protocol.UNDECLARED,
+        stat_prefix=INBOUND_PASSTHROUGH,
+        names=(_CATCH_ALL_HTTP, VIRTUAL_INBOUND),
+        operation=":0/*",
+    )
+    return chains_for(target, inbound.mtls.of_port(port), settings)
+
+
+def _black_hole_chain() -> Any:
+    """Traffic to 15006 itself would come back for ever."""
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=BLACK_HOLE, cluster=BLACK_HOLE)
+    return listener_components_pb2.FilterChain(
+        name=_BLACK_HOLE_CHAIN,
+        filter_chain_match=listener_components_pb2.FilterChainMatch(destination_port=uint32(VIRTUAL_INBOUND_PORT)),
+        filters=[listener_components_pb2.Filter(name=TCP_PROXY, typed_config=packed(proxy))],
+    )
+
+
+def _inspectors(needs: Inspection) -> list[Any]:
+    """TLS inspector, then HTTP inspector, each off where no chain of the port asks for it."""
+    filters: list[Any] = []
+    named = [port for port in needs.ports if port]
+    if needs.tls:
+        if 0 in needs.tls:
+            filters.append(tls_inspector(on_ports(port for port in named if port not in needs.tls)))
+        else:
+            filters.append(tls_inspector(not_on_ports(needs.tls)))
+    if needs.http:
+        if 0 in needs.http:
+            filters.append(http_inspector(on_ports(port for port in named if port not in needs.http)))
+        else:
+            filters.append(http_inspector(not_on_ports(needs.http)))
+    return filters
+
+
+def plain_inspectors(chains: Sequence[Any]) -> list[Any]:
+    """Inspectors of a listener that serves one port."""
+    needs = inspection(chains)
+    return [tls_inspector()] * bool(needs.tls) + [http_inspector()] * bool(needs.http)
+
+
+def inbound_clusters(inbound: Inbound, mesh: MeshConfig) -> list[Any]:
+    """`inbound|PORT||` for each port, and the pass-through cluster, all to the address the client meant."""
+    clusters = []
+    for port in inbound.ports:
+        cluster = _application_cluster(port, mesh)
+        cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
+        cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
+        cluster.cleanup_interval.seconds = _NEVER_SECONDS
+        cluster.upstream_bind_config.CopyFrom(_local_source())
+        clusters.append(cluster)
+    clusters.append(_passthrough_cluster(mesh))
+    return clusters
+
+
+def local_clusters(inbound: Inbound, mesh: MeshConfig, app_ports: Sequence[tuple[int, int]]) -> list[Any]:
+    """`inbound|PORT||` for each port, to where the process listens on the loopback interface (loopback capture)."""
+    mapped = dict(app_ports)
+    clusters = []
+    for port in inbound.ports:
+        cluster = _application_cluster(port, mesh)
+        cluster.type = cluster_pb2.Cluster.STATIC
+        endpoint = endpoint_components_pb2.LbEndpoint(
+            endpoint=endpoint_components_pb2.Endpoint(
+                address=socket_address("127.0.0.1", mapped.get(port.number, port.number))
+            )
+        )
+        cluster.load_assignment.CopyFrom(
+            endpoint_pb2.ClusterLoadAssignment(
+                cluster_name=cluster.name,
+                endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[endpoint])],
+            )
+        )
+        clusters.append(cluster)
+    return clusters
+
+
+def _application_cluster(port: WorkloadPortView, mesh: MeshConfig) -> Any:
+    """The cluster of one port without its addresses: limits off (the caller's sidecar has them), the declared
+    protocol, else the one the request came with."""
+    cluster = cluster_pb2.Cluster(
+        name=inbound_cluster(port.number),
+        connect_timeout=duration(mesh.connect_timeout),
+        circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
+            thresholds=[
+                circuit_breaker_pb2.CircuitBreakers.Thresholds(
+                    max_connections=uint32(_UNLIMITED),
+                    max_pending_requests=uint32(_UNLIMITED),
+                    max_requests=uint32(_UNLIMITED),
+                    max_retries=uint32(_UNLIMITED),
+                    track_remaining=True,
+                )
+            ]
+        ),
+    )
+    protocol = Protocol(port.protocol)
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    if protocol.is_http2:
+        options.explicit_http_config.http2_protocol_options.SetInParent()
+    elif protocol is Protocol.UNDECLARED:
+        options.use_downstream_protocol_config.CopyFrom(_downstream_protocol())
+    else:
+        return cluster
+    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(options))
+    return cluster
+
+
+def _passthrough_cluster(mesh: MeshConfig) -> Any:
+    cluster = cluster_pb2.Cluster(
+        name=INBOUND_PASSTHROUGH,
+        type=cluster_pb2.Cluster.ORIGINAL_DST,
+        lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
+        connect_timeout=duration(mesh.connect_timeout),
+        upstream_bind_config=_local_source(),
+    )
+    options = http_protocol_options_pb2.HttpProtocolOptions(use_downstream_protocol_config=_downstream_protocol())
+    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(options))
+    return cluster
+
+
+def _downstream_protocol() -> Any:
+    """HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2."""
+    return http_protocol_options_pb2.HttpProtocolOptions.UseDownstreamHttpConfig(
+        http_protocol_options=protocol_pb2.Http1ProtocolOptions(),
+        http2_protocol_options=protocol_pb2.Http2ProtocolOptions(),
+    )
+
+
+def _local_source() -> Any:
+    return address_pb2.BindConfig(source_address=address_pb2.SocketAddress(address=_LOCAL_SOURCE, port_value=0))

@@ -1,0 +1,182 @@
+"""Filter chains of a server sidecar: which connections a port takes, and what becomes of each.
+
+Called by `inbound` (all ports behind one virtual listener) and `loopback` (a listener for each port). The sets of
+chains for each protocol and mutual TLS mode are Istio's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+
+from headrace.envoy.translate.hcm import Direction, HcmSettings, access_logs, hcm_filter
+from headrace.envoy.translate.messages import boolean, duration, packed, uint32
+from headrace.envoy.translate.tls import mesh_downstream
+from headrace.model.mesh import MeshConfig
+from headrace.model.security import MtlsMode
+from headrace.model.service import Protocol
+
+TCP_PROXY = "envoy.filters.network.tcp_proxy"
+TLS = "tls"
+RAW = "raw_buffer"
+SNIFFED_HTTP = ("http/1.1", "h2c")
+"""What the HTTP inspector reports of plaintext."""
+_MTLS_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
+_MTLS_TCP = ("istio-peer-exchange", "istio")
+_MTLS_ANY = ("istio", "istio-peer-exchange", *_MTLS_HTTP)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One chain of a set: how a connection must look (`transport`, `alpn`), whether the mesh's TLS ends here, and
+    whether what is inside is HTTP."""
+
+    http: bool
+    mtls: bool
+    transport: str = ""
+    alpn: tuple[str, ...] = ()
+
+
+_HTTP_SETS = {
+    MtlsMode.STRICT: (_Kind(True, True, TLS),),
+    MtlsMode.PERMISSIVE: (_Kind(True, True, TLS, _MTLS_ANY), _Kind(True, False, RAW)),
+    MtlsMode.DISABLE: (_Kind(True, False),),
+}
+_TCP_SETS = {
+    MtlsMode.STRICT: (_Kind(False, True, TLS),),
+    MtlsMode.PERMISSIVE: (_Kind(False, True, TLS, _MTLS_ANY), _Kind(False, False, TLS), _Kind(False, False, RAW)),
+    MtlsMode.DISABLE: (_Kind(False, False),),
+}
+_SNIFFED_SETS = {
+    MtlsMode.STRICT: (_Kind(True, True, TLS, _MTLS_HTTP), _Kind(False, True, TLS)),
+    MtlsMode.PERMISSIVE: (
+        _Kind(True, True, TLS, _MTLS_HTTP),
+        _Kind(True, False, RAW, SNIFFED_HTTP),
+        _Kind(False, True, TLS, _MTLS_TCP),
+        _Kind(False, False, RAW),
+        _Kind(False, False, TLS),
+    ),
+    MtlsMode.DISABLE: (_Kind(True, False, RAW, SNIFFED_HTTP), _Kind(False, False)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTarget:
+    """Where the connections of one port go. `port` 0: every port without chains of its own. `names` are those of the
+    HTTP and the TCP chains; `operation` names the route in traces."""
+
+    cluster: str
+    port: int
+    protocol: Protocol
+    stat_prefix: str
+    names: tuple[str, str]
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSettings:
+    """What all chains of a proxy share. `address`: the listener's, which names chains as in Istio (`0.0.0.0_8000`)."""
+
+    mesh: MeshConfig
+    module: bool = False
+    address: str = "0.0.0.0"  # noqa: S104 - the virtual listener's
+
+
+def chains_for(target: ChainTarget, mode: MtlsMode, settings: ChainSettings) -> list[Any]:
+    """The filter chains of one port in one mutual TLS mode, in Istio's order."""
+    if target.protocol.is_http:
+        kinds = _HTTP_SETS
+    elif target.protocol is Protocol.UNDECLARED:
+        kinds = _SNIFFED_SETS
+    else:
+        kinds = _TCP_SETS
+    return [_chain(kind, target, settings) for kind in kinds[mode]]
+
+
+def _chain(kind: _Kind, target: ChainTarget, settings: ChainSettings) -> Any:
+    match = listener_components_pb2.FilterChainMatch(transport_protocol=kind.transport, application_protocols=kind.alpn)
+    if target.port:
+        match.destination_port.CopyFrom(uint32(target.port))
+    chain = listener_components_pb2.FilterChain(
+        name=target.names[0 if kind.http else 1],
+        filter_chain_match=match,
+        filters=[_http(target, settings) if kind.http else tcp_filter(target, settings.mesh)],
+    )
+    if kind.mtls:
+        chain.transport_socket.CopyFrom(mesh_downstream(settings.mesh, tcp=not kind.http))
+    return chain
+
+
+def _http(target: ChainTarget, settings: ChainSettings) -> Any:
+    return hcm_filter(
+        HcmSettings(
+            direction=Direction.INBOUND,
+            stat_prefix=target.stat_prefix,
+            mesh=settings.mesh,
+            routes=inbound_routes(target),
+            module=settings.module,
+            http2=target.protocol.is_http2,
+            grpc_web=target.protocol is Protocol.GRPC_WEB,
+        )
+    )
+
+
+def tcp_filter(target: ChainTarget, mesh: MeshConfig) -> Any:
+    """A TCP proxy to the target's cluster."""
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=target.cluster, cluster=target.cluster, access_log=access_logs(mesh))
+    return listener_components_pb2.Filter(name=TCP_PROXY, typed_config=packed(proxy))
+
+
+def inbound_routes(target: ChainTarget) -> Any:
+    """Everything to the application, without a time limit: limits are the caller's. A request that Envoy had not
+    written yet when the connection broke goes again, twice at most, but never for gRPC (Istio's rule)."""
+    action = route_components_pb2.RouteAction(
+        cluster=target.cluster,
+        timeout=duration(0),
+        max_stream_duration=route_components_pb2.RouteAction.MaxStreamDuration(
+            max_stream_duration=duration(0), grpc_timeout_header_max=duration(0)
+        ),
+    )
+    if target.protocol not in (Protocol.GRPC, Protocol.GRPC_WEB):
+        action.retry_policy.CopyFrom(
+            route_components_pb2.RetryPolicy(num_retries=uint32(2), retry_on="reset-before-request")
+        )
+    route = route_components_pb2.Route(
+        name="default",
+        match=route_components_pb2.RouteMatch(prefix="/"),
+        decorator=route_components_pb2.Decorator(operation=target.operation),
+        route=action,
+    )
+    host = route_components_pb2.VirtualHost(name=f"inbound|http|{target.port}", domains=["*"], routes=[route])
+    return route_pb2.RouteConfiguration(name=target.cluster, virtual_hosts=[host], validate_clusters=boolean(False))
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a listener must look at before it can choose a chain: ports whose TLS hello, and whose first bytes, count
+    (0: ports without chains of their own); `ports` are all ports with chains."""
+
+    ports: tuple[int, ...]
+    tls: frozenset[int]
+    http: frozenset[int]
+
+
+def inspection(chains: Sequence[Any]) -> Inspection:
+    """What these chains need inspected."""
+    ports = {chain.filter_chain_match.destination_port.value for chain in chains}
+    tls = {
+        chain.filter_chain_match.destination_port.value
+        for chain in chains
+        if chain.filter_chain_match.transport_protocol == TLS
+    }
+    http = {
+        chain.filter_chain_match.destination_port.value
+        for chain in chains
+        if any(word in SNIFFED_HTTP for word in chain.filter_chain_match.application_protocols)
+    }
+    return Inspection(tuple(sorted(ports)), frozenset(tls), frozenset(http))
