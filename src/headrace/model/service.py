@@ -160,3 +160,23 @@ class ServiceEntry:
     workload_selector: Labels | None = None
     export_to: tuple[str, ...] = ()
     subject_alt_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredAddresses:
+    """One group of an Endpoints or EndpointSlice document: every address serves every port (name, number)."""
+
+    addresses: tuple[str, ...]
+    ports: tuple[tuple[str, int], ...]
+    ready: bool = True
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeclaredEndpoints:
+    """An Endpoints or EndpointSlice document: where the Service `service` of the same namespace, which has no
+    selector, is found. Ports are the service's ports by name (one without a name: the only one)."""
+
+    meta: Metadata
+    service: str
+    groups: tuple[DeclaredAddresses, ...]
