@@ -7,12 +7,12 @@ request), `check_request` takes the public key, and nothing else, out of the CSR
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from headrace.identity.refusal import IssueRefused, Stage, quoted
 from headrace.model.identity import Identity
 
 CSR_LIMIT = 4096
@@ -20,6 +20,29 @@ CSR_LIMIT = 4096
 NAME_LIMIT = 512
 """Longest host name and replica id, in characters."""
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
+
+
+class Stage(StrEnum):
+    """The stages of issuing, in their order. ATTEST and REQUEST blame the asker, SIGN and RECORD ourselves."""
+
+    ATTEST = "attest"
+    REQUEST = "request"
+    SIGN = "sign"
+    RECORD = "record"
+
+
+class IssueRefused(Exception):
+    """No certificate. `reason` says what was wrong; it holds nothing secret and quotes foreign text shortened."""
+
+    def __init__(self, stage: Stage, reason: str) -> None:
+        super().__init__(f"certificate refused at stage {stage.value}: {reason}")
+        self.stage = stage
+        self.reason = reason
+
+
+def quoted(text: str, limit: int = 120) -> str:
+    """Foreign text for a message: printable, in quotes, at most `limit` characters of it."""
+    return repr(text if len(text) <= limit else text[:limit] + "...")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +133,9 @@ def _parse(csr_der: bytes) -> tuple[ec.EllipticCurvePublicKey, list[str] | None,
     for extension in request.extensions:
         if isinstance(extension.value, x509.SubjectAlternativeName):
             names = [
-                name.value if isinstance(name, x509.UniformResourceIdentifier) else f"{type(name).__name__}:{name.value}"
+                name.value
+                if isinstance(name, x509.UniformResourceIdentifier)
+                else f"{type(name).__name__}:{name.value}"
                 for name in extension.value
             ]
     return key, names, request.is_signature_valid

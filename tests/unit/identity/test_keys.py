@@ -22,7 +22,9 @@ def test_csr_names_the_identity_critically_and_proves_possession() -> None:
     assert list(request.subject) == []
     san = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert san.critical
-    assert san.value.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://cluster.local/ns/default/sa/chat"]
+    assert san.value.get_values_for_type(x509.UniformResourceIdentifier) == [
+        "spiffe://cluster.local/ns/default/sa/chat"
+    ]
     public = request.public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
     assert public.curve.name == "secp256r1"
