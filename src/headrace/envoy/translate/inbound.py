@@ -17,6 +17,7 @@ from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
+from headrace.envoy.resources import CLUSTER, LISTENER, XdsResource
 from headrace.envoy.translate.hcm import access_logs
 from headrace.envoy.translate.inbound_chains import (
     TCP_PROXY,
@@ -27,8 +28,9 @@ from headrace.envoy.translate.inbound_chains import (
     inspection,
 )
 from headrace.envoy.translate.inspectors import http_inspector, not_on_ports, on_ports, original_dst, tls_inspector
+from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import duration, packed, socket_address, uint32
-from headrace.envoy.view import Inbound
+from headrace.envoy.view import Inbound, ProxyView
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import inbound_cluster
 from headrace.model.proxy import WorkloadPortView
@@ -46,6 +48,18 @@ _NEVER_SECONDS = 315_576_000_000
 """The longest Duration: inbound original-destination hosts are never cleaned up (Istio's choice)."""
 _UNLIMITED = 2**32 - 1
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
+    """The listener `virtualInbound` and the clusters to the application; the same for all replicas of a workload."""
+    inbound, mesh, module = view.inbound, view.scope.mesh, view.instance.module
+    return memo.get("inbound", (inbound, mesh, module), lambda: _build(inbound, ChainSettings(mesh, module)))
+
+
+def _build(inbound: Inbound, settings: ChainSettings) -> tuple[XdsResource, ...]:
+    listener = resource_of(LISTENER, VIRTUAL_INBOUND, virtual_inbound(inbound, settings))
+    clusters = inbound_clusters(inbound, settings.mesh)
+    return (listener, *(resource_of(CLUSTER, cluster.name, cluster) for cluster in clusters))
 
 
 def virtual_inbound(inbound: Inbound, settings: ChainSettings) -> Any:

@@ -22,6 +22,8 @@ AGENT_CLUSTER = "agent"
 """The bootstrap's static cluster: the agent's socket, which serves ADS and SDS."""
 WORKLOAD_SECRET = "default"  # noqa: S105 - a resource name, as in Istio
 ROOT_SECRET = "ROOTCA"  # noqa: S105 - a resource name, as in Istio
+CA_SUFFIX = "-cacert"
+"""What Istio appends to a credential's name for its CA."""
 TLS_SOCKET = "envoy.transport_sockets.tls"
 
 MESH_ALPN = ("istio-peer-exchange", "istio")
@@ -61,7 +63,7 @@ def credential_secret(name: str) -> Any:
 
 def credential_resource(name: str) -> str:
     """The SECRET resource of a `credentialName` (Istio's form)."""
-    return f"kubernetes://{name}"
+    return name if "://" in name else f"kubernetes://{name}"
 
 
 def uri_exact(uri: str) -> Any:
@@ -135,15 +137,17 @@ def mesh_upstream(mesh: MeshConfig, sni: str, identities: Sequence[str], *, http
     return transport_socket(context)
 
 
-def mesh_downstream(mesh: MeshConfig, *, tcp: bool = False) -> Any:
-    """The transport socket of a server sidecar: TLS 1.3, a client certificate of the mesh's root and trust domain."""
+def mesh_downstream(mesh: MeshConfig, *, tcp: bool = False, names: Sequence[str] = ()) -> Any:
+    """The transport socket of a server sidecar: TLS 1.3, a client certificate of the mesh's root and trust domain
+    (with one of `names`, where there are any)."""
+    matchers = san_matchers(names) or trust_domain_matchers(mesh)
     context = tls_pb2.DownstreamTlsContext(
         require_client_certificate=boolean(True),
         common_tls_context=tls_pb2.CommonTlsContext(
             tls_params=_tls13(),
             alpn_protocols=TCP_ALPN if tcp else HTTP_ALPN,
             tls_certificate_sds_secret_configs=[agent_secret(WORKLOAD_SECRET)],
-            combined_validation_context=_mesh_validation(trust_domain_matchers(mesh)),
+            combined_validation_context=_mesh_validation(matchers),
         ),
     )
     return transport_socket(context)
@@ -152,7 +156,7 @@ def mesh_downstream(mesh: MeshConfig, *, tcp: bool = False) -> Any:
 def gateway_downstream(mesh: MeshConfig, tls: ServerTls) -> Any:
     """The transport socket of a Gateway server that terminates TLS (SIMPLE, MUTUAL, OPTIONAL_MUTUAL, ISTIO_MUTUAL)."""
     if tls.mode is ServerTlsMode.ISTIO_MUTUAL:
-        return mesh_downstream(mesh)
+        return mesh_downstream(mesh, names=tls.subject_alt_names)
     common = tls_pb2.CommonTlsContext(alpn_protocols=HTTP_ALPN, tls_params=_server_parameters(mesh, tls))
     if tls.credential_name:
         common.tls_certificate_sds_secret_configs.append(credential_secret(tls.credential_name))
@@ -192,7 +196,7 @@ def _validate_clients(common: Any, tls: ServerTls) -> None:
     if tls.credential_name:
         common.combined_validation_context.default_validation_context.CopyFrom(rules)
         common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(
-            credential_secret(tls.credential_name + "-cacert")
+            credential_secret(tls.credential_name + CA_SUFFIX)
         )
     else:
         rules.trusted_ca.filename = tls.ca_certificates

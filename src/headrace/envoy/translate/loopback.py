@@ -1,0 +1,213 @@
+"""Loopback capture: the transparent shape without privileges, as a small overlay.
+
+Called by `envoy.translate` for sidecars whose Capture is LOOPBACK, in place of the virtual listeners and the outbound
+route tables. Inbound: one listener for each port of the workload on the replica's own address, with the chains that
+the port has in `virtualInbound`. Outbound: one HTTP proxy (the application's HTTP_PROXY points at it) that demands the
+credentials of this replica, with one route table made of those of all ports. Only HTTP is captured: other outbound
+protocols bypass the mesh. A port whose protocol nobody declared therefore carries HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import base_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.clusters.dynamic_forward_proxy.v3 import cluster_pb2 as forward_cluster_pb2
+from envoy.extensions.common.dynamic_forward_proxy.v3 import dns_cache_pb2
+from envoy.extensions.filters.http.basic_auth.v3 import basic_auth_pb2
+from envoy.extensions.filters.http.dynamic_forward_proxy.v3 import dynamic_forward_proxy_pb2
+
+from headrace.envoy.resources import CLUSTER, LISTENER, ROUTE, XdsResource
+from headrace.envoy.translate.gateway_routes import MAX_DIRECT_RESPONSE
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
+from headrace.envoy.translate.inbound import (
+    inbound_listener,
+    listener_access_logs,
+    local_clusters,
+    plain_inspectors,
+    port_chains,
+)
+from headrace.envoy.translate.inbound_chains import ChainSettings
+from headrace.envoy.translate.memo import Memo, resource_of
+from headrace.envoy.translate.messages import boolean, duration, http_filter, packed, serialized, socket_address, uint32
+from headrace.envoy.translate.virtual_hosts import PortTable, catch_all, port_tables, virtual_host_bytes
+from headrace.envoy.view import Inbound, ProxyView, Scope
+from headrace.model.mesh import MeshConfig, OutboundMode
+from headrace.model.proxy import Proxy
+from headrace.model.service import Protocol
+
+ROUTES = "http_proxy"
+"""The one outbound route table (Istio's name for that of its HTTP proxy listener)."""
+FORWARD_CLUSTER = "AllowAnyDynamicDNSCluster"
+"""Where unknown hosts go under ALLOW_ANY: resolved by name (Istio's name for such a cluster)."""
+AUTHORIZATION = "proxy-authorization"
+_HTTP_PORT = 80
+
+
+def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
+    """Listeners, the outbound route table, the clusters to the application and the one for unknown hosts."""
+    found = _inbound(memo, view)
+    found += _outbound(memo, view)
+    return found
+
+
+def _inbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
+    proxy, mesh = view.instance, view.scope.mesh
+    inbound = _http_by_default(view.inbound)
+    address = proxy.addresses[0]
+    key = (mesh, inbound, address, proxy.module)
+    listeners = memo.get("loopback inbound", key, lambda: _inbound_listeners(inbound, mesh, address, proxy.module))
+    own = (mesh, inbound, proxy.capture.app_ports)
+    clusters = memo.get(
+        "loopback clusters",
+        own,
+        lambda: tuple(
+            resource_of(CLUSTER, cluster.name, cluster)
+            for cluster in local_clusters(inbound, mesh, proxy.capture.app_ports)
+        ),
+    )
+    return [*listeners, *clusters]
+
+
+def _http_by_default(inbound: Inbound) -> Inbound:
+    """The same ports, undeclared protocols as HTTP."""
+    ports = tuple(
+        replace(port, protocol=Protocol.HTTP.value) if port.protocol == Protocol.UNDECLARED.value else port
+        for port in inbound.ports
+    )
+    return replace(inbound, ports=ports)
+
+
+def _inbound_listeners(inbound: Inbound, mesh: MeshConfig, address: str, module: bool) -> tuple[XdsResource, ...]:
+    settings = ChainSettings(mesh, module, address)
+    found = []
+    for port in inbound.ports:
+        chains = port_chains(port, inbound, settings)
+        listener = inbound_listener(
+            f"{address}_{port.number}", socket_address(address, port.number), chains, plain_inspectors(chains), mesh
+        )
+        found.append(resource_of(LISTENER, listener.name, listener))
+    return tuple(found)
+
+
+def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
+    proxy, scope = view.instance, view.scope
+    forwards = scope.mesh.outbound_mode is OutboundMode.ALLOW_ANY
+    listener = memo.get(
+        "loopback proxy",
+        (scope.mesh, proxy.addresses[0], proxy.capture, proxy.module),
+        lambda: _proxy_listener(proxy, scope.mesh),
+    )
+    tables = port_tables(memo, scope)
+    routes = memo.latest("loopback routes", scope.key, (scope.mesh, tables), lambda: _route_table(scope, tables))
+    found = [listener, routes]
+    if forwards:
+        found.append(memo.get("loopback forward", scope.mesh, lambda: _forward_cluster(scope.mesh)))
+    return found
+
+
+def _proxy_listener(proxy: Proxy, mesh: MeshConfig) -> XdsResource:
+    """The HTTP proxy of one application: nobody passes without the replica's credentials."""
+    address, port = proxy.addresses[0], proxy.capture.outbound_port
+    name = f"{address}_{port}"
+    users = base_pb2.DataSource(inline_string=proxy.capture.credentials)
+    first = [
+        http_filter(
+            "envoy.filters.http.basic_auth",
+            basic_auth_pb2.BasicAuth(users=users, authentication_header=AUTHORIZATION),
+        )
+    ]
+    if mesh.outbound_mode is OutboundMode.ALLOW_ANY:
+        forward = dynamic_forward_proxy_pb2.FilterConfig(dns_cache_config=_dns_cache())
+        first.append(http_filter("envoy.filters.http.dynamic_forward_proxy", forward))
+    settings = HcmSettings(
+        direction=Direction.OUTBOUND,
+        stat_prefix=f"outbound_{name}",
+        mesh=mesh,
+        rds=ROUTES,
+        module=proxy.module,
+        first=tuple(first),
+    )
+    listener = listener_pb2.Listener(
+        name=name,
+        address=socket_address(address, port),
+        traffic_direction=base_pb2.OUTBOUND,
+        max_connections_to_accept_per_socket_event=uint32(1),
+        filter_chains=[listener_components_pb2.FilterChain(filters=[hcm_filter(settings)])],
+        access_log=listener_access_logs(mesh),
+    )
+    return resource_of(LISTENER, name, listener)
+
+
+def _route_table(scope: Scope, tables: Sequence[PortTable]) -> XdsResource:
+    """All ports' virtual hosts in one table. A client that speaks to a proxy names the port in the host, except 80,
+    so that every domain gets its port; the credentials are taken off before anything is forwarded."""
+    head = route_pb2.RouteConfiguration(
+        name=ROUTES,
+        validate_clusters=boolean(False),
+        max_direct_response_body_size_bytes=uint32(MAX_DIRECT_RESPONSE),
+        request_headers_to_remove=[AUTHORIZATION],
+    )
+    body = serialized(head)
+    taken: set[str] = set()
+    for table in tables:
+        for part in table.hosts:
+            domains = [name for name in _with_port(part.domains, table.port) if name not in taken]
+            taken.update(domains)
+            if domains:
+                body += virtual_host_bytes(part, tuple(domains))
+    body += _unknown_hosts(scope)
+    return XdsResource.of(ROUTE, ROUTES, body)
+
+
+def _with_port(domains: Sequence[str], port: int) -> list[str]:
+    """`chat` → `chat:8000`; for port 80 also `chat`."""
+    found: dict[str, None] = {}
+    for domain in domains:
+        if domain.rpartition(":")[2].isdigit() and (domain.count(":") == 1 or "]:" in domain):
+            found[domain] = None
+            continue
+        found[f"{domain}:{port}"] = None
+        if port == _HTTP_PORT:
+            found[domain] = None
+    return list(found)
+
+
+def _unknown_hosts(scope: Scope) -> bytes:
+    """The last virtual host: forward by name, or refuse."""
+    if scope.mesh.outbound_mode is not OutboundMode.ALLOW_ANY:
+        return virtual_host_bytes(catch_all(scope))
+    config = route_pb2.RouteConfiguration()
+    host = config.virtual_hosts.add(name="allow_any", domains=["*"], include_request_attempt_count=True)
+    route = host.routes.add(name="allow_any")
+    route.match.prefix = "/"
+    route.route.cluster = FORWARD_CLUSTER
+    route.route.timeout.CopyFrom(duration(0))
+    route.route.max_stream_duration.max_stream_duration.CopyFrom(duration(0))
+    route.route.max_stream_duration.grpc_timeout_header_max.CopyFrom(duration(0))
+    return serialized(config)
+
+
+def _dns_cache() -> Any:
+    return dns_cache_pb2.DnsCacheConfig(
+        name="allow_any_dynamic_dns", dns_lookup_family=cluster_pb2.Cluster.V4_PREFERRED, max_hosts=uint32(1024)
+    )
+
+
+def _forward_cluster(mesh: MeshConfig) -> XdsResource:
+    """A cluster that connects to whatever host a request names, in clear text."""
+    config = forward_cluster_pb2.ClusterConfig(dns_cache_config=_dns_cache(), allow_insecure_cluster_options=True)
+    cluster = cluster_pb2.Cluster(
+        name=FORWARD_CLUSTER,
+        lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
+        connect_timeout=duration(mesh.connect_timeout),
+        cluster_type=cluster_pb2.Cluster.CustomClusterType(
+            name="envoy.clusters.dynamic_forward_proxy", typed_config=packed(config)
+        ),
+    )
+    return resource_of(CLUSTER, FORWARD_CLUSTER, cluster)
