@@ -4,7 +4,7 @@
 //! Envoy's pointers are opaque to us; ours are boxes that Envoy hands back until it calls the matching `destroy`.
 //! A hook that runs code of ours runs it under [`guarded`]: a panic becomes "let it pass", never an abort of Envoy.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::os::raw::{c_char, c_int, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::slice;
@@ -61,7 +61,7 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
         // SAFETY: both buffers are Envoy's for this call, and `parse` keeps copies only.
         let parsed = unsafe { FilterConfig::parse(name.bytes(), settings.bytes()) };
         match parsed {
-            Ok(config) => Box::into_raw(Box::new(config)).cast_const().cast(),
+            Ok(config) => Box::into_raw(Box::new(config)) as *const c_void,
             Err(problem) => {
                 eprintln!("headrace module: {problem}");
                 ptr::null()
@@ -77,7 +77,7 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(config: 
     guarded((), || {
         if !config.is_null() {
             // SAFETY: the pointer is the box made by `config_new`, given back exactly once.
-            drop(unsafe { Box::from_raw(config.cast::<FilterConfig>().cast_mut()) });
+            drop(unsafe { Box::from_raw(config as *mut FilterConfig) });
         }
     });
 }

@@ -4,6 +4,9 @@
 //! builds, loads and is called, before anything depends on it. Envoy calls it through the C functions of [`abi`], the
 //! only place with unsafe code; everything else is safe Rust that tests call directly.
 
+#![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
+#![warn(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
+
 #[allow(unsafe_code)]
 mod abi;
 mod filter;
