@@ -30,6 +30,7 @@ class MeshSnapshot:
     values are tuples ordered oldest first); `endpoints` by (namespace of the service, host). Policies are ordered
     oldest first. `namespaces` maps a namespace's name to its labels. `accounts` are the SPIFFE URIs of the workloads
     behind a service, by (namespace, host) as `endpoints`: from the documents, so that they stay when replicas go.
+    `basis` is what `registry.build` starts the next snapshot from, and nobody else's business.
     """
 
     mesh: MeshConfig
@@ -44,9 +45,11 @@ class MeshSnapshot:
     static_workloads: tuple[StaticWorkload, ...] = ()
     namespaces: Mapping[str, Labels] = field(default_factory=dict)
     accounts: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    basis: object = field(default=None, repr=False)
 
     def same_but_endpoints(self, other: MeshSnapshot) -> bool:
         """Whether nothing but `endpoints` differs: the short path of an endpoint change."""
-        return all(
-            getattr(self, item.name) is getattr(other, item.name) for item in fields(self) if item.name != "endpoints"
-        )
+        return all(getattr(self, name) is getattr(other, name) for name in _BUT_ENDPOINTS)
+
+
+_BUT_ENDPOINTS = tuple(item.name for item in fields(MeshSnapshot) if item.name not in ("endpoints", "basis"))

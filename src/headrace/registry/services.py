@@ -1,0 +1,111 @@
+"""Services of the mesh, from Service and ServiceEntry documents.
+
+Called by `registry.join`. A ServiceEntry makes one service for each of its hosts; a service learns its model engine
+from the Workloads that it selects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from headrace.model.resource import Labels, selects
+from headrace.model.service import Service, ServiceEntry
+from headrace.model.workload import Workload
+from headrace.registry.documents import Documents
+
+ServiceKey = tuple[str, str]
+"""Namespace and host."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceTable:
+    """All services by host (oldest first), and for each the ServiceEntry that it comes from.
+
+    `made` keeps derived objects by what they were made of, so that the next table reuses them.
+    """
+
+    by_host: Mapping[str, tuple[Service, ...]] = field(default_factory=dict)
+    entry_of: Mapping[ServiceKey, ServiceEntry] = field(default_factory=dict)
+    made: Mapping[tuple[object, str, str], Service] = field(default_factory=dict)
+
+    def all(self) -> Iterable[Service]:
+        """Every service, by host."""
+        for services in self.by_host.values():
+            yield from services
+
+
+class LabelIndex:
+    """Things of the mesh by namespace and label, to find those that a selector selects without a walk over all."""
+
+    def __init__(self) -> None:
+        self._by_label: dict[tuple[str, str, str], list[tuple[Labels, object]]] = {}
+
+    def add(self, namespace: str, labels: Labels, thing: object) -> None:
+        for name, value in labels.items():
+            self._by_label.setdefault((namespace, name, value), []).append((labels, thing))
+
+    def find(self, namespace: str, selector: Labels) -> list[object]:
+        """The things whose labels the selector selects; an empty selector selects nothing here."""
+        candidates = [self._by_label.get((namespace, name, value), []) for name, value in selector.items()]
+        if not candidates:
+            return []
+        return [thing for labels, thing in min(candidates, key=len) if selects(selector, labels)]
+
+
+def build_services(documents: Documents, previous: ServiceTable) -> ServiceTable:
+    """The services that the documents declare; unchanged ones are the previous table's objects."""
+    workloads = LabelIndex()
+    for workload in documents.workloads:
+        workloads.add(workload.meta.namespace, workload.labels or {}, workload)
+    made: dict[tuple[object, str, str], Service] = {}
+    entry_of: dict[ServiceKey, ServiceEntry] = {}
+    found: dict[ServiceKey, Service] = {}
+    for service in documents.services:
+        engine = service.engine or _engine(workloads, service.namespace, service.selector)
+        key: tuple[object, str, str] = (service, service.host, engine)
+        made[key] = previous.made.get(key) or (service if engine == service.engine else replace(service, engine=engine))
+        found.setdefault((service.namespace, service.host), made[key])
+    for entry in documents.entries:
+        for host in entry.hosts:
+            engine = _engine(workloads, entry.meta.namespace, entry.workload_selector)
+            parts = (entry, host, engine)
+            made[parts] = previous.made.get(parts) or _of_entry(entry, host, engine)
+            place = (entry.meta.namespace, host)
+            if place not in found:
+                found[place] = made[parts]
+                entry_of[place] = entry
+    by_host: dict[str, list[Service]] = {}
+    for service in sorted(found.values(), key=lambda item: item.meta.age()):
+        by_host.setdefault(service.host, []).append(service)
+    tuples = {host: tuple(by_host[host]) for host in sorted(by_host)}
+    return ServiceTable({host: _same(previous.by_host.get(host), new) for host, new in tuples.items()}, entry_of, made)
+
+
+def _same(old: tuple[Service, ...] | None, new: tuple[Service, ...]) -> tuple[Service, ...]:
+    return old if old is not None and old == new else new
+
+
+def _engine(workloads: LabelIndex, namespace: str, selector: Labels | None) -> str:
+    """The engine of the oldest Workload behind a selector that names one."""
+    for workload in workloads.find(namespace, selector or {}):
+        if isinstance(workload, Workload) and workload.engine is not None:
+            return workload.engine.value
+    return ""
+
+
+def _of_entry(entry: ServiceEntry, host: str, engine: str) -> Service:
+    return Service(
+        meta=entry.meta,
+        host=host,
+        namespace=entry.meta.namespace,
+        ports=entry.ports,
+        addresses=entry.addresses,
+        resolution=entry.resolution,
+        external=entry.external,
+        selector=entry.workload_selector,
+        export_to=entry.export_to,
+        subject_alt_names=entry.subject_alt_names,
+        engine=engine,
+        kubernetes=False,
+    )
