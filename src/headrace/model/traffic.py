@@ -90,7 +90,8 @@ class RouteDestination:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """HTTPRedirect. `port` 0: unset; `derive_port` is '', FROM_PROTOCOL_DEFAULT or FROM_REQUEST_PORT."""
+    """HTTPRedirect. `port` 0: unset; `derive_port` is '', FROM_PROTOCOL_DEFAULT or FROM_REQUEST_PORT. `prefix_rewrite`
+    replaces the prefix that matched; it excludes `uri`, which replaces the whole path."""
 
     uri: str = ""
     authority: str = ""
@@ -98,6 +99,7 @@ class Redirect:
     derive_port: str = ""
     scheme: str = ""
     code: int = 301
+    prefix_rewrite: str = ""
 
 
 @dataclass(frozen=True, slots=True)
