@@ -70,6 +70,7 @@ class Service:
     addresses (none for headless); `export_to` as written ('*', '.', '~' or namespaces; empty: the mesh's default);
     `service_accounts` extra SANs (ServiceEntry.subjectAltNames); `engine` the model engine that its workloads name
     ('' : not a model service). `kubernetes` tells a Service document from a ServiceEntry: short names exist only then.
+    `external_name` is the DNS name behind a Service of type ExternalName ('' otherwise).
     """
 
     meta: Metadata
@@ -85,6 +86,7 @@ class Service:
     subject_alt_names: tuple[str, ...] = ()
     engine: str = ""
     kubernetes: bool = True
+    external_name: str = ""
 
     @property
     def name(self) -> str:

@@ -1,0 +1,92 @@
+"""The kinds of documents that Headrace knows: one file a kind, imported when the first document of it is met.
+
+Called by `config.schema.validate`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from functools import cache
+from typing import Any
+
+from headrace.config.documents import Document
+from headrace.config.kinds.elsewhere import ELSEWHERE
+from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, SCHEMA_ERROR, UNKNOWN_KIND, Finding, Kind, problem_of
+from headrace.model.problem import Problem, Severity
+
+MODULES: dict[tuple[str, str], str] = {
+    ("", "Namespace"): "namespace",
+    ("", "Service"): "service",
+    ("", "ServiceAccount"): "service_account",
+    ("", "Secret"): "secret",
+    ("", "Endpoints"): "endpoints",
+    ("discovery.k8s.io", "EndpointSlice"): "endpoints",
+    ("", "Pod"): "pod",
+    ("networking.istio.io", "VirtualService"): "virtual_service",
+    ("networking.istio.io", "DestinationRule"): "destination_rule",
+    ("networking.istio.io", "Gateway"): "gateway",
+    ("networking.istio.io", "ServiceEntry"): "service_entry",
+    ("networking.istio.io", "WorkloadEntry"): "workload_entry",
+    ("security.istio.io", "PeerAuthentication"): "peer_authentication",
+    ("headrace.dev", "Workload"): "workload",
+    ("headrace.dev", "MeshConfig"): "mesh_config",
+}
+"""(API group, kind) → module of this package. A module has `KIND`, or `KINDS` where it describes several."""
+
+
+@cache
+def kind_named(group: str, name: str) -> Kind[Any] | None:
+    """The description of a kind; None where Headrace has none."""
+    if (group, name) not in MODULES:
+        return None
+    module = importlib.import_module(f"headrace.config.kinds.{MODULES[group, name]}")
+    kinds: tuple[Kind[Any], ...] = module.KINDS if hasattr(module, "KINDS") else (module.KIND,)
+    return next(kind for kind in kinds if (kind.group, kind.name) == (group, name))
+
+
+def find_kind(document: Document) -> tuple[Kind[Any] | None, Problem | None]:
+    """The kind that describes a document, or the problem that says why none does."""
+    finding = _written(document)
+    if finding is None:
+        kind = kind_named(document.group, document.kind)
+        if kind is not None and document.version in kind.versions:
+            return kind, None
+        finding = _wrong_version(document, kind) if kind else _other_kind(document)
+    return None, problem_of(document, finding)
+
+
+def _written(document: Document) -> Finding | None:
+    """What is wrong with apiVersion and kind as such."""
+    for name, value in (("kind", document.kind), ("apiVersion", document.api_version)):
+        if document.data.get(name) is None:
+            return Finding((name,), f"a document needs {name}", f"Add {name}.")
+        if not value:
+            return Finding((name,), f"{name} must be text", "Quote it.")
+    return None
+
+
+def _wrong_version(document: Document, kind: Kind[Any]) -> Finding:
+    served = ", ".join(f"{kind.group}/{version}" if kind.group else version for version in kind.versions)
+    message = f"{kind.name} has no version '{document.api_version[:80]}'"
+    return Finding(("apiVersion",), message, f"Use {served}.")
+
+
+def _other_kind(document: Document) -> Finding:
+    """A kind that Headrace does not read: known elsewhere (a warning), or nobody's (an error)."""
+    group, name = document.group, document.kind
+    if name in ELSEWHERE.get(group, ()):
+        message = f"{name} ({document.api_version[:80]}) is not supported yet: the document is ignored"
+        return Finding(("kind",), message, "", NOT_SUPPORTED, Severity.WARNING)
+    groups = sorted(known for known, kind in MODULES if kind == name)
+    groups += sorted(known for known, kinds in ELSEWHERE.items() if name in kinds)
+    if groups:
+        message = f"{name} does not belong to the API group '{group[:80]}'"
+        return Finding(("apiVersion",), message, f"Its group is {groups[0] or 'the core one (v1)'}.", SCHEMA_ERROR)
+    ours = group == "" or group.endswith(("istio.io", "k8s.io", "headrace.dev")) or "." not in group
+    if not ours:
+        message = f"{name} ({document.api_version[:80]}) belongs to another program: the document is ignored"
+        return Finding(("kind",), message, "", NO_EFFECT, Severity.WARNING)
+    near = difflib.get_close_matches(name, sorted({kind for _, kind in MODULES}), 1, 0.6)
+    remedy = f"Did you mean '{near[0]}'?" if near else "Check the spelling of kind and apiVersion."
+    return Finding(("kind",), f"unknown kind '{name[:80]}' ({document.api_version[:80]})", remedy, UNKNOWN_KIND)
