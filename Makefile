@@ -1,0 +1,93 @@
+# The one task runner. On a fresh machine `make demo` and `make test` do all the set-up, in .venv/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+WANTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13 python3.14 /usr/bin/python3; do \
+	if "$$name" -c '$(WANTED)' 2>/dev/null; then echo "$$name"; break; fi; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+CARGO := cargo
+export PATH := $(abspath $(BIN)):$(PATH):$(HOME)/.cargo/bin
+
+MODULE_SOURCES := native/Cargo.toml native/Cargo.lock $(wildcard native/*/Cargo.toml native/*/src/*.rs)
+PYTHON_FILES := src tests benchmarks setup.py
+
+.PHONY: help demo test lint types native-test bench proto goldens docs format lock install dev clean
+
+help: ## Show the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: install ## Install, then run the canary example with real requests (about two minutes, ends by itself).
+	headrace demo
+
+test: dev lint native-test ## Install, then lint, types, import rules, Rust checks and all tests.
+	pytest
+
+lint: dev ## Style, types and import rules.
+	ruff check $(PYTHON_FILES)
+	ruff format --check $(PYTHON_FILES)
+	mypy
+	lint-imports
+
+native-test: ## Checks of the Rust module.
+	@if command -v $(CARGO) >/dev/null; then \
+		cd native && $(CARGO) fmt --check \
+		&& $(CARGO) clippy --locked --offline --quiet --all-targets -- -D warnings \
+		&& $(CARGO) test --locked --offline --quiet; \
+	else echo "SKIPPED: checks of the Rust module (no cargo on this machine; apt-get install cargo rust-clippy rustfmt)"; fi
+
+bench: dev ## Measure; see benchmarks/RESULTS.md for what each figure means.
+	for file in benchmarks/*.py; do echo "== $$file"; python "$$file"; done
+
+proto: dev ## Generate the code of the agent API from proto/.
+	python -m grpc_tools.protoc -I proto --python_out=src --grpc_python_out=src --mypy_out=src --mypy_grpc_out=src \
+		proto/headrace/wire/agent_v1.proto
+
+goldens: dev ## Write the expected resources of tests/goldens anew; look at the difference before you commit it.
+	HEADRACE_UPDATE_GOLDENS=1 pytest tests/goldens
+
+docs: dev ## Write docs/reference/cli.md anew from the commands' own help.
+	python tests/unit/house/cli_reference.py docs/reference/cli.md
+
+format: dev ## Format all code.
+	ruff check --fix --select I $(PYTHON_FILES)
+	ruff format $(PYTHON_FILES)
+	if command -v $(CARGO) >/dev/null; then cd native && $(CARGO) fmt; fi
+
+lock: dev ## Resolve the dependencies anew into requirements*.lock.
+	$(PIP) install --quiet uv
+	uv pip compile $(LOCKING) --all-extras pyproject.toml requirements-build.in -o requirements-dev.lock
+	uv pip compile $(LOCKING) --extra models -c requirements-dev.lock pyproject.toml requirements-build.in -o requirements.lock
+
+LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+install: $(VENV)/.installed ## Install headrace, its models and the native module into .venv.
+
+dev: $(VENV)/.dev
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "headrace needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv)," >&2; \
+		echo "or name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml setup.py requirements.lock $(MODULE_SOURCES) | $(BIN)/python
+	@command -v $(CARGO) >/dev/null || echo "no cargo on this machine: installing without the native module"
+	@echo "installing into $(VENV) (a minute or two the first time)"
+	$(PIP) install --quiet --require-hashes -r requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.installed
+	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+clean: ## Remove everything that was built, .venv too.
+	rm -rf $(VENV) build dist native/target src/headrace/_native/*.so src/*.egg-info .*_cache .hypothesis
