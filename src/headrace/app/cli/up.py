@@ -1,0 +1,119 @@
+"""`headrace up [DIR]`: run the mesh that a directory of documents describes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headrace.app.cli import CommandFailed
+
+if TYPE_CHECKING:
+    from headrace.app.up import MeshProcess
+
+app = typer.Typer()
+StateOption = Annotated[Path, typer.Option("--state", help="Directory of the mesh's state (mode 0700).")]
+DEFAULT_STATE = Path(".headrace")
+
+
+@app.command()
+def up(
+    directory: Annotated[Path, typer.Argument(help="Directory (or file) of YAML documents.")] = Path(),
+    state: StateOption = DEFAULT_STATE,
+    wait: Annotated[bool, typer.Option("--wait", help="Fail where not everything is ready in time.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that --wait waits.")] = 120.0,
+    gateway_bind: Annotated[str, typer.Option(help="Address that gateways listen on.")] = "127.0.0.1",
+    certificate_lifetime: Annotated[str, typer.Option(help="Life of workload certificates, e.g. 24h.")] = "24h",
+    mesh_config: Annotated[Path | None, typer.Option(help="File with Istio's MeshConfig.")] = None,
+    ca_directory: Annotated[
+        Path | None, typer.Option(help="Plugged-in root: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem.")
+    ] = None,
+) -> None:
+    """Run the mesh: control plane, certificates, a proxy beside every replica, the gateways. Ctrl-C stops it all."""
+    from headrace.app.settings import MeshSettings
+    from headrace.app.up import MeshProcess, wait_ready
+    from headrace.app.up import detach as start_detached
+    from headrace.floor.places import Places, StateError
+
+    if not directory.exists():
+        raise CommandFailed(f"{directory}: no such file or directory: name a directory of YAML documents")
+    for path in (mesh_config, ca_directory):
+        if path is not None and not path.exists():
+            raise CommandFailed(f"{path}: no such file or directory")
+    lifetime = _seconds(certificate_lifetime)
+    try:
+        places = Places.open(state)
+    except (StateError, OSError) as error:
+        raise CommandFailed(f"cannot use the state directory: {error}") from error
+    settings = MeshSettings(
+        documents=(str(directory.resolve()),),
+        mesh_config=str(mesh_config.resolve()) if mesh_config else None,
+        gateway_bind=gateway_bind,
+        certificate_lifetime=lifetime,
+        ca_directory=str(ca_directory.resolve()) if ca_directory else None,
+    )
+    if detach:
+        arguments = [str(directory.resolve()), "--state", str(places.state), "--gateway-bind", gateway_bind]
+        arguments += ["--certificate-lifetime", certificate_lifetime]
+        for name, path in (("--mesh-config", mesh_config), ("--ca-directory", ca_directory)):
+            arguments += [name, str(path.resolve())] if path else []
+        mark = start_detached(arguments, places)
+        status = wait_ready(places, timeout, mark.alive, _progress) if wait else None
+        _announce(status, state)
+        return
+    mesh = MeshProcess(places)
+    with mesh.stopped_by_signals():
+        mesh.start(settings)
+        try:
+            _follow(mesh, state, timeout, strict=wait)
+        finally:
+            print("headrace: stopping", file=sys.stderr)
+            if not mesh.stop():
+                print("headrace: something did not stop in time and was killed", file=sys.stderr)
+
+
+def _follow(mesh: MeshProcess, state: Path, timeout: float, *, strict: bool) -> None:
+    """Say when the mesh is ready, then stay until a signal comes."""
+    from headrace.app.up import wait_ready
+
+    try:
+        _announce(wait_ready(mesh.places, timeout, lambda: not mesh.stopping, _progress), state)
+    except CommandFailed as failure:
+        if strict and not mesh.stopping:
+            raise
+        if not mesh.stopping:
+            print(f"headrace: {failure}; going on", file=sys.stderr)
+    mesh.watch(lambda code: print(f"headrace: the agent ended ({code}); starting it again", file=sys.stderr))
+
+
+def _seconds(text: str) -> float:
+    from pydantic import TypeAdapter, ValidationError
+
+    from headrace.config.fields import Duration
+
+    try:
+        return float(TypeAdapter(Duration).validate_python(text))
+    except ValidationError:
+        raise typer.BadParameter(f"{text!r} is not a duration such as 24h or 90s") from None
+
+
+def _progress(status: dict[str, Any]) -> None:
+    ready, total = status["ready_replicas"], status["replicas"]
+    waiting = ", ".join(f"{item['id']}: {item['detail'] or item['state']}" for item in status["waiting"][:3])
+    print(f"headrace: {ready}/{total} ready{'; waiting for ' + waiting if waiting else ''}", file=sys.stderr)
+
+
+def _announce(status: dict[str, Any] | None, state: Path) -> None:
+    if status is None:
+        print(f"headrace: starting in the background; `headrace proxy status --state {state}` shows how far it is")
+        return
+    for problem in status["problems"]:
+        print(f"headrace: {problem}", file=sys.stderr)
+    for gateway in status["gateways"]:
+        print(f"{gateway['name']}: send requests to {', '.join(gateway['urls'])}")
+    for note in status["notes"]:
+        print(f"note: {note}")
+    print(f"ready: {status['ready_replicas']} replicas; `headrace proxy status --state {state}` shows their proxies")

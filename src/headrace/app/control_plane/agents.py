@@ -1,0 +1,159 @@
+"""The agent API as the control plane serves it: registration, assignments, reports, signing, withdrawal, discovery.
+
+A thin adapter over `HostBook`, `Issuer` and `Hub`; the service definition is proto/headrace/wire/agent_v1.proto.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import grpc
+import structlog
+
+from headrace import __version__
+from headrace.app.control_plane.assignments import PlannedReplica, assignment
+from headrace.app.control_plane.hosts import HostBook
+from headrace.app.settings import MeshSettings
+from headrace.floor.cell import LatestValue
+from headrace.identity.attest import Assigned, IssueRefused
+from headrace.identity.issuer import Issuer
+from headrace.wire import agent_v1_pb2 as wire
+from headrace.wire import agent_v1_pb2_grpc
+
+_log = structlog.get_logger()
+REPORT_GRACE = 10.0
+"""Seconds for which a host's endpoints stay after its report stream broke."""
+_WITHDRAW_LIMIT = 60.0
+
+
+class Discovery(Protocol):
+    """What this service needs of the discovery hub (envoy.xds.hub.Hub)."""
+
+    def stream(self, proxy: str, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]: ...
+
+    async def acknowledged(self, generation: int, timeout: float) -> set[str]: ...
+
+
+class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
+    """One instance a control plane. `planned` holds the replicas of every host; `changed` is called after a report
+    changed anything; `settle` publishes pending changes at once and returns their generation."""
+
+    def __init__(
+        self,
+        hosts: HostBook,
+        planned: LatestValue[tuple[PlannedReplica, ...]],
+        discovery: Discovery,
+        settings: MeshSettings,
+    ) -> None:
+        self._hosts = hosts
+        self._planned = planned
+        self._discovery = discovery
+        self._bind = settings.gateway_bind
+        self._host = settings.host
+        self._losses: dict[str, asyncio.TimerHandle] = {}
+        self._reporting: dict[str, object] = {}
+        self.issuer: Issuer | None = None
+        self.trust_domain = "cluster.local"
+        self.changed: Callable[[], None] = lambda: None
+        self.settle: Callable[[], int] = lambda: 0
+
+    def assigned(self, replica_id: str) -> Assigned | None:
+        """The host that runs a replica and the identity it has, also while it drains: what attestation checks a
+        request against. One host takes every replica."""
+        plan = self._hosts.known(replica_id)
+        return None if plan is None else Assigned(self._hosts.host_of(replica_id) or self._host, plan.identity)
+
+    async def Register(self, request: wire.RegisterRequest, context: object) -> wire.RegisterResponse:  # noqa: N802
+        self._hosts.register(request)
+        _log.info("agent registered", host=request.host, version=request.version, envoy=request.envoy_version)
+        warnings = []
+        if not request.module:
+            warnings.append(f"no native module on {request.host}: {request.module_problem}")
+        return wire.RegisterResponse(
+            version=__version__,
+            trust_domain=self.trust_domain,
+            report_grace_ms=int(REPORT_GRACE * 1000),
+            warnings=warnings,
+        )
+
+    async def Assignments(  # noqa: N802
+        self, request: wire.AssignmentsRequest, context: object
+    ) -> AsyncIterator[wire.Assignment]:
+        revision = None
+        async for planned in self._planned.changes():
+            wanted = assignment(planned, self._bind)
+            if wanted.revision != revision:
+                revision = wanted.revision
+                yield wanted
+
+    async def Report(  # noqa: N802
+        self, request_iterator: AsyncIterator[wire.HostReport], context: object
+    ) -> AsyncIterator[wire.ReportReply]:
+        host, token = "", object()
+        try:
+            async for report in request_iterator:
+                host = report.host
+                self._reporting[host] = token
+                timer = self._losses.pop(host, None)
+                if timer is not None:
+                    timer.cancel()
+                if self._hosts.report(report):
+                    self.changed()
+                yield wire.ReportReply(sequence=report.sequence)
+        finally:
+            if host and self._reporting.get(host) is token:
+                self._losses[host] = asyncio.get_running_loop().call_later(REPORT_GRACE, self._lose, host)
+
+    def _lose(self, host: str) -> None:
+        self._losses.pop(host, None)
+        _log.warning("host lost: its endpoints leave the mesh", host=host)
+        self._hosts.lost(host)
+        self.changed()
+
+    async def SignCertificate(  # noqa: N802
+        self, request: wire.SignCertificateRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> wire.SignCertificateResponse:
+        if self.issuer is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the certificate authority is not open yet")
+        assert self.issuer is not None
+        try:
+            issued = self.issuer.issue(request.host, request.replica_id, request.csr_der)
+        except IssueRefused as refusal:
+            _log.warning("certificate refused", host=request.host, replica=request.replica_id, reason=str(refusal))
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refusal))
+        return wire.SignCertificateResponse(
+            certificate_chain_pem=issued.chain_pem,
+            trust_bundle_pem=issued.bundle_pem,
+            not_before_unix_ms=int(issued.not_before * 1000),
+            not_after_unix_ms=int(issued.not_after * 1000),
+            serial=issued.serial,
+        )
+
+    async def Withdraw(self, request: wire.WithdrawRequest, context: object) -> wire.WithdrawResponse:  # noqa: N802
+        self._hosts.withdraw(request.replica_id)
+        generation = self.settle()
+        timeout = min(request.timeout_ms / 1000, _WITHDRAW_LIMIT)
+        pending = await self._discovery.acknowledged(generation, timeout)
+        pending.discard(request.replica_id)
+        return wire.WithdrawResponse(acknowledged=not pending, pending=len(pending))
+
+    async def Discover(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[wire.DiscoveryFrame],
+        context: grpc.aio.ServicerContext[wire.DiscoveryFrame, wire.DiscoveryFrame],
+    ) -> AsyncIterator[wire.DiscoveryFrame]:
+        metadata = dict(context.invocation_metadata() or ())
+        replica = metadata.get("replica-id", "")
+        if isinstance(replica, bytes):
+            replica = replica.decode("utf-8", "replace")
+        if self._hosts.known(replica) is None:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"no replica {replica[:200]!r} is assigned here")
+
+        async def frames() -> AsyncIterator[bytes]:
+            async for frame in request_iterator:
+                yield frame.message
+
+        async for message in self._discovery.stream(replica, frames()):
+            yield wire.DiscoveryFrame(message=message)

@@ -1,0 +1,178 @@
+"""What each host must run: Workloads and gateways become replicas with stable ids. Pure.
+
+Called by the control plane after every revision; the agent reconciles towards the answer.
+
+A Gateway document needs a proxy that its selector selects. Where no Workload of role `gateway` has those labels, one is
+derived, named as in Istio's default installation: selector `istio: ingressgateway` gives workload
+`istio-ingressgateway` in the root namespace with service account `istio-ingressgateway-service-account`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from headrace.model.gateway import Gateway
+from headrace.model.identity import Identity
+from headrace.model.mesh import MeshConfig
+from headrace.model.resource import Labels, selects
+from headrace.model.workload import Probe, Workload, WorkloadPort, WorkloadRole
+from headrace.wire import agent_v1_pb2 as wire
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedReplica:
+    """One replica that some host must run: the document it comes from, its place in it, and its identity."""
+
+    id: str
+    namespace: str
+    workload: str
+    index: int
+    role: WorkloadRole
+    identity: Identity
+    labels: Labels
+    ports: tuple[WorkloadPort, ...]
+    spec: Workload | None
+
+
+def plan(
+    workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshConfig
+) -> tuple[PlannedReplica, ...]:
+    """Every replica that the mesh wants, sorted by id."""
+    planned: list[PlannedReplica] = []
+    gateway_labels: list[Labels] = []
+    for workload in workloads:
+        labels = dict(workload.labels or {})
+        ports = workload.ports
+        if workload.role is WorkloadRole.GATEWAY:
+            gateway_labels.append(labels)
+            ports = _gateway_ports(labels, gateways)
+        identity = Identity(mesh.trust_domain, workload.meta.namespace, workload.service_account)
+        planned += [
+            PlannedReplica(
+                id=f"{workload.meta.namespace}/{workload.meta.name}-{index}",
+                namespace=workload.meta.namespace,
+                workload=workload.meta.name,
+                index=index,
+                role=workload.role,
+                identity=identity,
+                labels=labels,
+                ports=ports,
+                spec=workload,
+            )
+            for index in range(workload.replicas)
+        ]
+    planned += _derived_gateways(gateways, gateway_labels, mesh)
+    return tuple(sorted(planned, key=lambda replica: replica.id))
+
+
+def _derived_gateways(
+    gateways: Sequence[Gateway], declared: Sequence[Labels], mesh: MeshConfig
+) -> list[PlannedReplica]:
+    """One proxy for each selector that no declared gateway workload satisfies; a selector that a more specific
+    derived proxy already satisfies gets none of its own."""
+    selectors = sorted({gateway.selector for gateway in gateways if gateway.selector}, key=lambda item: (-len(item), item))
+    known = list(declared)
+    derived = []
+    for selector in selectors:
+        if any(selects(dict(selector), labels) for labels in known):
+            continue
+        labels = dict(selector)
+        name = f"istio-{labels['istio']}" if "istio" in labels else selector[0][1]
+        labels.setdefault("app", name)
+        known.append(labels)
+        derived.append(
+            PlannedReplica(
+                id=f"{mesh.root_namespace}/{name}-0",
+                namespace=mesh.root_namespace,
+                workload=name,
+                index=0,
+                role=WorkloadRole.GATEWAY,
+                identity=Identity(mesh.trust_domain, mesh.root_namespace, f"{name}-service-account"),
+                labels=labels,
+                ports=_gateway_ports(labels, gateways),
+                spec=None,
+            )
+        )
+    return derived
+
+
+def _gateway_ports(labels: Labels, gateways: Iterable[Gateway]) -> tuple[WorkloadPort, ...]:
+    """The ports of every Gateway server that selects a proxy with these labels."""
+    ports = {
+        server.port: WorkloadPort(server.port, server.port_name, server.protocol)
+        for gateway in gateways
+        if selects(dict(gateway.selector), labels)
+        for server in gateway.servers
+    }
+    return tuple(ports[number] for number in sorted(ports))
+
+
+def assignment(planned: Iterable[PlannedReplica], gateway_bind: str) -> wire.Assignment:
+    """The replicas as the agent API carries them; `revision` is a hash of their content."""
+    replicas = [_replica(item, gateway_bind) for item in planned]
+    digest = hashlib.blake2b(digest_size=8)
+    for replica in replicas:
+        digest.update(replica.SerializeToString(deterministic=True))
+    return wire.Assignment(revision=digest.hexdigest(), replicas=replicas)
+
+
+def _replica(item: PlannedReplica, gateway_bind: str) -> wire.Replica:
+    spec = item.spec
+    replica = wire.Replica(
+        id=item.id,
+        namespace=item.namespace,
+        workload=item.workload,
+        index=item.index,
+        role=item.role.value,
+        service_account=item.identity.service_account,
+        labels=item.labels,
+        ports=[wire.Port(number=port.number, name=port.name, protocol=port.protocol) for port in item.ports],
+        identity=item.identity.uri,
+        bind=gateway_bind if item.role is WorkloadRole.GATEWAY else "",
+        grace_period_ms=int((spec.grace_period if spec else 30.0) * 1000),
+    )
+    if spec is not None and item.role is WorkloadRole.SIDECAR:
+        replica.command.extend(spec.command)
+        replica.env.extend(wire.Variable(name=name, value=value) for name, value in spec.env)
+        replica.directory = spec.directory
+        for field, probe in (("readiness", spec.readiness), ("liveness", spec.liveness), ("startup", spec.startup)):
+            if probe is not None:
+                getattr(replica, field).CopyFrom(_probe(probe))
+    replica.spec_hash = _spec_hash(replica)
+    return replica
+
+
+def _probe(probe: Probe) -> wire.Probe:
+    return wire.Probe(
+        http_path=probe.http_path,
+        http_headers=[wire.Variable(name=name, value=value) for name, value in probe.http_headers],
+        tcp=probe.tcp,
+        command=probe.command,
+        port=probe.port,
+        initial_delay_ms=int(probe.initial_delay * 1000),
+        period_ms=int(probe.period * 1000),
+        timeout_ms=int(probe.timeout * 1000),
+        success_threshold=probe.success_threshold,
+        failure_threshold=probe.failure_threshold,
+    )
+
+
+def _spec_hash(replica: wire.Replica) -> str:
+    """Hash of what a running replica cannot take over without being replaced: for an application all but probes and
+    grace period; for a gateway only who it is (its ports change in place)."""
+    parts: dict[str, object] = {
+        "identity": replica.identity,
+        "role": replica.role,
+        "labels": sorted(replica.labels.items()),
+    }
+    if replica.role == WorkloadRole.SIDECAR.value:
+        parts |= {
+            "command": list(replica.command),
+            "env": [(variable.name, variable.value) for variable in replica.env],
+            "directory": replica.directory,
+            "ports": [(port.number, port.name, port.protocol) for port in replica.ports],
+        }
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,156 @@
+"""What the hosts' agents reported: which replicas run where, and through which proxies.
+
+Held by the control plane; fed by the agent API (`agents`), read by the pipeline after each change. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from headrace.app.control_plane.assignments import PlannedReplica
+from headrace.model.proxy import Capture, CaptureKind, Proxy, ProxyKind
+from headrace.model.workload import WorkloadRole
+from headrace.registry.observed import ObservedReplica, ReplicaState
+from headrace.wire import agent_v1_pb2 as wire
+
+
+@dataclass(slots=True)
+class HostEntry:
+    """One agent: its versions, whether its Envoys can load the module, and its newest report by replica id."""
+
+    name: str
+    version: str = ""
+    envoy_version: str = ""
+    module: bool = False
+    module_problem: str = ""
+    replicas: dict[str, wire.ReplicaReport] = field(default_factory=dict)
+    connected: bool = False
+
+
+class HostBook:
+    """All hosts and their replicas. Objects handed out stay the same ones until what they say changes."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, HostEntry] = {}
+        self._planned: dict[str, PlannedReplica] = {}
+        self._withdrawn: set[str] = set()
+        self._observed: dict[str, ObservedReplica] = {}
+        self._proxies: dict[str, tuple[tuple[object, ...], Proxy]] = {}
+        self._bind = "127.0.0.1"
+
+    def register(self, request: wire.RegisterRequest) -> None:
+        """Note an agent's versions; its earlier reports stay until it reports again."""
+        entry = self.hosts.setdefault(request.host, HostEntry(request.host))
+        entry.version, entry.envoy_version = request.version, request.envoy_version
+        entry.module, entry.module_problem = request.module, request.module_problem
+
+    def planned(self, replicas: Iterable[PlannedReplica], gateway_bind: str) -> None:
+        """Take note of the plan. Replicas that left it stay known for as long as a host reports them."""
+        newest = {replica.id: replica for replica in replicas}
+        reported = {name for host in self.hosts.values() for name in host.replicas}
+        kept = {name: old for name, old in self._planned.items() if name in reported and name not in newest}
+        self._planned = kept | newest
+        self._withdrawn -= newest.keys() - self._planned.keys()
+        self._bind = gateway_bind
+
+    def report(self, report: wire.HostReport) -> bool:
+        """Take over a host's whole state; True where anything changed. A withdrawn replica that starts anew (another
+        spec or start time) counts again."""
+        entry = self.hosts.setdefault(report.host, HostEntry(report.host))
+        newest = {replica.id: replica for replica in report.replicas}
+        for name in list(self._withdrawn):
+            now, before = newest.get(name), entry.replicas.get(name)
+            if now is None or (before is not None and now.started_unix_ms != before.started_unix_ms):
+                self._withdrawn.discard(name)
+        changed = newest != entry.replicas or not entry.connected
+        entry.replicas, entry.connected = newest, True
+        return changed
+
+    def lost(self, host: str) -> None:
+        """The host's agent is gone beyond its grace time: its endpoints leave the mesh."""
+        entry = self.hosts.get(host)
+        if entry is not None:
+            entry.connected = False
+            entry.replicas = {}
+
+    def withdraw(self, replica: str) -> None:
+        """From now on the replica takes no new requests."""
+        self._withdrawn.add(replica)
+
+    def host_of(self, replica: str) -> str | None:
+        """The host that reports the replica."""
+        return next((name for name, entry in self.hosts.items() if replica in entry.replicas), None)
+
+    def known(self, replica: str) -> PlannedReplica | None:
+        """The plan's entry of a replica, also while it drains."""
+        return self._planned.get(replica)
+
+    def observed(self) -> Mapping[str, ObservedReplica]:
+        """Every application replica that takes part in the mesh, by id."""
+        found: dict[str, ObservedReplica] = {}
+        for entry in self.hosts.values():
+            for name, report in entry.replicas.items():
+                plan = self._planned.get(name)
+                if plan is None or not report.address:
+                    continue
+                state = ReplicaState.DRAINING if name in self._withdrawn else ReplicaState(report.state)
+                value = ObservedReplica(
+                    id=name,
+                    namespace=plan.namespace,
+                    workload=plan.workload,
+                    labels=tuple(sorted(plan.labels.items())),
+                    service_account=plan.identity.service_account,
+                    identity=plan.identity.uri,
+                    address=report.address,
+                    ports=plan.ports,
+                    state=state,
+                    kind=ProxyKind(plan.role.value),
+                )
+                before = self._observed.get(name)
+                found[name] = before if before == value else value
+        self._observed = found
+        return found
+
+    def proxies(self) -> Mapping[str, Proxy]:
+        """Every proxy that has an address, by replica id."""
+        found: dict[str, tuple[tuple[object, ...], Proxy]] = {}
+        for entry in self.hosts.values():
+            for name, report in entry.replicas.items():
+                plan = self._planned.get(name)
+                if plan is None or not report.address:
+                    continue
+                key = (
+                    plan.identity,
+                    tuple(sorted(plan.labels.items())),
+                    plan.ports,
+                    report.address,
+                    report.outbound_port,
+                    report.proxy_credentials,
+                    tuple((port.port, port.local) for port in report.app_ports),
+                    tuple((port.port, port.local) for port in report.gateway_ports),
+                    entry.module,
+                )
+                before = self._proxies.get(name)
+                found[name] = before if before and before[0] == key else (key, self._proxy(plan, report, entry.module))
+        self._proxies = found
+        return {name: proxy for name, (_, proxy) in found.items()}
+
+    def _proxy(self, plan: PlannedReplica, report: wire.ReplicaReport, module: bool) -> Proxy:
+        return Proxy(
+            kind=ProxyKind(plan.role.value),
+            name=plan.id.rpartition("/")[2],
+            workload=plan.workload,
+            identity=plan.identity,
+            labels=dict(plan.labels),
+            addresses=(report.address,),
+            capture=Capture(
+                kind=CaptureKind.LOOPBACK,
+                outbound_port=report.outbound_port,
+                credentials=report.proxy_credentials,
+                app_ports=tuple((port.port, port.local) for port in report.app_ports),
+            ),
+            module=module,
+            bind=self._bind if plan.role is WorkloadRole.GATEWAY else report.address,
+            port_map=tuple((port.port, port.local) for port in report.gateway_ports),
+        )

@@ -1,0 +1,171 @@
+"""`headrace up`: one process that starts the agent, watches over it, and takes everything down again.
+
+Called by the `up` and `demo` commands. The agent starts the control plane, the workloads and the proxies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headrace.app.api.client import ApiClient, ApiUnreachable
+from headrace.app.cli import CommandFailed
+from headrace.app.settings import MeshSettings
+from headrace.floor.backoff import Backoff
+from headrace.floor.places import Places
+from headrace.floor.processes import ProcessMark, read_mark, write_mark
+
+STOP_LIMIT = 90.0
+"""Seconds that a graceful stop of everything may take before what is left is killed."""
+_STEADY = 30.0
+_POLL = 0.05
+
+
+@dataclass(slots=True)
+class MeshProcess:
+    """A mesh that this process runs in the foreground: start, watch, stop."""
+
+    places: Places
+    stopping: bool = False
+    _agent: subprocess.Popen[bytes] | None = None
+
+    def start(self, settings: MeshSettings) -> None:
+        """Start the agent; CommandFailed where a mesh already runs here."""
+        refuse_second(self.places)
+        settings.save(self.places)
+        own = ProcessMark.of(os.getpid())
+        assert own is not None
+        write_mark(self.places.pid_file("up"), own)
+        self._spawn_agent()
+
+    def _spawn_agent(self) -> None:
+        log = self.places.logs / "agent.log"
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._agent = subprocess.Popen(
+                [sys.executable, "-m", "headrace", "agent", "--state", str(self.places.state)],
+                stdin=subprocess.DEVNULL,
+                stdout=handle,
+                stderr=handle,
+                start_new_session=True,
+            )
+        finally:
+            os.close(handle)
+
+    def watch(self, on_restart: Callable[[int], None]) -> None:
+        """Restart the agent whenever it dies, until `stopping` (then returns)."""
+        backoff = Backoff(0.1, 10.0)
+        while not self.stopping:
+            started = time.monotonic()
+            code = self._wait()
+            if self.stopping:
+                return
+            if time.monotonic() - started > _STEADY:
+                backoff.reset()
+            on_restart(code)
+            time.sleep(backoff.next())
+            self._spawn_agent()
+
+    def _wait(self) -> int:
+        assert self._agent is not None
+        while not self.stopping:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._agent.wait(_POLL)
+        return 0
+
+    @contextlib.contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """Meanwhile SIGINT, SIGTERM and SIGHUP ask for the end; a second one changes nothing."""
+
+        def ask(*_: object) -> None:
+            self.stopping = True
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, ask) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+    def stop(self) -> bool:
+        """Stop everything gracefully; False where something had to be killed."""
+        graceful = True
+        if self._agent is not None and self._agent.poll() is None:
+            self._agent.terminate()
+            try:
+                self._agent.wait(STOP_LIMIT)
+            except subprocess.TimeoutExpired:
+                graceful = False
+                self._agent.kill()
+                self._agent.wait()
+        self.places.pid_file("up").unlink(missing_ok=True)
+        return graceful
+
+
+def refuse_second(places: Places) -> None:
+    """CommandFailed where a mesh already runs on this state directory."""
+    running = read_mark(places.pid_file("up"))
+    if running is not None and running.pid != os.getpid():
+        raise CommandFailed(
+            f"a mesh already runs at {places.state} (process {running.pid}): stop it with "
+            f"`headrace down --state {places.state}`, or use another --state directory"
+        )
+
+
+def detach(arguments: list[str], places: Places) -> ProcessMark:
+    """Run `headrace up` with these arguments in the background, its output in logs/up.log."""
+    refuse_second(places)
+    handle = os.open(places.logs / "up.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "headrace", "up", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=handle,
+            stderr=handle,
+            start_new_session=True,
+        )
+    finally:
+        os.close(handle)
+    mark = ProcessMark.of(process.pid)
+    if mark is None:
+        raise CommandFailed(f"the mesh did not start: see {places.logs / 'up.log'}")
+    return mark
+
+
+def wait_ready(
+    places: Places, timeout: float, alive: Callable[[], bool], progress: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """The mesh's status as soon as every proxy has acknowledged its configuration and every probe passes.
+
+    Calls `progress` with each status that differs from the one before. CommandFailed, with what is not ready, when
+    `timeout` seconds are over or `alive` says that the mesh is gone.
+    """
+    client = ApiClient(places.state, timeout=5.0)
+    deadline = time.monotonic() + timeout
+    last: dict[str, Any] = {}
+    while True:
+        with contextlib.suppress(ApiUnreachable):
+            status: dict[str, Any] = client.call("GET", "/v1/status")
+            if status != last:
+                progress(status)
+            last = status
+            if status["ready"]:
+                return status
+        if not alive():
+            raise CommandFailed(f"the mesh stopped while starting: see {places.logs}")
+        if time.monotonic() > deadline:
+            waiting = [f"{item['id']} ({item['detail'] or item['state']})" for item in last.get("waiting", [])]
+            raise CommandFailed(
+                f"not ready after {timeout:g} s: {', '.join(waiting) or 'the control plane does not answer'}; "
+                f"see the logs in {places.logs}"
+            )
+        time.sleep(_POLL)
