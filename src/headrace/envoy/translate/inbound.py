@@ -44,8 +44,8 @@ _CATCH_ALL_HTTP = "virtualInbound-catchall-http"
 _BLACK_HOLE_CHAIN = "virtualInbound-blackhole"
 _LOCAL_SOURCE = "127.0.0.6"
 """The source address of connections to the application, by which redirection rules know not to send them back."""
-_NEVER_SECONDS = 315_576_000_000
-"""The longest Duration: inbound original-destination hosts are never cleaned up (Istio's choice)."""
+_NEVER_SECONDS = 9_223_372_035
+"""The longest time Envoy can count: inbound original-destination hosts are never cleaned up (Istio's choice)."""
 _UNLIMITED = 2**32 - 1
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -107,13 +107,19 @@ def listener_access_logs(mesh: MeshConfig) -> list[Any]:
     return logs
 
 
+def protocol_of(port: WorkloadPortView) -> Protocol:
+    """The port's protocol; a spelling that is none of Istio's counts as undeclared."""
+    spelled = port.protocol.upper()
+    return next((item for item in Protocol if item.value.upper() == spelled), Protocol.UNDECLARED)
+
+
 def port_chains(port: WorkloadPortView, inbound: Inbound, settings: ChainSettings) -> list[Any]:
     """The filter chains of one port of the workload."""
     name = f"{settings.address}_{port.number}"
     target = ChainTarget(
         cluster=inbound_cluster(port.number),
         port=port.number,
-        protocol=Protocol(port.protocol),
+        protocol=protocol_of(port),
         stat_prefix=f"inbound_{name}",
         names=(name, name),
         operation=f"inbound:{port.number}/*",
@@ -221,7 +227,7 @@ def _application_cluster(port: WorkloadPortView, mesh: MeshConfig) -> Any:
             ]
         ),
     )
-    protocol = Protocol(port.protocol)
+    protocol = protocol_of(port)
     options = http_protocol_options_pb2.HttpProtocolOptions()
     if protocol.is_http2:
         options.explicit_http_config.http2_protocol_options.SetInParent()

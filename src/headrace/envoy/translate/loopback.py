@@ -31,6 +31,7 @@ from headrace.envoy.translate.inbound import (
     local_clusters,
     plain_inspectors,
     port_chains,
+    protocol_of,
 )
 from headrace.envoy.translate.inbound_chains import ChainSettings
 from headrace.envoy.translate.memo import Memo, resource_of
@@ -77,7 +78,7 @@ def _inbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
 def _http_by_default(inbound: Inbound) -> Inbound:
     """The same ports, undeclared protocols as HTTP."""
     ports = tuple(
-        replace(port, protocol=Protocol.HTTP.value) if port.protocol == Protocol.UNDECLARED.value else port
+        replace(port, protocol=Protocol.HTTP.value) if protocol_of(port) is Protocol.UNDECLARED else port
         for port in inbound.ports
     )
     return replace(inbound, ports=ports)
