@@ -9,7 +9,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from headrace.floor.clock import Clock
@@ -20,7 +19,6 @@ from headrace.identity.ledger import Entry, LedgerError
 DEFAULT_LIFETIME = 86400.0
 SHORTEST_LIFETIME = 600.0
 LONGEST_LIFETIME = 366 * 86400.0
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 def check_lifetime(seconds: float, shortest: float = SHORTEST_LIFETIME) -> float:
@@ -75,24 +73,11 @@ class Issuer:
 
         `host` must be the authenticated name of the asking agent. What cannot be recorded is not handed out.
         """
-        try:
-            return self._issue(host, replica_id, csr_der)
-        except IssueRefused as refusal:
-            _log.warning(
-                "certificate refused",
-                host=host[:100],
-                replica=replica_id[:100],
-                stage=refusal.stage.value,
-                reason=refusal.reason,
-            )
-            raise
-
-    def _issue(self, host: str, replica_id: str, csr_der: bytes) -> IssuedCertificate:
         attested = attest(host, replica_id, self._assignments)
         key = check_request(csr_der, attested.identity)
-        leaf = self._authority.sign(
-            key, attested.identity, min(self._lifetime, attested.max_lifetime or self._lifetime)
-        )
+        bound = attested.max_lifetime
+        lifetime = self._lifetime if bound is None else min(self._lifetime, bound)
+        leaf = self._authority.sign(key, attested.identity, lifetime)
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         entry = Entry(
             serial=leaf.serial,
