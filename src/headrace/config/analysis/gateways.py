@@ -1,0 +1,166 @@
+"""Gateways: do their proxies, credentials and ports exist, and do two of them claim the same door?
+
+IST0101 (selector, credentialName), IST0138, IST0145, IST0161, IST0162. Called by `analyse`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from headrace.config.analysis.codes import Code
+from headrace.config.analysis.index import Index, Running, shown
+from headrace.model.gateway import Gateway, Server, ServerTlsMode
+from headrace.model.problem import Problem
+from headrace.model.resource import selects
+from headrace.model.security import Secret
+from headrace.model.service import Protocol
+
+_CERTIFICATE_KEYS = (("tls.crt", "tls.key"), ("cert", "key"))
+_OWN_CERTIFICATES = (ServerTlsMode.SIMPLE, ServerTlsMode.MUTUAL, ServerTlsMode.OPTIONAL_MUTUAL)
+
+
+def judge_gateways(index: Index) -> Iterator[Problem]:
+    """Every judgement of every Gateway."""
+    for gateway in index.gateways.values():
+        selector = dict(gateway.selector)
+        proxies = [running for running in index.running if selects(selector, running.labels)]
+        if not selector:
+            proxies = [running for running in proxies if running.gateway]
+        if proxies:
+            yield from _judge_credentials(index, gateway, proxies)
+            yield from _judge_ports(index, gateway, proxies)
+        elif selector:
+            yield index.problem(
+                gateway.meta,
+                Code.NOT_FOUND,
+                "spec.selector",
+                f'Referenced selector not found: "{shown(gateway.selector)}".',
+                "Give a gateway workload these labels (a Workload with role gateway), or correct the selector.",
+            )
+        yield from _judge_conflicts(index, gateway)
+
+
+def _judge_credentials(index: Index, gateway: Gateway, proxies: list[Running]) -> Iterator[Problem]:
+    namespace = proxies[0].meta.namespace
+    for number, server in enumerate(gateway.servers):
+        if server.tls is None or not server.tls.credential_name or server.tls.mode not in _OWN_CERTIFICATES:
+            continue
+        name = server.tls.credential_name.rpartition("/")[2]
+        place = f"spec.servers[{number}].tls.credentialName"
+        secret = index.secrets.get((namespace, name))
+        if secret is None:
+            yield index.problem(
+                gateway.meta,
+                Code.NOT_FOUND,
+                place,
+                f'Referenced credentialName not found: "{server.tls.credential_name}".',
+                f"Add the Secret {namespace}/{name}: a gateway reads secrets of its workload's own namespace.",
+            )
+        elif not _has_certificate(secret):
+            yield index.problem(
+                gateway.meta,
+                Code.INVALID_CREDENTIAL,
+                place,
+                f"The credential referenced by the Gateway {gateway.meta.name} in namespace {namespace} is invalid, "
+                "which can cause the traffic not to work as expected.",
+                "Give the Secret a PEM certificate in tls.crt and its private key in tls.key.",
+            )
+
+
+def _has_certificate(secret: Secret) -> bool:
+    return any(
+        b"-----BEGIN CERTIFICATE-----" in secret.data.get(certificate, b"")
+        and b"-----BEGIN " in secret.data.get(key, b"")
+        for certificate, key in _CERTIFICATE_KEYS
+    )
+
+
+def _judge_ports(index: Index, gateway: Gateway, proxies: list[Running]) -> Iterator[Problem]:
+    """IST0162, where a Service stands before the gateway's proxies: its ports or targets must have the server's."""
+    served: set[int] = set()
+    found = False
+    for service in index.services:
+        if not service.selector:
+            continue
+        for running in proxies:
+            if service.namespace == running.meta.namespace and selects(service.selector, running.labels):
+                found = True
+                for port in service.ports:
+                    if port.protocol is not Protocol.UDP:
+                        served.update((port.number, port.target or port.number))
+    if not found and any(running.gateway for running in proxies):
+        return  # a gateway Workload binds its ports itself: it needs no Service
+    for number, server in enumerate(gateway.servers):
+        if server.port and server.port not in served:
+            yield index.problem(
+                gateway.meta,
+                Code.GATEWAY_PORT_NOT_ON_SERVICE,
+                f"spec.servers[{number}].port",
+                f"The gateway is listening on a target port (port {server.port}) that is not defined in the Service "
+                f"associated with its workload instances (Pod selector {shown(gateway.selector)}).",
+                "Add the port to that Service, or use one that it has.",
+            )
+
+
+def _same_proxies(index: Index, one: Gateway, other: Gateway) -> bool:
+    """Whether some proxy takes both: equal selectors, or a workload that both select."""
+    if sorted(one.selector) == sorted(other.selector):
+        return True
+    mine, theirs = dict(one.selector), dict(other.selector)
+    return any(selects(mine, running.labels) and selects(theirs, running.labels) for running in index.running)
+
+
+def _same_door(one: Server, other: Server) -> bool:
+    """Whether both servers take the same host on the same port and address (Istio: by the text of the host)."""
+    if one.port != other.port or one.bind != other.bind:
+        return False
+    return any(
+        mine == theirs or ((mine[0] in ("*", theirs[0]) or theirs[0] == "*") and mine[1] == theirs[1])
+        for mine in one.hosts
+        for theirs in other.hosts
+    )
+
+
+def _same_certificate(one: Server, other: Server) -> bool:
+    if one.tls is None or other.tls is None:
+        return False
+    mine, theirs = one.tls, other.tls
+    if mine.credential_name or theirs.credential_name:
+        return mine.credential_name == theirs.credential_name
+    files = (mine.server_certificate, mine.private_key)
+    return all(files) and files == (theirs.server_certificate, theirs.private_key)
+
+
+def _judge_conflicts(index: Index, gateway: Gateway) -> Iterator[Problem]:
+    others = [
+        other for other in index.gateways.values() if other is not gateway and _same_proxies(index, gateway, other)
+    ]
+    for number, server in enumerate(gateway.servers):
+        clashing = [other for other in others if any(_same_door(server, theirs) for theirs in other.servers)]
+        if clashing:
+            names = ",".join(sorted(f"{other.meta.namespace}/{other.meta.name}" for other in clashing))
+            hosts = ",".join(host if namespace == "*" else f"{namespace}/{host}" for namespace, host in server.hosts)
+            yield index.problem(
+                gateway.meta,
+                Code.CONFLICTING_GATEWAYS,
+                f"spec.servers[{number}]",
+                f"Conflict with gateways {names} (workload selector {shown(gateway.selector)}, port {server.port}, "
+                f"hosts {hosts}).",
+                "Give each host of a port to one Gateway only.",
+            )
+    for other in others:
+        shared = [
+            number
+            for number, server in enumerate(gateway.servers)
+            if any(_same_certificate(server, theirs) for theirs in other.servers)
+        ]
+        if shared:
+            names = sorted(f"{found.meta.namespace}/{found.meta.name}" for found in (gateway, other))
+            yield index.problem(
+                gateway.meta,
+                Code.DUPLICATE_CERTIFICATE,
+                f"spec.servers[{shared[0]}].tls",
+                f"Duplicate certificate in multiple gateways {', '.join(names)} may cause 404s if clients re-use HTTP2 "
+                "connections.",
+                "Put the hosts of one certificate into one Gateway.",
+            )

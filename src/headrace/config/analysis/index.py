@@ -1,0 +1,195 @@
+"""What the judgements look things up in: one pass over a revision's resources, and the names they go by.
+
+Built by `analyse` for each run; nothing here judges.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from headrace.config.analysis.codes import Code
+from headrace.model.destination import DestinationRule
+from headrace.model.gateway import Gateway
+from headrace.model.mesh import MeshConfig
+from headrace.model.names import resolve_host
+from headrace.model.problem import Problem
+from headrace.model.resource import Labels, Metadata, ResourceKey, selects
+from headrace.model.security import PeerAuthentication, Secret
+from headrace.model.service import Service, ServiceEntry
+from headrace.model.traffic import VirtualService
+from headrace.model.workload import Engine, StaticWorkload, Workload
+
+Locate = Callable[[ResourceKey, str], int]
+"""Finds the 1-based line of a field of a document; 0 where it is not known."""
+
+
+def unknown_line(_key: ResourceKey, _field: str) -> int:
+    """The `Locate` of a caller that has no documents at hand."""
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that can be called: a Service, or one host of a ServiceEntry."""
+
+    meta: Metadata
+    host: str
+    ports: tuple[int, ...]
+    export_to: tuple[str, ...]
+    selector: Labels | None
+    source: Service | ServiceEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A workload of any kind (Workload, Pod, WorkloadEntry), as selectors see it."""
+
+    meta: Metadata
+    labels: Labels
+    engine: Engine | None = None
+    gateway: bool = False
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether host pattern `wide` (`*`, `*.a.b`, `a.b`) holds everything that `narrow` holds."""
+    if not wide.startswith("*"):
+        return wide == narrow
+    suffix = wide[1:]
+    if narrow.startswith("*"):
+        return len(narrow) >= len(wide) and narrow[1:].endswith(suffix)
+    return narrow.endswith(suffix)
+
+
+def overlaps(one: str, other: str) -> bool:
+    """Whether some host fits both patterns, by Istio's rule (one covers the other)."""
+    return covers(one, other) or covers(other, one)
+
+
+@dataclass(slots=True)
+class Index:
+    """The resources by kind and by name. `add` fills it; judgements only read."""
+
+    mesh: MeshConfig
+    locate: Locate = unknown_line
+    virtual_services: list[VirtualService] = field(default_factory=list)
+    destination_rules: list[DestinationRule] = field(default_factory=list)
+    gateways: dict[str, Gateway] = field(default_factory=dict)
+    services: list[Service] = field(default_factory=list)
+    service_entries: list[ServiceEntry] = field(default_factory=list)
+    peer_authentications: list[PeerAuthentication] = field(default_factory=list)
+    secrets: dict[tuple[str, str], Secret] = field(default_factory=dict)
+    running: list[Running] = field(default_factory=list)
+    metas: list[Metadata] = field(default_factory=list)
+    _exact: dict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))
+    _wild: list[Target] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, resources: Iterable[object], mesh: MeshConfig, locate: Locate) -> Index:
+        """The index of `resources`, oldest first; resources of other kinds only count as metadata."""
+        index = cls(mesh, locate)
+        for resource in sorted(_with_meta(resources), key=lambda found: found[0].age()):
+            index._add(*resource)
+        return index
+
+    def _add(self, meta: Metadata, resource: object) -> None:
+        self.metas.append(meta)
+        match resource:
+            case VirtualService():
+                self.virtual_services.append(resource)
+            case DestinationRule():
+                self.destination_rules.append(resource)
+            case Gateway():
+                self.gateways[f"{meta.namespace}/{meta.name}"] = resource
+            case PeerAuthentication():
+                self.peer_authentications.append(resource)
+            case Secret():
+                self.secrets[meta.namespace, meta.name] = resource
+            case Service() | ServiceEntry():
+                self._add_callable(resource)
+            case Workload():
+                gateway = resource.role == "gateway"
+                self.running.append(Running(meta, resource.labels or {}, resource.engine, gateway))
+            case StaticWorkload():
+                self.running.append(Running(meta, resource.labels))
+            case _:
+                pass
+
+    def _add_callable(self, resource: Service | ServiceEntry) -> None:
+        ports = tuple(port.number for port in resource.ports)
+        if isinstance(resource, Service):
+            self.services.append(resource)
+            selector, hosts = resource.selector, (resource.host,)
+        else:
+            self.service_entries.append(resource)
+            selector = resource.workload_selector
+            hosts = tuple(resolve_host(host, resource.meta.namespace) for host in resource.hosts)
+        for host in hosts:
+            target = Target(resource.meta, host, ports, resource.export_to, selector, resource)
+            if host.startswith("*"):
+                self._wild.append(target)
+            else:
+                self._exact[host].append(target)
+
+    def find_target(self, host: str, namespaces: Iterable[str]) -> Target | None:
+        """What `host` (a full name or a wildcard) calls from any of `namespaces`: an exact name before a wildcard
+        that covers it, the caller's own namespace before others."""
+        wanted = tuple(namespaces)
+        visible = [target for target in self._exact.get(host, ()) if self._visible(target, wanted)]
+        visible.sort(key=lambda target: target.meta.namespace not in wanted)
+        if visible:
+            return visible[0]
+        for target in self._wild:
+            if covers(target.host, host) and self._visible(target, wanted):
+                return target
+        if host.startswith("*"):
+            for name in sorted(self._exact):
+                for target in self._exact[name]:
+                    if covers(host, name) and self._visible(target, wanted):
+                        return target
+        return None
+
+    def _visible(self, target: Target, namespaces: tuple[str, ...]) -> bool:
+        scopes = target.export_to or self.mesh.default_service_export_to
+        if "*" in scopes:
+            return True
+        named = {target.meta.namespace if scope == "." else scope for scope in scopes}
+        return any(namespace in named for namespace in namespaces)
+
+    def workloads_of(self, target: Target) -> Iterator[Running]:
+        """Workloads behind a target, in its namespace; none for a target without a selector."""
+        if not target.selector:
+            return
+        for running in self.running:
+            if running.meta.namespace == target.meta.namespace and selects(target.selector, running.labels):
+                yield running
+
+    def problem(self, meta: Metadata, code: Code, place: str, message: str, remedy: str) -> Problem:
+        """A problem of the document at the line of `place` (a field path), else at the document's first line."""
+        line = (self.locate(meta.key, place) if place else 0) or meta.origin.line
+        return Problem(
+            file=meta.origin.file,
+            line=line,
+            code=code.code,
+            severity=code.severity,
+            kind=meta.key.short_kind,
+            namespace=meta.namespace,
+            name=meta.name,
+            field=place,
+            message=message,
+            remedy=remedy,
+        )
+
+
+def _with_meta(resources: Iterable[object]) -> Iterator[tuple[Metadata, object]]:
+    for resource in resources:
+        meta = getattr(resource, "meta", None)
+        if isinstance(meta, Metadata):
+            yield meta, resource
+
+
+def shown(labels: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
+    """Labels as people write selectors: `a=b,c=d`, sorted."""
+    pairs = labels.items() if isinstance(labels, Mapping) else labels
+    return ",".join(f"{name}={value}" for name, value in sorted(pairs))

@@ -1,0 +1,130 @@
+"""TLSRoute and TCPRoute of a VirtualService: read and judged in full, translated in a later version.
+
+Used by `virtual_service`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import model_validator
+
+from headrace.config.documents import Path
+from headrace.config.fields import LabelMap, Text, UInt32, Weight, shown
+from headrace.config.kinds.http_fields import DestinationSpec
+from headrace.config.kinds.istio_names import (
+    Subnet,
+    gateway_findings,
+    host_problem,
+    is_address,
+    subset_of,
+    warning,
+    why_not_wildcard,
+)
+from headrace.config.schema import Finding, Spec, refuse
+
+
+class RouteDestinationSpec(Spec):
+    """RouteDestination."""
+
+    destination: DestinationSpec
+    weight: Weight = 0
+
+
+def _check_weights(route: list[RouteDestinationSpec]) -> None:
+    if not route:
+        raise refuse("a route needs a destination", "Add route.", at=("route",))
+    if len(route) > 1 and not sum(destination.weight for destination in route):
+        raise refuse("the weights add up to 0", "Give at least one destination a weight.", at=("route",))
+
+
+class L4MatchSpec(Spec):
+    """L4MatchAttributes."""
+
+    destination_subnets: list[Subnet] = []
+    port: UInt32 = 0
+    source_subnet: Text = ""
+    source_labels: LabelMap = {}
+    gateways: list[Text] = []
+    source_namespace: Text = ""
+
+    @model_validator(mode="after")
+    def _port(self) -> L4MatchSpec:
+        if self.port > 65535:
+            raise refuse(f"{self.port} is not a port", "Use a number from 1 to 65535.", at=("port",))
+        return self
+
+
+class TlsMatchSpec(Spec):
+    """TLSMatchAttributes."""
+
+    sni_hosts: list[Text]
+    destination_subnets: list[Subnet] = []
+    port: UInt32 = 0
+    source_labels: LabelMap = {}
+    gateways: list[Text] = []
+    source_namespace: Text = ""
+
+    @model_validator(mode="after")
+    def _filled(self) -> TlsMatchSpec:
+        if not self.sni_hosts:
+            raise refuse("a TLS match needs an SNI host", "Add sniHosts.", at=("sniHosts",))
+        if self.port > 65535:
+            raise refuse(f"{self.port} is not a port", "Use a number from 1 to 65535.", at=("port",))
+        return self
+
+
+class TcpRouteSpec(Spec):
+    """TCPRoute."""
+
+    match: list[L4MatchSpec] = []
+    route: list[RouteDestinationSpec] = []
+
+    @model_validator(mode="after")
+    def _destinations(self) -> TcpRouteSpec:
+        _check_weights(self.route)
+        return self
+
+
+class TlsRouteSpec(Spec):
+    """TLSRoute."""
+
+    match: list[TlsMatchSpec]
+    route: list[RouteDestinationSpec] = []
+
+    @model_validator(mode="after")
+    def _complete(self) -> TlsRouteSpec:
+        if not self.match:
+            raise refuse("a TLS route needs a match", "Add match with sniHosts.", at=("match",))
+        _check_weights(self.route)
+        return self
+
+
+def tcp_findings(spec: TcpRouteSpec, path: Path) -> Iterator[Finding]:
+    """References of a TCP route."""
+    for at, match in enumerate(spec.match):
+        yield from gateway_findings(match.gateways, (*path, "match", at, "gateways"))
+
+
+def tls_findings(spec: TlsRouteSpec, hosts: list[str], gateway_only: bool, path: Path) -> Iterator[Finding]:
+    """References of a TLS route, and whether its SNI hosts are among the VirtualService's."""
+    for at, match in enumerate(spec.match):
+        yield from gateway_findings(match.gateways, (*path, "match", at, "gateways"))
+        for number, name in enumerate(match.sni_hosts):
+            place: Path = (*path, "match", at, "sniHosts", number)
+            why = "" if gateway_only and is_internal_sni(name) else why_not_wildcard(name)
+            if why and is_address(name):
+                yield warning(place, f"{shown(name)}: most clients send no SNI for an address", "Use a host name.")
+            elif why:
+                yield Finding(place, *host_problem(name, why))
+            elif not any(subset_of(name, host) for host in hosts):
+                message = f"SNI host {shown(name)} is none of the VirtualService's hosts"
+                yield Finding(place, message, "Add it to hosts, or use one of them.")
+
+
+def is_internal_sni(name: str) -> bool:
+    """Whether the name is the mesh's own SNI form, `outbound_.80_._.chat.default.svc.cluster.local`."""
+    parts = name.split("_")
+    if len(parts) < 4 or parts[0] != "outbound":
+        return False
+    return any(char.isdigit() for char in parts[1]) and any(char.isalpha() for char in parts[3])
