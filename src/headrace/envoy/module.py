@@ -133,6 +133,8 @@ def _smoke_test(path: Path, envoy: Path) -> str:
             return f"{envoy} did not finish validating it within {_SMOKE_SECONDS:.0f} s"
     if answer.returncode == 0:
         return ""
+    if answer.returncode < 0:
+        return f"{envoy} crashes when it loads it (signal {-answer.returncode}): reinstall headrace"
     said = (answer.stderr or answer.stdout).decode("utf-8", "replace").strip().splitlines()
     reason = said[-1].rsplit("bootstrap.json': ", 1)[-1].strip()[:300] if said else f"exit code {answer.returncode}"
     return f"{envoy} refuses it: {reason}"
