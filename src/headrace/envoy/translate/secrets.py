@@ -1,7 +1,7 @@
 """Secrets over ADS: exactly the credentials that a proxy's own policies name, in its own namespace.
 
-Called by `envoy.translate`. A Secret that nobody names never leaves the control plane, and a Gateway of another
-namespace cannot make a proxy receive one (Istio's rule: Gateway, Secret and proxy share the namespace).
+Called by `envoy.translate`. A Secret that no Gateway or DestinationRule of the proxy names never leaves the control
+plane, and neither does one of another namespace than the proxy's (Istio's rule for `kubernetes://` credentials).
 """
 
 from __future__ import annotations
@@ -53,8 +53,6 @@ def _named(scope: Scope) -> tuple[set[str], set[str]]:
     certificates: set[str] = set()
     roots: set[str] = set()
     for gateway in scope.gateways:
-        if gateway.meta.namespace != scope.namespace:
-            continue
         for server in gateway.servers:
             if server.tls is not None and server.tls.credential_name:
                 certificates.add(server.tls.credential_name)
