@@ -155,12 +155,12 @@ def _judge_conflicts(index: Index, gateway: Gateway) -> Iterator[Problem]:
             if any(_same_certificate(server, theirs) for theirs in other.servers)
         ]
         if shared:
-            names = sorted(f"{found.meta.namespace}/{found.meta.name}" for found in (gateway, other))
+            both = sorted(f"{found.meta.namespace}/{found.meta.name}" for found in (gateway, other))
             yield index.problem(
                 gateway.meta,
                 Code.DUPLICATE_CERTIFICATE,
                 f"spec.servers[{shared[0]}].tls",
-                f"Duplicate certificate in multiple gateways {', '.join(names)} may cause 404s if clients re-use HTTP2 "
+                f"Duplicate certificate in multiple gateways {', '.join(both)} may cause 404s if clients re-use HTTP2 "
                 "connections.",
                 "Put the hosts of one certificate into one Gateway.",
             )

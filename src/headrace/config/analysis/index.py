@@ -120,7 +120,8 @@ class Index:
         ports = tuple(port.number for port in resource.ports)
         if isinstance(resource, Service):
             self.services.append(resource)
-            selector, hosts = resource.selector, (resource.host,)
+            selector = resource.selector
+            hosts: tuple[str, ...] = (resource.host,)
         else:
             self.service_entries.append(resource)
             selector = resource.workload_selector

@@ -6,9 +6,10 @@ match, and a route that has lost all its matches (or delegates) is left out whol
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from headrace.config.kinds.http_fields import (
     AbsentMatchSpec,
-    TextMatchSpec,
     UriMatchSpec,
     lower_cors,
     lower_destination,
@@ -98,7 +99,7 @@ def _condition(spec: UriMatchSpec | None) -> StringMatch | None:
 
 
 def _conditions(
-    specs: dict[str, TextMatchSpec] | dict[str, AbsentMatchSpec],
+    specs: Mapping[str, UriMatchSpec | AbsentMatchSpec],
 ) -> tuple[tuple[str, StringMatch], ...]:
     return tuple((name, lower_match(spec)) for name, spec in sorted(specs.items()))
 

@@ -122,7 +122,8 @@ def _pattern(value: object) -> str:
     return check_regex(text)
 
 
-def _milliseconds(value: object) -> float:
+def check_timespan(value: object) -> float:
+    """Seconds of a duration of at least 1 ms in whole milliseconds; anything else is refused."""
     seconds = parse_duration(value)
     if seconds < 0.001:
         raise refuse(
@@ -141,7 +142,7 @@ Subnet = Annotated[str, BeforeValidator(_subnet)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 PatternOrAny = Annotated[str, BeforeValidator(lambda value: value if value == "*" else _pattern(value))]
 """A pattern, or Istio's `*` for any value, which is no pattern."""
-Timespan = Annotated[float, BeforeValidator(_milliseconds)]
+Timespan = Annotated[float, BeforeValidator(check_timespan)]
 """Seconds: at least a millisecond, in whole milliseconds (Istio's ValidateDuration)."""
 
 

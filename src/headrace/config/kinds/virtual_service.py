@@ -120,7 +120,8 @@ def _lower(meta: Metadata, spec: VirtualServiceSpec, document: Document) -> Virt
         route = lower_http_route(http, namespace, at, document.locate(("spec", "http", at))[1])
         if route is not None:
             routes.append(route)
-    opaque = [found.destination for rule in (*spec.tls, *spec.tcp) for found in rule.route]
+    opaque = [found.destination for tls in spec.tls for found in tls.route]
+    opaque += [found.destination for tcp in spec.tcp for found in tcp.route]
     return VirtualService(
         meta=meta,
         hosts=tuple(resolve_host(host, namespace) for host in spec.hosts),

@@ -1,0 +1,256 @@
+"""LoadBalancerSettings of a DestinationRule: simple policies, consistent hashes, localities, warm-up.
+
+Used by `destination_rule`. Localities and warm-up are judged in full and translated in a later version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from headrace.config.documents import Path
+from headrace.config.fields import Bool, Duration, EnumOf, Number, Text, UInt32, UInt64, number, shown, whole
+from headrace.config.kinds.istio_names import Timespan, at_most_one, set_fields, warning
+from headrace.config.schema import Finding, Spec, refuse
+from headrace.model.destination import ConsistentHash, LbPolicy, LoadBalancer
+
+MAGLEV_LIMIT = 5_000_011
+"""Envoy's bound of a Maglev table."""
+TOPOLOGY_LABELS = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone")
+
+SimpleLb = Annotated[
+    LbPolicy,
+    EnumOf(
+        LbPolicy,
+        {0: "UNSPECIFIED", 1: "LEAST_CONN", 2: "RANDOM", 3: "PASSTHROUGH", 4: "ROUND_ROBIN", 5: "LEAST_REQUEST"},
+        {"LEAST_CONN": "LEAST_REQUEST"},
+    ),
+]
+
+
+class CookieAttributeSpec(Spec):
+    """ConsistentHashLB.HTTPCookie.Attribute."""
+
+    name: Text
+    value: Text = ""
+
+
+class CookieSpec(Spec):
+    """ConsistentHashLB.HTTPCookie; without `ttl` no cookie is made."""
+
+    name: Text
+    path: Text = ""
+    ttl: Duration | None = None
+    attributes: list[CookieAttributeSpec] = []
+
+    @model_validator(mode="after")
+    def _names(self) -> CookieSpec:
+        if not self.name:
+            raise refuse("a cookie needs a name", "Add name.", at=("name",))
+        known: set[str] = set()
+        for at, attribute in enumerate(self.attributes):
+            if not attribute.name:
+                raise refuse("an attribute needs a name", at=("attributes", at, "name"))
+            if attribute.name in known:
+                raise refuse(f"{shown(attribute.name)} stands twice", "Remove one.", at=("attributes", at, "name"))
+            known.add(attribute.name)
+        return self
+
+
+class RingHashSpec(Spec):
+    """ConsistentHashLB.RingHash."""
+
+    minimum_ring_size: UInt64 = 0
+
+
+class MaglevSpec(Spec):
+    """ConsistentHashLB.MagLev."""
+
+    table_size: UInt64 = 0
+
+    @model_validator(mode="after")
+    def _size(self) -> MaglevSpec:
+        size = self.table_size
+        if not 0 < size < MAGLEV_LIMIT or any(size % factor == 0 for factor in range(2, math.isqrt(size) + 1)):
+            remedy = f"Use a prime number below {MAGLEV_LIMIT}, such as 65537."
+            raise refuse(f"{size} is not the size of a Maglev table", remedy, at=("tableSize",))
+        return self
+
+
+class ConsistentHashSpec(Spec):
+    """ConsistentHashLB."""
+
+    http_header_name: Text | None = None
+    http_cookie: CookieSpec | None = None
+    use_source_ip: Bool | None = None
+    http_query_parameter_name: Text | None = None
+    ring_hash: RingHashSpec | None = None
+    maglev: MaglevSpec | None = None
+    minimum_ring_size: UInt64 = 0
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> ConsistentHashSpec:
+        at_most_one(self, "http_header_name", "http_cookie", "use_source_ip", "http_query_parameter_name")
+        at_most_one(self, "ring_hash", "maglev")
+        if self.minimum_ring_size and (self.ring_hash or self.maglev):
+            raise refuse("minimumRingSize excludes ringHash and maglev", "Use ringHash.", at=("minimumRingSize",))
+        return self
+
+
+class DistributeSpec(Spec):
+    """LocalityLoadBalancerSetting.Distribute: percentages per locality."""
+
+    from_: Text = Field("", alias="from")
+    to: dict[Text, UInt32] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> DistributeSpec:
+        for locality, weight in self.to.items():
+            if not 1 <= weight <= 100:
+                raise refuse(f"{weight} is not a locality's weight", "Use 1 to 100.", at=("to", locality))
+        if sum(self.to.values()) != 100:
+            raise refuse(f"the weights add up to {sum(self.to.values())}", "They must add up to 100.", at=("to",))
+        check_localities(self.to, ("to",))
+        return self
+
+
+class FailoverSpec(Spec):
+    """LocalityLoadBalancerSetting.Failover: from one region to another."""
+
+    from_: Text = Field("", alias="from")
+    to: Text = ""
+
+    @model_validator(mode="after")
+    def _regions(self) -> FailoverSpec:
+        if self.from_ == self.to:
+            raise refuse("failover needs two different regions", "Change from or to.", at=("to",))
+        for field, region in (("from", self.from_), ("to", self.to)):
+            if "/" in region or "*" in region:
+                raise refuse(f"{shown(region)} is not a region", "Name a region, no zone or '*'.", at=(field,))
+        return self
+
+
+class LocalityLbSpec(Spec):
+    """LocalityLoadBalancerSetting."""
+
+    distribute: list[DistributeSpec] = []
+    failover: list[FailoverSpec] = []
+    failover_priority: list[Text] = []
+    enabled: Bool | None = None
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> LocalityLbSpec:
+        if self.distribute and self.failover:
+            raise refuse("distribute and failover exclude each other", "Keep one of them.", at=("failover",))
+        for at, label in enumerate(self.failover_priority if self.failover else ()):
+            if label in TOPOLOGY_LABELS:
+                raise refuse(f"failover excludes {label} here", "Remove one.", at=("failoverPriority", at))
+        check_localities([rule.from_ for rule in self.distribute], ("distribute",))
+        return self
+
+
+class ZoneAwareLbSpec(Spec):
+    """ZoneAwareLoadBalancerSetting."""
+
+    enabled: Bool | None = None
+    failover: list[FailoverSpec] = []
+    failover_priority: list[Text] = []
+    min_cluster_size: Annotated[int, BeforeValidator(whole(1, 2**64 - 1))] | None = None
+
+    @model_validator(mode="after")
+    def _labels(self) -> ZoneAwareLbSpec:
+        for at, label in enumerate(self.failover_priority):
+            if label in TOPOLOGY_LABELS:
+                raise refuse(f"{label} is always considered", "Remove it.", at=("failoverPriority", at))
+        return self
+
+
+def check_localities(localities: Iterable[str], at: Path) -> None:
+    """Refuse localities (`region/zone/subzone`, `*` last) with empty parts, or of which one holds another."""
+    known: list[tuple[str, ...]] = []
+    for locality in localities:
+        parts = tuple(locality.split("/", 2))
+        if "" in parts or "*" in locality[:-1]:
+            raise refuse(f"{shown(locality)} is not a locality", "Write region/zone/subzone, '*' only last.", at=at)
+        named = tuple(part for part in parts if part != "*")
+        for other in known:
+            shorter = min(len(named), len(other))
+            if named[:shorter] == other[:shorter]:
+                raise refuse(f"{shown(locality)} overlaps an earlier locality", "Remove one.", at=at)
+        known.append(named)
+
+
+class WarmupSpec(Spec):
+    """WarmupConfiguration."""
+
+    duration: Timespan
+    minimum_percent: Annotated[float, BeforeValidator(number(0, 100))] | None = None
+    aggression: Number | None = None
+
+    @model_validator(mode="after")
+    def _positive(self) -> WarmupSpec:
+        if self.aggression is not None and self.aggression <= 0:
+            raise refuse("aggression must be greater than 0", at=("aggression",))
+        return self
+
+
+class LoadBalancerSpec(Spec):
+    """LoadBalancerSettings."""
+
+    simple: SimpleLb | None = None
+    consistent_hash: ConsistentHashSpec | None = None
+    locality_lb_setting: LocalityLbSpec | None = None
+    zone_aware_lb_setting: ZoneAwareLbSpec | None = None
+    warmup_duration_secs: Timespan | None = None
+    warmup: WarmupSpec | None = None
+
+    @model_validator(mode="after")
+    def _exclusive(self) -> LoadBalancerSpec:
+        at_most_one(self, "simple", "consistent_hash")
+        at_most_one(self, "locality_lb_setting", "zone_aware_lb_setting")
+        at_most_one(self, "warmup_duration_secs", "warmup")
+        return self
+
+
+def load_balancer_findings(spec: LoadBalancerSpec, outlier: bool, path: Path) -> Iterator[Finding]:
+    """What Istio warns of; `outlier`: outlier detection stands beside it."""
+    if spec.consistent_hash and spec.consistent_hash.minimum_ring_size:
+        place: Path = (*path, "consistentHash", "minimumRingSize")
+        yield warning(place, "minimumRingSize is deprecated", "Use ringHash.minimumRingSize.")
+    for name, setting in (
+        ("localityLbSetting", spec.locality_lb_setting),
+        ("zoneAwareLbSetting", spec.zone_aware_lb_setting),
+    ):
+        if setting is not None and (setting.failover or setting.failover_priority) and not outlier:
+            yield warning((*path, name), "failover needs outlier detection to know who failed", "Add outlierDetection.")
+
+
+def lower_load_balancer(spec: LoadBalancerSpec) -> LoadBalancer:
+    """The policy; localities and warm-up are left out."""
+    return LoadBalancer(
+        simple=spec.simple if spec.simple is not None else LbPolicy.UNSPECIFIED,
+        consistent_hash=_hash(spec.consistent_hash) if spec.consistent_hash else None,
+    )
+
+
+def _hash(spec: ConsistentHashSpec) -> ConsistentHash | None:
+    """The hash; None where no key is named (then requests are spread as without one)."""
+    if not set_fields(spec, "http_header_name", "http_cookie", "http_query_parameter_name") and not spec.use_source_ip:
+        return None
+    cookie = spec.http_cookie
+    ring = spec.ring_hash.minimum_ring_size if spec.ring_hash else spec.minimum_ring_size
+    return ConsistentHash(
+        header=spec.http_header_name or "",
+        cookie_name=cookie.name if cookie else "",
+        cookie_path=cookie.path if cookie else "",
+        cookie_ttl=cookie.ttl if cookie else None,
+        cookie_attributes=tuple((found.name, found.value) for found in cookie.attributes) if cookie else (),
+        use_source_ip=bool(spec.use_source_ip),
+        query_parameter=spec.http_query_parameter_name or "",
+        minimum_ring_size=ring or None,
+        maglev=spec.maglev is not None,
+        maglev_table_size=spec.maglev.table_size if spec.maglev else None,
+    )
