@@ -7,6 +7,7 @@ the validated model to a frozen dataclass of `headrace.model`, and a declaration
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -27,6 +28,15 @@ NO_EFFECT = "HR0002"
 """A kind or field that can have no effect in this mesh."""
 UNKNOWN_KIND = "HR0003"
 """A kind or API version that neither Istio, Kubernetes nor Headrace has."""
+DUPLICATE = "HR0005"
+"""A second document of the same kind, namespace and name within one source."""
+OWNED_ELSEWHERE = "HR0006"
+"""A document that another source brought already."""
+CONFLICT = "HR0007"
+"""A change of another version of the document than the one in force."""
+
+
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,253}")
 
 
 class Spec(BaseModel):
@@ -169,10 +179,15 @@ def problem_of(document: Document, finding: Finding) -> Problem:
 
 
 def path_text(path: Path) -> str:
-    """`("spec", "http", 0, "route")` → `spec.http[0].route`."""
+    """`("spec", "http", 0, "route")` → `spec.http[0].route`; keys with other characters as `labels["a.b/c"]`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _WORD.fullmatch(part):
+            text += f".{part}" if text else part
+        else:
+            text += f'["{part[:253]}"]'
     return text
 
 
