@@ -253,7 +253,7 @@ class Session:
         self._owed.update(name for name in push.changed if name in endpoints or name in asked)
 
 
-_REMOVED_LAST = {ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE), ENDPOINT: (CLUSTER,)}
+_REMOVED_LAST = {ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE), ENDPOINT: (CLUSTER, LISTENER, ROUTE)}
 """Types that are removed after everything else → what must have been answered before."""
 
 

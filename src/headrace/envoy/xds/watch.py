@@ -166,8 +166,13 @@ class Watch:
         self.flights[flight.nonce] = flight
         self.greeting = False
         if flight.target is not self._held or self._odd:
-            self._held = flight.target
-            self._odd = dict.fromkeys(left, _STALE)
+            odd = {name: self._version(name) for name in left}
+            self._held, self._odd = flight.target, odd
+
+    def _version(self, name: str) -> str:
+        """What the client has under a name that it should not have."""
+        held = self._held.get(name)
+        return self._odd.get(name) or (held.version if held is not None else _STALE)
 
     def next_retry(self, target: Resources) -> tuple[str, ...]:
         """The names of the next part of a refused response that are still as they were; empty if there is none."""
