@@ -68,14 +68,17 @@ class Authority:
         self._issuer_id = _authority_key_identifier(material.signing)
 
     @classmethod
-    def open(cls, directory: Path, trust_domain: str, clock: Clock, rules: SigningRules | None = None) -> Authority:
+    def open(
+        cls, directory: Path, trust_domain: str, clock: Clock, rules: SigningRules | None = None, *, create: bool = True
+    ) -> Authority:
         """The authority of `directory`: of the files there (Istio's names), or of a new self-signed root if none is.
 
-        Raises AuthorityError where a file is missing, unreadable, expired, not a CA's, of another key or trust
-        domain, or where no way leads to a root. Existing files are never changed.
+        With `create` false (a directory that a user plugged in) no root is made. Raises AuthorityError where a file is
+        missing, unreadable, expired, not a CA's, of another key or trust domain, or where no way leads to a root.
+        Existing files are never changed.
         """
         rules = rules or SigningRules()
-        if not present(directory):
+        if create and not present(directory):
             create_root(directory, trust_domain, _date(clock.now() - rules.skew))
         material = load(directory, _date(clock.now()))
         for domain in _trust_domains(material.signing):

@@ -102,10 +102,15 @@ def create_root(directory: Path, trust_domain: str, not_before: datetime.datetim
         )
     )
     certificate = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
-    make_private_directory(directory)
-    write_private(directory / ROOTS, certificate)
-    write_private(directory / SIGNING_KEY, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    write_private(directory / SIGNING_CERTIFICATE, certificate)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        make_private_directory(directory)
+        for name, data in ((ROOTS, certificate), (SIGNING_KEY, secret), (SIGNING_CERTIFICATE, certificate)):
+            write_private(directory / name, data)
+    except OSError as error:
+        raise AuthorityError(
+            directory, f"a new root cannot be written: {error.strerror}", "Give this user the right to write there."
+        ) from None
 
 
 def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
@@ -154,8 +159,8 @@ def _read(file: Path, *, secret: bool = False) -> bytes:
         raise AuthorityError(
             file,
             "the file is missing",
-            f"An authority needs {SIGNING_CERTIFICATE}, {SIGNING_KEY} and {ROOTS}; "
-            "remove the others too for a new self-signed one.",
+            f"An authority needs {SIGNING_CERTIFICATE}, {SIGNING_KEY} and {ROOTS} in one directory. If this is the mesh's "
+            "own root and it is lost, move the other files away too: then a new root is made.",
         ) from None
     except OSError as error:
         raise AuthorityError(

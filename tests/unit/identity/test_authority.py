@@ -304,3 +304,15 @@ def test_nothing_shown_holds_the_key(authority: Authority, tmp_path: Path) -> No
     key = (tmp_path / "ca/ca-key.pem").read_text().splitlines()[1]
     assert key not in repr(authority)
     assert "hidden" in repr(authority)
+
+
+def test_no_root_is_made_in_a_plugged_in_directory(tmp_path: Path, clock) -> None:
+    with pytest.raises(AuthorityError, match=r"ca-cert\.pem: the file is missing"):
+        Authority.open(tmp_path, "cluster.local", clock, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_root_that_cannot_be_written_is_explained(tmp_path: Path, clock) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AuthorityError, match=r"cannot be written: Not a directory"):
+        Authority.open(tmp_path / "file" / "ca", "cluster.local", clock)
