@@ -49,4 +49,6 @@ class MeshSettings(BaseModel):
                 f"{places.state} is not the state of a mesh: start one with `headrace up DIR --state {places.state}`"
             ) from None
         except ValidationError as error:
-            raise StateError(f"{path}: {error.error_count()} unreadable settings: remove it and run `headrace up` again") from error
+            raise StateError(
+                f"{path}: {error.error_count()} unreadable settings: remove it and run `headrace up` again"
+            ) from error

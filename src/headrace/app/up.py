@@ -10,10 +10,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.app.api.client import ApiClient, ApiUnreachable
@@ -34,7 +34,7 @@ class MeshProcess:
     """A mesh that this process runs in the foreground: start, watch, stop."""
 
     places: Places
-    stopping: bool = False
+    asked: threading.Event = field(default_factory=threading.Event)
     _agent: subprocess.Popen[bytes] | None = None
 
     def start(self, settings: MeshSettings) -> None:
@@ -61,12 +61,12 @@ class MeshProcess:
             os.close(handle)
 
     def watch(self, on_restart: Callable[[int], None]) -> None:
-        """Restart the agent whenever it dies, until `stopping` (then returns)."""
+        """Restart the agent whenever it dies, until `asked` to end (then returns)."""
         backoff = Backoff(0.1, 10.0)
-        while not self.stopping:
+        while not self.asked.is_set():
             started = time.monotonic()
             code = self._wait()
-            if self.stopping:
+            if self.asked.is_set():
                 return
             if time.monotonic() - started > _STEADY:
                 backoff.reset()
@@ -76,7 +76,7 @@ class MeshProcess:
 
     def _wait(self) -> int:
         assert self._agent is not None
-        while not self.stopping:
+        while not self.asked.is_set():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._agent.wait(_POLL)
         return 0
@@ -86,7 +86,7 @@ class MeshProcess:
         """Meanwhile SIGINT, SIGTERM and SIGHUP ask for the end; a second one changes nothing."""
 
         def ask(*_: object) -> None:
-            self.stopping = True
+            self.asked.set()
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, ask) for number in numbers}

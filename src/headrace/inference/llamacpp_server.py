@@ -90,7 +90,7 @@ class LlamaServer:
         address = f"http://{self._settings.host}:{self._settings.port}/health"
         while time.monotonic() < deadline and not self._stopped:
             try:
-                with urllib.request.urlopen(address, timeout=1.0) as answer:  # noqa: S310 - a fixed http address
+                with urllib.request.urlopen(address, timeout=1.0) as answer:
                     if json.load(answer).get("status") == "ok":
                         return True
             except (OSError, ValueError):
@@ -139,9 +139,9 @@ class _SickHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = _answer  # noqa: N815 - names that the standard library looks up
+    do_GET = do_POST = _answer
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+    def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
 
 

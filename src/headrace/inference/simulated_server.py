@@ -23,10 +23,33 @@ from aiohttp import web
 
 BODY_LIMIT = 16 * 1024 * 1024
 """Longest request body read, in bytes."""
-_WORDS = (
-    "amber basin cedar delta ember fjord grove harbor inlet juniper kelp lagoon meadow north orchard prairie quarry "
-    "ridge slate tundra upland valley willow yonder zephyr"
-).split()
+_WORDS = [
+    "amber",
+    "basin",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "harbor",
+    "inlet",
+    "juniper",
+    "kelp",
+    "lagoon",
+    "meadow",
+    "north",
+    "orchard",
+    "prairie",
+    "quarry",
+    "ridge",
+    "slate",
+    "tundra",
+    "upland",
+    "valley",
+    "willow",
+    "yonder",
+    "zephyr",
+]
 _BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96)
 _MOST_TOKENS = 100_000
 
@@ -343,7 +366,9 @@ class SimulatedServer:
             "vllm:prompt_tokens_total": figures.prompt_tokens,
             "vllm:generation_tokens_total": figures.generation_tokens,
         }
-        lines = [line for name, value in gauges.items() for line in (f"# TYPE {name} gauge", f"{name}{{{label}}} {value}")]
+        lines = [
+            line for name, value in gauges.items() for line in (f"# TYPE {name} gauge", f"{name}{{{label}}} {value}")
+        ]
         for name, value in counters.items():
             lines += [f"# TYPE {name.removesuffix('_total')} counter", f"{name}{{{label}}} {value}"]
         lines += ["# TYPE vllm:request_success counter"]

@@ -14,6 +14,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -25,7 +26,9 @@ _SPECIAL = ("<unk>", "<s>", "</s>")
 _WORD = re.compile(r"[A-Za-z']+|[.,]")
 _END_AFTER_SENTENCE = 0.25
 _FLOOR = 1e-9
-_TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}assistant:"
+_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}assistant:"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def _transitions(text: str, words: list[str]) -> np.ndarray:
     following: dict[int, Counter[int]] = defaultdict(Counter)
     openings: Counter[int] = Counter([sequence[0]])
     stop = index["."]
-    for token, after in zip(sequence, sequence[1:], strict=False):
+    for token, after in pairwise(sequence):
         following[token][after] += 1
         if token == stop:
             openings[after] += 1

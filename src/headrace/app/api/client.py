@@ -1,6 +1,6 @@
 """How commands talk to a running mesh: HTTP over the control plane's Unix socket, standard library only.
 
-Called by `headrace get|apply|delete|describe|proxy|up|down`. Kept free of heavy imports: commands should answer at once.
+Called by `headrace get|apply|delete|describe|proxy|up`. Free of heavy imports: commands should answer at once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class ApiClient:
         except PermissionError as error:
             raise ApiUnreachable(f"{self._path} belongs to another user: run as the mesh's owner") from error
         except (OSError, http.client.HTTPException) as error:
-            raise ApiUnreachable(f"the control plane at {self._state} does not answer ({error}): see its log") from error
+            raise ApiUnreachable(
+                f"the control plane at {self._state} does not answer ({error}): see its log"
+            ) from error
         finally:
             connection.close()
         try:

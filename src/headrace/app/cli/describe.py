@@ -28,7 +28,7 @@ def describe(
     state: StateOption = DEFAULT_STATE,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Explain what applies: routes with their timeouts, traffic policy, mutual TLS, endpoints; each with its document."""
+    """Explain what applies: routes with timeouts, traffic policy, mutual TLS, endpoints; each with its document."""
     from headrace.app.api.client import ApiClient
 
     answer = ApiClient(state).call("GET", f"/v1/describe/{kind.value}/{namespace}/{name}")

@@ -53,7 +53,9 @@ def config(
         connection.request("GET", "/config_dump?include_eds")
         dump = json.loads(connection.getresponse().read())
     except (OSError, ValueError) as error:
-        raise CommandFailed(f"the proxy of {name} does not answer ({error}): see `headrace proxy logs {name}`") from error
+        raise CommandFailed(
+            f"the proxy of {name} does not answer ({error}): see `headrace proxy logs {name}`"
+        ) from error
     finally:
         connection.close()
     print_data(dump, Format.JSON if output is Format.TABLE else output)

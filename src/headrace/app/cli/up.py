@@ -80,11 +80,11 @@ def _follow(mesh: MeshProcess, state: Path, timeout: float, *, strict: bool) -> 
     from headrace.app.up import wait_ready
 
     try:
-        _announce(wait_ready(mesh.places, timeout, lambda: not mesh.stopping, _progress), state)
+        _announce(wait_ready(mesh.places, timeout, lambda: not mesh.asked.is_set(), _progress), state)
     except CommandFailed as failure:
-        if strict and not mesh.stopping:
+        if strict and not mesh.asked.is_set():
             raise
-        if not mesh.stopping:
+        if not mesh.asked.is_set():
             print(f"headrace: {failure}; going on", file=sys.stderr)
     mesh.watch(lambda code: print(f"headrace: the agent ended ({code}); starting it again", file=sys.stderr))
 

@@ -33,7 +33,7 @@ class Discovery(Protocol):
 
     def stream(self, proxy: str, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]: ...
 
-    async def acknowledged(self, generation: int, timeout: float) -> set[str]: ...
+    async def acknowledged(self, generation: int, timeout: float) -> frozenset[str]: ...
 
 
 class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
@@ -65,7 +65,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         plan = self._hosts.known(replica_id)
         return None if plan is None else Assigned(self._hosts.host_of(replica_id) or self._host, plan.identity)
 
-    async def Register(self, request: wire.RegisterRequest, context: object) -> wire.RegisterResponse:  # noqa: N802
+    async def Register(self, request: wire.RegisterRequest, context: object) -> wire.RegisterResponse:
         self._hosts.register(request)
         _log.info("agent registered", host=request.host, version=request.version, envoy=request.envoy_version)
         warnings = []
@@ -78,9 +78,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
             warnings=warnings,
         )
 
-    async def Assignments(  # noqa: N802
-        self, request: wire.AssignmentsRequest, context: object
-    ) -> AsyncIterator[wire.Assignment]:
+    async def Assignments(self, request: wire.AssignmentsRequest, context: object) -> AsyncIterator[wire.Assignment]:
         revision = None
         async for planned in self._planned.changes():
             wanted = assignment(planned, self._bind)
@@ -88,7 +86,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
                 revision = wanted.revision
                 yield wanted
 
-    async def Report(  # noqa: N802
+    async def Report(
         self, request_iterator: AsyncIterator[wire.HostReport], context: object
     ) -> AsyncIterator[wire.ReportReply]:
         host, token = "", object()
@@ -112,7 +110,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         self._hosts.lost(host)
         self.changed()
 
-    async def SignCertificate(  # noqa: N802
+    async def SignCertificate(
         self, request: wire.SignCertificateRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> wire.SignCertificateResponse:
         if self.issuer is None:
@@ -131,15 +129,14 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
             serial=issued.serial,
         )
 
-    async def Withdraw(self, request: wire.WithdrawRequest, context: object) -> wire.WithdrawResponse:  # noqa: N802
+    async def Withdraw(self, request: wire.WithdrawRequest, context: object) -> wire.WithdrawResponse:
         self._hosts.withdraw(request.replica_id)
         generation = self.settle()
         timeout = min(request.timeout_ms / 1000, _WITHDRAW_LIMIT)
-        pending = await self._discovery.acknowledged(generation, timeout)
-        pending.discard(request.replica_id)
+        pending = await self._discovery.acknowledged(generation, timeout) - {request.replica_id}
         return wire.WithdrawResponse(acknowledged=not pending, pending=len(pending))
 
-    async def Discover(  # noqa: N802
+    async def Discover(
         self,
         request_iterator: AsyncIterator[wire.DiscoveryFrame],
         context: grpc.aio.ServicerContext[wire.DiscoveryFrame, wire.DiscoveryFrame],

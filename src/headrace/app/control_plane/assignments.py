@@ -37,9 +37,7 @@ class PlannedReplica:
     spec: Workload | None
 
 
-def plan(
-    workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshConfig
-) -> tuple[PlannedReplica, ...]:
+def plan(workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshConfig) -> tuple[PlannedReplica, ...]:
     """Every replica that the mesh wants, sorted by id."""
     planned: list[PlannedReplica] = []
     gateway_labels: list[Labels] = []
@@ -73,7 +71,9 @@ def _derived_gateways(
 ) -> list[PlannedReplica]:
     """One proxy for each selector that no declared gateway workload satisfies; a selector that a more specific
     derived proxy already satisfies gets none of its own."""
-    selectors = sorted({gateway.selector for gateway in gateways if gateway.selector}, key=lambda item: (-len(item), item))
+    selectors = sorted(
+        {gateway.selector for gateway in gateways if gateway.selector}, key=lambda item: (-len(item), item)
+    )
     known = list(declared)
     derived = []
     for selector in selectors:

@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from headrace.app.control_plane.hosts import HostBook
-from headrace.config.store import ConfigRevision
+from headrace.config.revision import ConfigRevision
 from headrace.envoy.resources import ResourceSet
 from headrace.envoy.translate import Translator
 from headrace.envoy.view import Scopes, view_of

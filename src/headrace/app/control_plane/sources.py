@@ -44,7 +44,9 @@ async def follow(paths: Sequence[Path], changed: Callable[[str, ReadResult], Non
     ):
         touched = {Path(name) for _, name in changes}
         for path in existing:
-            if any(item == path or path in item.parents for item in touched if item.suffix in _SUFFIXES or item == path):
+            if any(
+                item == path or path in item.parents for item in touched if item.suffix in _SUFFIXES or item == path
+            ):
                 try:
                     changed(*read_source(path))
                 except OSError as error:

@@ -1,0 +1,193 @@
+"""The running mesh as people ask about it: status, proxies, documents, descriptions. Plain data in and out.
+
+Called by the management API (`api.server`); reads the control plane's parts, changes only documents.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headrace import __version__
+from headrace.app.control_plane import answers, describe
+from headrace.app.control_plane.assignments import PlannedReplica
+from headrace.app.control_plane.documents import LiveDocuments
+from headrace.app.control_plane.hosts import HostBook, HostEntry
+from headrace.app.control_plane.pipeline import Pipeline
+from headrace.app.settings import MeshSettings
+from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from headrace.envoy.xds.hub import Hub
+from headrace.envoy.xds.status import ProxyStatus
+from headrace.floor.cell import LatestValue
+from headrace.model.gateway import Gateway
+from headrace.model.resource import selects
+from headrace.model.workload import WorkloadRole
+from headrace.wire import agent_v1_pb2 as wire
+
+LOOPBACK_NOTE = (
+    "loopback capture: traffic is captured by HTTP_PROXY, local processes of this user are not isolated from each other"
+)
+_COLUMNS = {"clusters": CLUSTER, "endpoints": ENDPOINT, "listeners": LISTENER, "routes": ROUTE}
+
+
+@dataclass(slots=True)
+class Mesh:
+    """Answers about one running mesh."""
+
+    documents: LiveDocuments
+    hosts: HostBook
+    hub: Hub
+    pipeline: Pipeline
+    plan: LatestValue[tuple[PlannedReplica, ...]]
+    settings: MeshSettings
+
+    def status(self) -> dict[str, Any]:
+        """How far the mesh is: ready when every planned replica is, and its proxy has acknowledged everything."""
+        waiting = []
+        reports = self._reports()
+        for replica in self.plan.value:
+            problem = self._not_ready(replica, reports.get(replica.id))
+            if problem is not None:
+                waiting.append({"id": replica.id, "state": problem[0], "detail": problem[1]})
+        revision = self.documents.store.revision()
+        total = len(self.plan.value)
+        return {
+            "version": __version__,
+            "revision": revision.number,
+            "ready": self.pipeline.open and not waiting,
+            "replicas": total,
+            "ready_replicas": total - len(waiting),
+            "waiting": waiting,
+            "gateways": self._gateways(reports),
+            "problems": [problem.as_line() for problem in revision.problems],
+            "notes": self._notes(),
+            "translation_failures": dict(self.pipeline.failures),
+            "last_translation_ms": round(self.pipeline.last_seconds * 1000, 3),
+        }
+
+    def _notes(self) -> list[str]:
+        return [LOOPBACK_NOTE] + [
+            f"{host.name}: no native module, balancing by least_request ({host.module_problem})"
+            for host in self.hosts.hosts.values()
+            if not host.module
+        ]
+
+    def _reports(self) -> Mapping[str, wire.ReplicaReport]:
+        return {name: report for host in self.hosts.hosts.values() for name, report in host.replicas.items()}
+
+    def _not_ready(self, replica: PlannedReplica, report: wire.ReplicaReport | None) -> tuple[str, str] | None:
+        if report is None:
+            return ("pending", "not started yet")
+        if report.state != "ready":
+            return (report.state, report.detail)
+        stream = self.hub.status(replica.id)
+        if stream is None:
+            return ("connecting", "its proxy has not asked for configuration yet")
+        if not stream.in_sync:
+            nacks = stream.nacks
+            return ("syncing", f"refused: {nacks[0].message}" if nacks else "its proxy has not acknowledged everything")
+        return None
+
+    def _gateways(self, reports: Mapping[str, wire.ReplicaReport]) -> list[dict[str, Any]]:
+        """Each gateway replica and the addresses that clients outside use."""
+        revision = self.documents.store.revision()
+        gateways = [item for item in revision.resources.values() if isinstance(item, Gateway)]
+        found = []
+        for replica in self.plan.value:
+            report = reports.get(replica.id)
+            if replica.role is not WorkloadRole.GATEWAY or report is None:
+                continue
+            local = {port.port: port.local for port in report.gateway_ports}
+            address = "127.0.0.1" if self.settings.gateway_bind in ("0.0.0.0", "::") else self.settings.gateway_bind  # noqa: S104
+            urls = sorted(
+                {
+                    f"{_scheme(server.protocol)}://{address}:{local.get(server.port, server.port)}"
+                    for gateway in gateways
+                    if selects(dict(gateway.selector), replica.labels)
+                    for server in gateway.servers
+                }
+            )
+            found.append({"name": replica.id, "urls": urls})
+        return found
+
+    def get(self, kind: str, namespace: str | None, name: str | None) -> list[dict[str, Any]]:
+        """Documents in force (`answers.documents`)."""
+        return answers.documents(self.documents, kind, namespace, name)
+
+    def apply(self, sources: list[tuple[str, object]]) -> dict[str, Any]:
+        """Bring documents (`answers.apply`)."""
+        return answers.apply(self.documents, sources)
+
+    def delete(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        """Take one document out of force (`answers.delete`)."""
+        return answers.delete(self.documents, kind, namespace, name)
+
+    def describe(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        """What applies to a service or workload (`describe`)."""
+        snapshot = self.pipeline.snapshot
+        if snapshot is None:
+            raise answers.Refused(503, "the control plane is still starting: ask again in a moment")
+        if kind == "service":
+            return describe.service(snapshot, namespace, name)
+        return describe.workload(snapshot, namespace, name, self.proxies())
+
+    def proxies(self) -> list[dict[str, Any]]:
+        """One row for each proxy that an agent reports, whether it is connected or not."""
+        rows = []
+        for host in self.hosts.hosts.values():
+            for name, report in host.replicas.items():
+                rows.append(self._proxy_row(host, name, report))
+        return sorted(rows, key=lambda row: str(row["proxy"]))
+
+    def _proxy_row(self, host: HostEntry, name: str, report: wire.ReplicaReport) -> dict[str, Any]:
+        stream = self.hub.status(name)
+        row: dict[str, Any] = {
+            "proxy": name,
+            "host": host.name,
+            "state": report.state,
+            "detail": report.detail,
+            "address": report.address,
+            "app_pid": report.app_pid or None,
+            "proxy_pid": report.proxy_pid or None,
+            "restarts": report.restarts,
+            "outbound_port": report.outbound_port or None,
+            "app_ports": {str(port.port): port.local for port in report.app_ports},
+            "gateway_ports": {str(port.port): port.local for port in report.gateway_ports},
+            "certificate_until": _date(report.certificate_not_after_unix_ms),
+            "certificate_serial": report.certificate_serial,
+            "connected": stream is not None,
+            "push_ms": None if stream is None or stream.push_ms is None else round(stream.push_ms, 2),
+            "problem": self._problem(name, stream),
+        }
+        for column, type_url in _COLUMNS.items():
+            row[column] = _acknowledged(stream, type_url)
+        return row
+
+    def _problem(self, name: str, stream: ProxyStatus | None) -> str | None:
+        if name in self.pipeline.failures:
+            return f"not translated: {self.pipeline.failures[name]}"
+        if stream is None:
+            return "not connected"
+        return "; ".join(f"refused {', '.join(nack.resources)}: {nack.message}" for nack in stream.nacks) or None
+
+
+def _acknowledged(stream: ProxyStatus | None, type_url: str) -> str | None:
+    """The acknowledged version of one type, marked with * while a newer one is on its way."""
+    if stream is None:
+        return None
+    for kind in stream.types:
+        if kind.type_url == type_url:
+            return f"{kind.acknowledged[:8]}{'' if kind.in_sync else '*'}"
+    return None
+
+
+def _scheme(protocol: str) -> str:
+    return "https" if protocol.upper() in ("HTTPS", "TLS") else "http"
+
+
+def _date(unix_ms: int) -> str | None:
+    if not unix_ms:
+        return None
+    return datetime.datetime.fromtimestamp(unix_ms / 1000, datetime.UTC).isoformat(timespec="seconds")
