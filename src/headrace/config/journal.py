@@ -30,18 +30,24 @@ class JournalError(Exception):
 
 
 class SqliteJournal:
-    """The journal at `path`, made with mode 0600 where it does not exist. JournalError where it cannot be used."""
+    """The journal in an open database."""
 
-    def __init__(self, path: FilePath) -> None:
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, path: FilePath) -> SqliteJournal:
+        """The journal at `path`, made with mode 0600 where it does not exist; JournalError where it cannot be used."""
         try:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             path.chmod(0o600)
-            self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute(_SCHEMA)
+            database = sqlite3.connect(path, isolation_level=None)
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            database.execute(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise JournalError(f"{path}: {error}: move the file away to start without applied documents") from None
+        return cls(database)
 
     def write(self, changes: Sequence[Change]) -> None:
         """Keep and forget documents, all or nothing."""

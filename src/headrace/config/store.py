@@ -194,7 +194,9 @@ class ConfigStore:
             return key
         unchanged = old is not None and _place(old.document) == _place(document)
         if key is not None and old is not None and unchanged and not old.problems:
-            after.stored[key], round_.seen[key] = replace(old, document=document), document
+            moved = old.document.line != document.line or old.document.lines != document.lines
+            after.stored[key] = replace(old, document=document) if moved else old
+            round_.seen[key] = after.stored[key].document
             return key
         resource, key, problems = validate(document)
         if key is None:
@@ -281,12 +283,14 @@ class ConfigStore:
                 (), f"the mesh is configured at {first.file}:{first.line} already", "Keep one.", DUPLICATE
             )
             findings.add(problem_of(item.document, finding))
-        if last is None or mesh is not last.mesh or not _same(resources, last.resources):
-            self._number += 1
-        elif last is not None:
-            resources = dict(last.resources)
         documents = {item.key: item.document for item in stored}
-        return ConfigRevision(self._number, resources, tuple(sorted(findings)), mesh, documents)
+        problems = tuple(sorted(findings))
+        if last is not None and mesh is last.mesh and _same(resources, last.resources):
+            if problems == last.findings and _same(documents, last.documents):
+                return last
+        else:
+            self._number += 1
+        return ConfigRevision(self._number, resources, problems, mesh, documents)
 
 
 _NOTHING = ResourceKey("", "", "")
