@@ -159,8 +159,8 @@ def _read(file: Path, *, secret: bool = False) -> bytes:
         raise AuthorityError(
             file,
             "the file is missing",
-            f"An authority needs {SIGNING_CERTIFICATE}, {SIGNING_KEY} and {ROOTS} in one directory. If this is the mesh's "
-            "own root and it is lost, move the other files away too: then a new root is made.",
+            f"An authority needs {SIGNING_CERTIFICATE}, {SIGNING_KEY} and {ROOTS} in one directory. If this is the "
+            "mesh's own root and it is lost, move the other files away too: then a new root is made.",
         ) from None
     except OSError as error:
         raise AuthorityError(
