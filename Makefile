@@ -15,10 +15,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 CARGO := cargo
 export PATH := $(abspath $(BIN)):$(PATH):$(HOME)/.cargo/bin
 
+MODULE := src/headrace/_native/libheadrace_envoy.so
 MODULE_SOURCES := native/Cargo.toml native/Cargo.lock $(wildcard native/*/Cargo.toml native/*/src/*.rs)
 PYTHON_FILES := src tests benchmarks setup.py
 
-.PHONY: help demo test lint types native-test bench proto goldens docs format lock install dev clean
+# A compiler that came after the first installation: build the module now.
+NOW_BUILDABLE := $(if $(wildcard $(MODULE)),,$(shell PATH="$$PATH:$$HOME/.cargo/bin" command -v $(CARGO)))
+
+.PHONY: help demo test lint native-test bench proto goldens docs format lock install dev clean build-module
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -78,7 +82,7 @@ $(BIN)/python:
 		echo "or name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; fi
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml setup.py requirements.lock $(MODULE_SOURCES) | $(BIN)/python
+$(VENV)/.installed: pyproject.toml setup.py requirements.lock $(MODULE_SOURCES) $(if $(NOW_BUILDABLE),build-module) | $(BIN)/python
 	@command -v $(CARGO) >/dev/null || echo "no cargo on this machine: installing without the native module"
 	@echo "installing into $(VENV) (a minute or two the first time)"
 	$(PIP) install --quiet --require-hashes -r requirements.lock
@@ -89,5 +93,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.installed
 	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
+build-module:
+
 clean: ## Remove everything that was built, .venv too.
-	rm -rf $(VENV) build dist native/target src/headrace/_native/*.so src/*.egg-info .*_cache .hypothesis
+	rm -rf $(VENV) build dist native/target $(MODULE) src/*.egg-info .*_cache .hypothesis
