@@ -1,0 +1,191 @@
+"""The agent's side of the one API between agent and control plane (proto/headrace/wire/agent_v1.proto).
+
+Run by `agent.host`; `agent.relay` and `agent.replica` make calls through it. The control plane may be killed and come
+back at any time: everything here waits and tries again, and replicas go on meanwhile. After a reconnect the report goes
+out before any proxy's discovery stream is opened: the control plane knows every endpoint again before it is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import grpc
+import structlog
+
+from headrace import __version__
+from headrace.floor.backoff import Backoff
+from headrace.floor.cell import LatestValue
+from headrace.floor.clock import Clock
+from headrace.identity.issuer import IssuedCertificate
+from headrace.wire import agent_v1_pb2 as wire
+from headrace.wire import agent_v1_pb2_grpc
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+_MESSAGE_LIMIT = 256 << 20
+_CALL_SECONDS = 10.0
+_STABLE_SECONDS = 5.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", _MESSAGE_LIMIT),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.default_authority", "control-plane"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What the agent tells of its host when it registers."""
+
+    host: str
+    envoy_version: str
+    module: bool = False
+    module_problem: str = ""
+
+
+class ControlLink:
+    """One agent's connection to its control plane. `target` is a gRPC target (`unix:/path`)."""
+
+    def __init__(self, target: str, facts: HostFacts, backoff: Backoff, clock: Clock) -> None:
+        self._target = target
+        self._facts = facts
+        self._backoff = backoff
+        self._clock = clock
+        self._channel: grpc.aio.Channel | None = None
+        self._known: LatestValue[frozenset[str]] = LatestValue(frozenset())
+        self.connected = False
+
+    @property
+    def host(self) -> str:
+        return self._facts.host
+
+    async def run(self, reports: LatestValue[wire.HostReport], assigned: Callable[[wire.Assignment], None]) -> None:
+        """Stay connected until cancelled: send every report, hand every assignment to `assigned`."""
+        self._channel = grpc.aio.insecure_channel(self._target, options=list(_OPTIONS))
+        try:
+            while True:
+                began = self._clock.monotonic()
+                problem = await self._session(reports, assigned)
+                if self.connected:
+                    _log.warning("control plane lost; replicas go on", reason=problem)
+                self.connected = False
+                self._known.set(frozenset())
+                if self._clock.monotonic() - began >= _STABLE_SECONDS:
+                    self._backoff.reset()
+                await asyncio.sleep(self._backoff.next())
+        finally:
+            channel, self._channel = self._channel, None
+            await channel.close(None)
+
+    async def sign(self, replica: str, csr_der: bytes) -> IssuedCertificate:
+        """A certificate for the request; any exception means none."""
+        request = wire.SignCertificateRequest(host=self.host, replica_id=replica, csr_der=csr_der)
+        try:
+            reply = await self._stub().SignCertificate(request, timeout=_CALL_SECONDS, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            raise ConnectionError(_why(error)) from None
+        return IssuedCertificate(
+            chain_pem=reply.certificate_chain_pem,
+            bundle_pem=reply.trust_bundle_pem,
+            not_before=reply.not_before_unix_ms / 1000,
+            not_after=reply.not_after_unix_ms / 1000,
+            serial=reply.serial,
+        )
+
+    async def withdraw(self, replica: str, timeout: float) -> bool:
+        """Take the replica out of the mesh; whether every proxy acknowledged within `timeout` seconds."""
+        request = wire.WithdrawRequest(host=self.host, replica_id=replica, timeout_ms=int(timeout * 1000))
+        try:
+            reply = await self._stub().Withdraw(request, timeout=timeout + 1.0, wait_for_ready=True)
+        except (grpc.aio.AioRpcError, ConnectionError) as error:
+            _log.warning("replica not withdrawn", replica=replica, reason=_why(error))
+            return False
+        return reply.acknowledged
+
+    async def discover(self, replica: str, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Relay one Envoy's discovery stream; ends when either side ends. Waits until the control plane knows the
+        replica. Flow control bounds what is under way: one message each way beyond gRPC's windows."""
+        generation = -1
+        known: frozenset[str] = frozenset()
+        while replica not in known:
+            known, generation = await self._known.newer_than(generation)
+        frames = _frames(requests)
+        call = self._stub().Discover(frames, metadata=(("replica-id", replica),), wait_for_ready=True)
+        try:
+            async for frame in call:
+                yield frame.message
+        except grpc.aio.AioRpcError as error:
+            _log.debug("discovery stream ended", replica=replica, reason=_why(error))
+        finally:
+            call.cancel()
+
+    async def _session(self, reports: LatestValue[wire.HostReport], assigned: Callable[[wire.Assignment], None]) -> str:
+        facts = self._facts
+        request = wire.RegisterRequest(
+            host=facts.host,
+            version=__version__,
+            envoy_version=facts.envoy_version,
+            module=facts.module,
+            module_problem=facts.module_problem,
+        )
+        problem = ""
+        try:
+            reply = await self._stub().Register(request, timeout=_CALL_SECONDS, wait_for_ready=True)
+            for warning in reply.warnings:
+                _log.warning("control plane says", warning=warning)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._report(reports))
+                tasks.create_task(self._assignments(assigned))
+        except* (grpc.aio.AioRpcError, ConnectionError) as errors:
+            problem = "; ".join(sorted({_why(error) for error in errors.exceptions}))
+        return problem
+
+    async def _report(self, reports: LatestValue[wire.HostReport]) -> None:
+        sent: dict[int, frozenset[str]] = {}
+
+        async def outgoing() -> AsyncIterator[wire.HostReport]:
+            async for report in reports.changes():
+                sent[report.sequence] = frozenset(replica.id for replica in report.replicas)
+                yield report
+
+        call = self._stub().Report(outgoing())
+        try:
+            async for reply in call:
+                if not self.connected:
+                    _log.info("connected to the control plane")
+                self.connected = True
+                known = sent.pop(reply.sequence, None)
+                if known is not None and known != self._known.value:
+                    self._known.set(known)
+        finally:
+            call.cancel()
+        raise ConnectionError("the report stream ended")
+
+    async def _assignments(self, assigned: Callable[[wire.Assignment], None]) -> None:
+        call = self._stub().Assignments(wire.AssignmentsRequest(host=self.host))
+        try:
+            async for assignment in call:
+                assigned(assignment)
+        finally:
+            call.cancel()
+        raise ConnectionError("the assignments ended")
+
+    def _stub(self) -> agent_v1_pb2_grpc.ControlPlaneAsyncStub:
+        if self._channel is None:
+            raise ConnectionError("not connected to a control plane")
+        return agent_v1_pb2_grpc.ControlPlaneStub(self._channel)
+
+
+async def _frames(requests: AsyncIterator[bytes]) -> AsyncIterator[wire.DiscoveryFrame]:
+    async for message in requests:
+        yield wire.DiscoveryFrame(message=message)
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name.lower()}: {(error.details() or '')[:200]}"
+    return str(error)[:200]

@@ -1,0 +1,212 @@
+"""Operating-system processes that outlive the agent: started in sessions of their own, watched by pidfd, ended whole.
+
+Used for applications, Envoys, exec probes and the control plane. A process is named by pid and start time, so a reused
+pid is never mistaken for it, and every one carries a mark in its environment by which it and all its descendants can be
+found again, even those that left their process group or whose pid was not written down before the agent was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace.agent.reaper import KNOWN
+
+MARK = "HEADRACE_SUPERVISED"
+"""Environment variable that names the mesh, the role and one start of a process."""
+_STAT_START_TIME = 19  # field 22 of /proc/PID/stat, counted from field 3 (proc(5)): what follows the command's ")"
+_MARK_BYTES = f"{MARK}=".encode()
+_KILL_POLL = 0.02
+
+
+class StartFailed(Exception):
+    """The process could not be started; the message says why, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process for good: its pid and its start time in clock ticks since boot (proc(5), field 22)."""
+
+    pid: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What to start: `log` takes standard output and error (appended, mode 0600; None: nowhere)."""
+
+    command: Sequence[str]
+    mark: str
+    environment: Mapping[str, str] = field(repr=False)
+    directory: str = ""
+    log: Path | None = None
+
+
+def start_time(pid: int) -> int | None:
+    """The start time of a running process; None where there is none or it is a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if len(fields) <= _STAT_START_TIME or fields[0] in "ZX" else int(fields[_STAT_START_TIME])
+
+
+def marked(prefix: str) -> list[int]:
+    """Pids of this user's running processes whose mark starts with `prefix`, sorted."""
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return sorted(
+        pid for pid in pids if pid != os.getpid() and mark_of(pid).startswith(prefix) and start_time(pid) is not None
+    )
+
+
+def mark_of(pid: int) -> str:
+    """The mark of a running process, empty where it has none or may not be looked at."""
+    with contextlib.suppress(OSError):
+        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(_MARK_BYTES):
+                return variable[len(_MARK_BYTES) :].decode(errors="replace")
+    return ""
+
+
+class Child:
+    """One supervised process. Made by `spawn` or `adopt` in a running event loop; `close` when done with it."""
+
+    def __init__(self, identity: ProcessId, pidfd: int, mark: str, own: subprocess.Popen[bytes] | None) -> None:
+        self.identity = identity
+        self.mark = mark
+        self._own = own
+        self._pidfd = pidfd
+        self._ended = asyncio.Event()
+        self._reason = ""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(pidfd, self._note_end)
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
+
+    @property
+    def running(self) -> bool:
+        return not self._ended.is_set()
+
+    async def ended(self) -> str:
+        """Wait for its end; says how it ended, for people."""
+        await self._ended.wait()
+        return self._reason
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM to the process group, SIGKILL to what is left of it after `grace` seconds; returns when all its
+        descendants are gone."""
+        if self.running:
+            self._signal_group(signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._ended.wait()
+        await self.sweep()
+
+    async def sweep(self) -> None:
+        """Kill the process where it still runs, and everything it left behind."""
+        if self.running:
+            self._signal_group(signal.SIGKILL)
+            await self._ended.wait()
+        while pids := await asyncio.to_thread(marked, self.mark):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(_KILL_POLL)
+
+    def close(self) -> None:
+        """Stop watching; the process itself is left alone."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        # The group is the leader's own (start_new_session), and its id cannot be reused while the leader runs.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _note_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        if self._own is None:
+            self._reason = "ended (how is not known: an earlier agent had started it)"
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)  # not reaped yet, so the group is still this one
+            self._reason = _how(self._own.wait())
+        KNOWN.discard(self.pid)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._ended.set()
+
+
+def spawn(launch: Launch) -> Child:
+    """Start a process in a session of its own; StartFailed where the system refuses.
+
+    No code runs between fork and exec (gRPC has threads), standard input is empty, and only 0, 1 and 2 are inherited.
+    """
+    output = subprocess.DEVNULL if launch.log is None else open_log(launch.log)
+    try:
+        process = subprocess.Popen(
+            list(launch.command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=launch.directory or None,
+            env={**launch.environment, MARK: launch.mark},
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise StartFailed(_why_not(launch, error)) from error
+    finally:
+        if output >= 0:
+            os.close(output)
+    KNOWN.add(process.pid)
+    pidfd = os.pidfd_open(process.pid)
+    # A process that ended already is a zombie until it is waited for: it keeps its pid, and pidfd tells at once.
+    return Child(ProcessId(process.pid, start_time(process.pid) or 0), pidfd, launch.mark, process)
+
+
+def adopt(identity: ProcessId, mark: str) -> Child | None:
+    """Watch a process that an earlier agent started; None where it does not run any more."""
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except OSError:
+        return None
+    if start_time(identity.pid) != identity.start:
+        os.close(pidfd)
+        return None
+    return Child(identity, pidfd, mark, None)
+
+
+def open_log(path: Path) -> int:
+    """A descriptor that appends to the log, mode 0600. Appending lets `agent.logfiles` shorten it under the writer."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _why_not(launch: Launch, error: Exception) -> str:
+    program = launch.command[0] if launch.command else ""
+    if launch.directory and not Path(launch.directory).is_dir():
+        return f"its directory {launch.directory} does not exist: correct the Workload's directory"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no program {program!r} (looked in its directory and on PATH): correct the command"
+    if isinstance(error, PermissionError):
+        return f"{program!r} may not be executed: check its permissions"
+    return f"{program!r} cannot be started: {error}"
