@@ -56,6 +56,7 @@ class MeshProcess:
                 stdout=handle,
                 stderr=handle,
                 start_new_session=True,
+                env=os.environ | {"PATH": _path_with_headrace()},
             )
         finally:
             os.close(handle)
@@ -109,6 +110,14 @@ class MeshProcess:
                 self._agent.wait()
         self.places.pid_file("up").unlink(missing_ok=True)
         return graceful
+
+
+def _path_with_headrace() -> str:
+    """PATH with this Python's directory at its end, so that workloads may call `headrace` also where its virtual
+    environment is not active; programs of the user's own come first."""
+    own = str(Path(sys.executable).parent)
+    parts = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(parts if own in parts else [*parts, own])
 
 
 def refuse_second(places: Places) -> None:
