@@ -52,7 +52,7 @@ class Recorder(Protocol):
 
 
 class Issuer:
-    """The stages, wired. Safe to call from several threads; one call takes well under a millisecond of CPU time."""
+    """The stages, wired. Safe to call from several threads; one call takes under a millisecond."""
 
     def __init__(
         self,
