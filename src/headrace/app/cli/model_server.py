@@ -72,10 +72,12 @@ def _run_simulated(settings: object, host: str, port: int) -> None:
     assert isinstance(settings, ServerSettings)
 
     async def serve() -> None:
-        runner = web.AppRunner(SimulatedServer(settings).app(), access_log=None, handler_cancellation=True)
+        runner = web.AppRunner(
+            SimulatedServer(settings).app(), access_log=None, handler_cancellation=True, shutdown_timeout=5.0
+        )
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port, shutdown_timeout=5.0).start()
+            await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise CommandFailed(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from error
         print(f"simulated model server on http://{host}:{port}", flush=True)
