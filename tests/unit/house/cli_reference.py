@@ -60,13 +60,17 @@ def is_argument(parameter: Any) -> bool:
 
 
 def argument_usage(parameter: Any) -> str:
-    name = (parameter.metavar or parameter.name).upper() + ("..." if parameter.nargs == -1 else "")
+    name = argument_name(parameter) + ("..." if parameter.nargs == -1 else "")
     return name if parameter.required else f"[{name}]"
+
+
+def argument_name(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name).upper().rstrip(".")
 
 
 def row_name(parameter: Any) -> str:
     if is_argument(parameter):
-        return f"`{(parameter.metavar or parameter.name).upper()}`"
+        return f"`{argument_name(parameter)}`"
     names = [*parameter.opts, *parameter.secondary_opts]
     value = "" if getattr(parameter, "is_flag", False) else " " + kind(parameter)
     return ", ".join(f"`{name}{value}`" for name in names)
@@ -86,6 +90,8 @@ def default(parameter: Any) -> str:
     value = parameter.default
     if isinstance(value, Enum):
         value = value.value
+    if parameter.required:
+        return "required"
     if callable(value) or value is None or value is False or value in ("", [], ()):
         return ""
     return "`on`" if value is True else f"`{value}`"
