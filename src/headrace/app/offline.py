@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.config.documents import read_paths
+from headrace.config.mesh_config import read_mesh_config
 from headrace.config.store import ConfigStore
 from headrace.envoy import readable
 from headrace.envoy.binary import EnvoyError
@@ -82,7 +83,7 @@ def load(paths: Sequence[Path], mesh_config: Path | None = None) -> Offline:
 
 def _bring_mesh(store: ConfigStore, path: Path) -> None:
     """Bring a MeshConfig file into force; OfflineError where it is wrong (defaults must not stand in silently)."""
-    revision = store.replace_source("mesh config", read_paths([path], "mesh config"))
+    revision = store.replace_source("mesh config", read_mesh_config(path, "mesh config"))
     errors = [problem for problem in revision.findings if problem.severity is Severity.ERROR]
     if errors:
         raise OfflineError(f"the MeshConfig is wrong: {errors[0].as_line()}")
