@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import DestinationRule
@@ -28,7 +29,7 @@ LOCALITY_LABELS = frozenset({"istio-locality", "topology.kubernetes.io/region", 
 """Labels that say where a proxy runs; they decide the priorities of its endpoints."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Target:
     """A service as one scope sees it: with the DestinationRule that speaks for it there and the SPIFFE URIs that its
     workloads have (the SANs of mesh mutual TLS). Interned: same parts, same object. Endpoints are not in it, so that
@@ -107,6 +108,16 @@ class ProxyView:
         return self.endpoints.get(target.key, ())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """The targets of one namespace, with the parts of the snapshot that they are made of (`parts`)."""
+
+    parts: tuple[object, ...]
+    targets: tuple[Target, ...]
+    by_host: Mapping[str, Target]
+    credentials: frozenset[str]
+
+
 class Scopes:
     """Keeps scopes, targets and inbound sides from snapshot to snapshot; one for a control plane, not thread-safe."""
 
@@ -116,8 +127,8 @@ class Scopes:
         self._merger = RuleMerger()
         self._current: dict[ScopeKey, Scope] = {}
         self._last: dict[ScopeKey, Scope] = {}
-        self._targets: dict[_TargetParts, Target] = {}
-        self._old_targets: dict[_TargetParts, Target] = {}
+        self._targets: WeakValueDictionary[_TargetParts, Target] = WeakValueDictionary()
+        self._by_namespace: dict[str, _Seen] = {}
         self._inbound: dict[tuple[str, str, Pairs], Inbound] = {}
 
     def view(self, snapshot: MeshSnapshot, proxy: Proxy) -> ProxyView:
@@ -137,17 +148,15 @@ class Scopes:
         if self._index is None or old is None or not snapshot.same_but_endpoints(old):
             self._index = MeshIndex(snapshot, self._merger)
             self._last, self._current = self._current, {}
-            self._old_targets, self._targets = self._targets, {}
             self._inbound = {}
-            self._merger.turn()
+            if old is None or old.destination_rules is not snapshot.destination_rules:
+                self._merger.turn()
         return self._index
 
     def _settle(self, index: MeshIndex, snapshot: MeshSnapshot, key: ScopeKey) -> Scope:
         """A scope of this snapshot: the last one where every part is the same."""
         last = self._last.get(key)
-        targets = tuple(
-            self._target(index, snapshot, service, key) for service in index.visible_services(key.namespace)
-        )
+        seen = self._targets_of(index, snapshot, key.namespace)
         visible = index.visible_virtual_services(key.namespace)
         gateways: tuple[Gateway, ...] = ()
         by_gateway: dict[str, tuple[VirtualService, ...]] = {}
@@ -160,38 +169,52 @@ class Scopes:
                 by_gateway[name] = tuple(item for item in visible if name in item.gateways)
         else:
             virtual_services = tuple(item for item in visible if MESH_GATEWAY in item.gateways)
-        secrets = _secrets(snapshot, key.namespace, targets, gateways)
+        credentials = seen.credentials | _gateway_credentials(gateways)
+        secrets = _secrets(snapshot, key.namespace, credentials)
         if (
             last is not None
             and last.mesh is snapshot.mesh
-            and last.targets == targets
+            and last.targets is seen.targets
             and last.virtual_services == virtual_services
             and last.gateways == gateways
             and last.gateway_virtual_services == by_gateway
             and last.secrets == secrets
         ):
             return last
-        same_targets = last is not None and last.targets == targets
         return Scope(
             key=key,
             mesh=snapshot.mesh,
-            targets=last.targets if last is not None and same_targets else targets,
-            by_host=last.by_host
-            if last is not None and same_targets
-            else {target.service.host: target for target in targets},
+            targets=seen.targets,
+            by_host=seen.by_host,
             virtual_services=virtual_services,
             gateways=gateways,
             gateway_virtual_services=by_gateway,
             secrets=secrets,
         )
 
-    def _target(self, index: MeshIndex, snapshot: MeshSnapshot, service: Service, key: ScopeKey) -> Target:
+    def _targets_of(self, index: MeshIndex, snapshot: MeshSnapshot, namespace: str) -> _Seen:
+        """What a namespace sees of services; walked again only where something that it is made of changed."""
+        parts = (snapshot.mesh, snapshot.services, snapshot.destination_rules, snapshot.accounts)
+        known = self._by_namespace.get(namespace)
+        if known is not None and all(one is other for one, other in zip(known.parts, parts, strict=True)):
+            return known
+        targets = tuple(
+            self._target(index, snapshot, service, namespace) for service in index.visible_services(namespace)
+        )
+        if known is not None and known.targets == targets:
+            seen = _Seen(parts, known.targets, known.by_host, known.credentials)
+        else:
+            by_host = {target.service.host: target for target in targets}
+            seen = _Seen(parts, targets, by_host, _rule_credentials(targets))
+        self._by_namespace[namespace] = seen
+        return seen
+
+    def _target(self, index: MeshIndex, snapshot: MeshSnapshot, service: Service, namespace: str) -> Target:
         accounts = snapshot.accounts.get((service.namespace, service.host), ())
-        parts = (service, index.rule_for(service, key.namespace), accounts)
+        parts = (service, index.rule_for(service, namespace), accounts)
         target = self._targets.get(parts)
         if target is None:
-            target = self._old_targets.get(parts) or Target(*parts)
-            self._targets[parts] = target
+            target = self._targets[parts] = Target(*parts)
         return target
 
     def _inbound_of(self, snapshot: MeshSnapshot, proxy: Proxy) -> Inbound:
@@ -213,22 +236,27 @@ def _scope_key(index: MeshIndex, proxy: Proxy) -> ScopeKey:
     return ScopeKey(proxy.kind, proxy.namespace, labels)
 
 
-def _secrets(
-    snapshot: MeshSnapshot, namespace: str, targets: tuple[Target, ...], gateways: tuple[Gateway, ...]
-) -> dict[str, Secret]:
-    """Secrets of `namespace` that gateways or DestinationRules name; `NAME-cacert` belongs to NAME (Istio's rule)."""
+def _rule_credentials(targets: tuple[Target, ...]) -> frozenset[str]:
+    """Secrets that the DestinationRules of these targets name."""
     names: set[str] = set()
-    for gateway in gateways:
-        names.update(server.tls.credential_name for server in gateway.servers if server.tls is not None)
     for rule in {target.rule for target in targets if target.rule is not None}:
         policies = [rule.policy, *(subset.policy for subset in rule.subsets)]
         for policy in policies:
             if policy is not None:
                 blocks = [policy.tls, *(port.tls for port in policy.ports)]
                 names.update(tls.credential_name for tls in blocks if tls is not None)
-    names.discard("")
-    names |= {f"{name}-cacert" for name in names}
-    found = {name: snapshot.secrets.get((namespace, name)) for name in sorted(names)}
+    return frozenset(names - {""})
+
+
+def _gateway_credentials(gateways: tuple[Gateway, ...]) -> frozenset[str]:
+    names = {server.tls.credential_name for gateway in gateways for server in gateway.servers if server.tls is not None}
+    return frozenset(names - {""})
+
+
+def _secrets(snapshot: MeshSnapshot, namespace: str, names: frozenset[str]) -> dict[str, Secret]:
+    """The Secrets of `namespace` with these names; `NAME-cacert` belongs to NAME (Istio's rule)."""
+    wanted = names | {f"{name}-cacert" for name in names}
+    found = {name: snapshot.secrets.get((namespace, name)) for name in sorted(wanted)}
     return {name: secret for name, secret in found.items() if secret is not None}
 
 

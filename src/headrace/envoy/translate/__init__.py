@@ -7,9 +7,19 @@ each `resources(memo, view) -> Sequence[XdsResource]`.
 
 from __future__ import annotations
 
-from headrace.envoy.resources import ResourceSet
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+
+from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resources, ResourceSet, XdsResource
+from headrace.envoy.translate import gateways, inbound, loopback, outbound, secrets
+from headrace.envoy.translate.assignments import AssignmentKeeper
+from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
 from headrace.envoy.translate.memo import Memo
-from headrace.envoy.view import ProxyView
+from headrace.envoy.translate.virtual_hosts import PortTable, alone, port_tables, route_table
+from headrace.envoy.view import ProxyView, Scope, ScopeKey
+from headrace.model.proxy import CaptureKind
+
+_SCOPES_KEPT = 4096
 
 
 class Translator:
@@ -17,7 +27,128 @@ class Translator:
 
     def __init__(self, memo: Memo | None = None) -> None:
         self.memo = memo or Memo()
+        self._assignments: OrderedDict[ScopeKey, AssignmentKeeper] = OrderedDict()
 
     def resources(self, view: ProxyView) -> ResourceSet:
-        """All resources of the view's proxy; the same view gives the same objects."""
-        raise NotImplementedError
+        """All resources of the view's proxy; the same view gives the same objects, a part of the view that did not
+        change gives the same mapping."""
+        shared = self._shared(view)
+        own = self._own(view)
+        endpoints = self._endpoints(view)
+        slot = (view.instance.identity, view.instance.name)
+        key = (_Same(shared), tuple(own), _Same(endpoints))
+        return self.memo.latest("resource set", slot, key, self._assemble, view.scope.key, shared, own, endpoints)
+
+    def _endpoints(self, view: ProxyView) -> Resources:
+        key = view.scope.key
+        keeper = self._assignments.get(key)
+        if keeper is None:
+            keeper = self._assignments[key] = AssignmentKeeper()
+            if len(self._assignments) > _SCOPES_KEPT:
+                self._assignments.popitem(last=False)
+        else:
+            self._assignments.move_to_end(key)
+        return keeper.update(self.memo, view)
+
+    def _shared(self, view: ProxyView) -> Mapping[str, Resources]:
+        """What all proxies of the scope have alike: outbound clusters, and for transparent sidecars the outbound
+        listeners and routes. DNS services' endpoints are part of their clusters."""
+        scope = view.scope
+        module = view.instance.module
+        transparent = not scope.is_gateway and view.instance.capture.kind is CaptureKind.TRANSPARENT
+        named = self.memo.latest("targets by name", scope.key, scope.targets, targets_by_name, scope.targets)
+        key = (scope, tuple(view.endpoints.get(target.key, ()) for target in named))
+        return self.memo.latest("shared", (scope.key, transparent, module), key, self._build_shared, view, transparent)
+
+    def _build_shared(self, view: ProxyView, transparent: bool) -> Mapping[str, Resources]:
+        scope = view.scope
+        found = {CLUSTER: self._mapping(scope, CLUSTER, self._clusters(view))}
+        if transparent:
+            tables = port_tables(self.memo, scope)
+            listeners = outbound.resources(self.memo, view, tables)
+            found[LISTENER] = self._mapping(scope, LISTENER, listeners)
+            found[ROUTE] = self._mapping(scope, ROUTE, self._routes(scope, tables))
+        return found
+
+    def _mapping(self, scope: Scope, type_url: str, resources: Iterable[XdsResource]) -> Resources:
+        """The resources by name, as the same mapping as long as they are the same."""
+        key = tuple(resources)
+        return self.memo.latest("mapping", (scope.key, type_url), key, _by_name, key)
+
+    def _clusters(self, view: ProxyView) -> list[XdsResource]:
+        scope = view.scope
+        found = [*fixed_clusters(self.memo, scope.mesh, gateway=scope.is_gateway)]
+        for target in scope.targets:
+            found += target_clusters(self.memo, scope.mesh, target, view.endpoints.get(target.key, ()))
+        return found
+
+    def _routes(self, scope: Scope, tables: tuple[PortTable, ...]) -> tuple[XdsResource, ...]:
+        found = [route_table(self.memo, scope, str(table.port), table.hosts) for table in tables]
+        parts = {part.name: part for table in tables for part in table.hosts}
+        for target, port in outbound.sniffed_tables(scope):
+            part = parts.get(f"{target.service.host}:{port}")
+            if part is not None:
+                found.append(alone(self.memo, scope, part))
+        return tuple(found)
+
+    def _own(self, view: ProxyView) -> list[XdsResource]:
+        """What depends on the proxy's own side: gateway listeners, inbound listeners and clusters, secrets."""
+        found = [*secrets.resources(self.memo, view)]
+        if view.scope.is_gateway:
+            found += gateways.resources(self.memo, view)
+        elif view.instance.capture.kind is CaptureKind.LOOPBACK:
+            found += loopback.resources(self.memo, view)
+        else:
+            found += inbound.resources(self.memo, view)
+        return found
+
+    def _assemble(
+        self, scope: ScopeKey, shared: Mapping[str, Resources], own: list[XdsResource], endpoints: Resources
+    ) -> ResourceSet:
+        """The proxy's set. Replicas share each mapping to which they add the same of their own."""
+        extra = _by_type(own)
+        found: dict[str, Resources] = {}
+        for type_url in (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET):
+            base = endpoints if type_url == ENDPOINT else shared.get(type_url, {})
+            more = extra.get(type_url, {})
+            if base and more:
+                slot = (scope, type_url, tuple(more.values()))
+                found[type_url] = self.memo.latest("merged", slot, _Same(base), _merge, base, more)
+            elif base or more:
+                found[type_url] = base or more
+        return ResourceSet(found)
+
+
+class _Same:
+    """A key that is equal only to itself: for containers that are replaced and never changed."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.held is other.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+
+def _by_name(resources: Iterable[XdsResource]) -> Resources:
+    """By name, sorted; the first of a name has it."""
+    found: dict[str, XdsResource] = {}
+    for resource in resources:
+        found.setdefault(resource.name, resource)
+    return dict(sorted(found.items()))
+
+
+def _by_type(resources: Iterable[XdsResource]) -> Mapping[str, Resources]:
+    """The resources by type and name, names sorted."""
+    found: dict[str, list[XdsResource]] = {}
+    for resource in resources:
+        found.setdefault(resource.type_url, []).append(resource)
+    return {type_url: _by_name(group) for type_url, group in found.items()}
+
+
+def _merge(base: Resources, more: Resources) -> Resources:
+    return dict(sorted({**base, **more}.items()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from headrace.envoy.resources import XdsResource
 
@@ -35,29 +35,29 @@ class Memo:
         self._slots: OrderedDict[tuple[str, Hashable], tuple[Hashable, object]] = OrderedDict()
         self.built: Counter[str] = Counter()
 
-    def get(self, kind: str, key: Hashable, build: Callable[[], T]) -> T:
-        """The result for `key`, built now if it is new. For small parts that several scopes share."""
+    def get(self, kind: str, key: Hashable, build: Callable[..., T], *given: Any) -> T:
+        """The result for `key`, made now by `build(*given)` if it is new. For small parts that several scopes share."""
         place = (kind, key)
         parts = self._parts
         if place in parts:
             parts.move_to_end(place)
             return parts[place]  # type: ignore[return-value]
-        value = build()
+        value = build(*given)
         self.built[kind] += 1
         parts[place] = value
         if len(parts) > self._limit:
             parts.popitem(last=False)
         return value
 
-    def latest(self, kind: str, slot: Hashable, key: Hashable, build: Callable[[], T]) -> T:
-        """The result for `key` in `slot`, which forgets the one for another key: for large wholes, of which only the
-        newest is worth its memory."""
+    def latest(self, kind: str, slot: Hashable, key: Hashable, build: Callable[..., T], *given: Any) -> T:
+        """The result for `key` in `slot`, made by `build(*given)`; the slot forgets the one for another key. For large
+        wholes, of which only the newest is worth its memory."""
         place = (kind, slot)
         held = self._slots.get(place)
         if held is not None and held[0] == key:
             self._slots.move_to_end(place)
             return held[1]  # type: ignore[return-value]
-        value = build()
+        value = build(*given)
         self.built[kind] += 1
         self._slots[place] = (key, value)
         self._slots.move_to_end(place)

@@ -1,0 +1,98 @@
+"""Load assignments of every EDS cluster of a scope, kept up to date by what changed.
+
+Called by `translate`: the short path of an endpoint change. Only the assignments of services whose endpoints or rules
+changed are made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headrace.envoy.resources import ENDPOINT, XdsResource
+from headrace.envoy.translate.clusters import is_eds, parts_of
+from headrace.envoy.translate.destination_rules import effective_policy
+from headrace.envoy.translate.endpoints import in_subset, load_assignment
+from headrace.envoy.translate.memo import Memo, resource_of
+from headrace.envoy.view import ProxyView, Target
+from headrace.model.destination import DestinationRule
+from headrace.model.service import Endpoint, Service
+from headrace.model.traffic import Pairs
+
+
+def caller_locality(labels: Pairs) -> str:
+    """Where a proxy runs (`region/zone/subzone`): the label `istio-locality` (dots between the parts), else the
+    well-known topology labels; '' where nothing says."""
+    known = dict(labels)
+    if "istio-locality" in known:
+        return known["istio-locality"].replace(".", "/")
+    region = known.get("topology.kubernetes.io/region", "")
+    zone = known.get("topology.kubernetes.io/zone", "")
+    return f"{region}/{zone}" if region and zone else region
+
+
+class AssignmentKeeper:
+    """The last assignments of one scope, as one mapping by cluster name that is replaced, never changed."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[object, object] = (None, None)
+        self._targets: tuple[Target, ...] = ()
+        self._locality = ""
+        self._failover = True
+        self._endpoints: list[tuple[Endpoint, ...]] = []
+        self._resources: Mapping[str, XdsResource] = {}
+
+    def update(self, memo: Memo, view: ProxyView) -> Mapping[str, XdsResource]:
+        """The assignments of the view, by name."""
+        scope = view.scope
+        if self._seen[0] is scope and self._seen[1] is view.endpoints:
+            return self._resources
+        self._seen = (scope, view.endpoints)
+        locality = caller_locality(scope.key.labels)
+        failover = scope.mesh.locality_failover
+        current = [view.endpoints.get(target.key, ()) for target in scope.targets]
+        if scope.targets is not self._targets or failover != self._failover or locality != self._locality:
+            found: dict[str, XdsResource] = {}
+            for target, endpoints in zip(scope.targets, current, strict=True):
+                _put(memo, found, target, endpoints, locality, failover)
+            self._resources = dict(sorted(found.items()))
+        else:
+            changed = [at for at, (one, old) in enumerate(zip(current, self._endpoints, strict=True)) if one is not old]
+            if changed:
+                renewed = dict(self._resources)
+                for at in changed:
+                    _put(memo, renewed, scope.targets[at], current[at], locality, failover)
+                self._resources = renewed
+        self._targets, self._endpoints = scope.targets, current
+        self._locality, self._failover = locality, failover
+        return self._resources
+
+
+def _put(
+    memo: Memo,
+    found: dict[str, XdsResource],
+    target: Target,
+    endpoints: tuple[Endpoint, ...],
+    locality: str,
+    failover: bool,
+) -> None:
+    key = (target.service, target.rule, locality if failover else "")
+    kept = memo.latest("assignments", key, (endpoints,), _assignments, *key, endpoints)
+    for resource in kept:
+        found[resource.name] = resource
+
+
+def _assignments(
+    service: Service, rule: DestinationRule | None, locality: str, endpoints: tuple[Endpoint, ...]
+) -> tuple[XdsResource, ...]:
+    """The assignments of all clusters of one service. Farther endpoints step back only where outlier detection can
+    tell that the near ones are sick."""
+    found = []
+    for part in parts_of(service, rule):
+        policy = effective_policy(rule, part.port.number, part.subset)
+        if not is_eds(service, policy):
+            continue
+        chosen = in_subset(endpoints, part.port.number, part.subset.labels if part.subset else ())
+        name = part.cluster(service)
+        message = load_assignment(name, chosen, locality, failover=policy.outlier_detection is not None)
+        found.append(resource_of(ENDPOINT, name, message))
+    return tuple(found)

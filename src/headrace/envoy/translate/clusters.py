@@ -1,0 +1,184 @@
+"""Clusters of the outbound side: one for each port of a service and for each subset of it, and the two fixed ones.
+
+Called by `translate`. A cluster depends on the target (service, its rule, its identities) and the mesh, never on
+endpoints (those come as load assignments), but for DNS services, whose endpoints are names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http_pb2
+
+from headrace.envoy.resources import CLUSTER, XdsResource
+from headrace.envoy.translate.cluster_policy import (
+    apply_load_balancer,
+    apply_outlier_detection,
+    apply_pool,
+    http_options,
+    set_http_options,
+    speaks_http2,
+    thresholds,
+)
+from headrace.envoy.translate.cluster_tls import TlsSettings, apply_tls, originates_tls
+from headrace.envoy.translate.destination_rules import effective_policy
+from headrace.envoy.translate.endpoints import in_subset, load_assignment
+from headrace.envoy.translate.memo import Memo, resource_of
+from headrace.envoy.translate.messages import ads, duration
+from headrace.envoy.view import Target
+from headrace.model.destination import DestinationRule, LbPolicy, Subset, TrafficPolicy
+from headrace.model.engine_timeouts import engine_timeouts
+from headrace.model.mesh import MeshConfig
+from headrace.model.names import outbound_cluster, sni
+from headrace.model.service import Endpoint, Protocol, Resolution, Service, ServicePort
+
+PASSTHROUGH = "PassthroughCluster"
+BLACK_HOLE = "BlackHoleCluster"
+_BY_NAME = (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One cluster to be: a port of a service, whole or a subset."""
+
+    port: ServicePort
+    subset: Subset | None
+
+    def cluster(self, service: Service) -> str:
+        """The cluster's name."""
+        return outbound_cluster(self.port.number, self.subset.name if self.subset else "", service.host)
+
+
+def parts_of(service: Service, rule: DestinationRule | None) -> Iterator[Part]:
+    """Every port that has clusters (all but UDP), whole and by subset. A wildcard host has no clusters of its own
+    unless it is passed through."""
+    if service.host.startswith("*") and service.resolution is not Resolution.NONE:
+        return
+    for port in service.ports:
+        if port.protocol is Protocol.UDP:
+            continue
+        yield Part(port, None)
+        for subset in rule.subsets if rule else ():
+            yield Part(port, subset)
+
+
+def is_eds(service: Service, policy: TrafficPolicy) -> bool:
+    """Whether the cluster's endpoints come as a load assignment."""
+    if service.resolution not in (Resolution.MESH, Resolution.STATIC):
+        return False
+    return policy.load_balancer is None or policy.load_balancer.simple is not LbPolicy.PASSTHROUGH
+
+
+def targets_by_name(targets: Iterable[Target]) -> tuple[Target, ...]:
+    """Those whose endpoints are host names, which are part of the cluster."""
+    return tuple(target for target in targets if target.service.resolution in _BY_NAME)
+
+
+def target_clusters(
+    memo: Memo, mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...]
+) -> tuple[XdsResource, ...]:
+    """All clusters of one service as a scope sees it."""
+    named = endpoints if target.service.resolution in _BY_NAME else ()
+    return memo.get("clusters", (mesh, target, named), _build, mesh, target, named)
+
+
+def _build(mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...]) -> tuple[XdsResource, ...]:
+    found = (_cluster(mesh, target, part, endpoints) for part in parts_of(target.service, target.rule))
+    return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
+
+
+def _cluster(mesh: MeshConfig, target: Target, part: Part, endpoints: tuple[Endpoint, ...]) -> Any | None:
+    service, port = target.service, part.port
+    policy = effective_policy(target.rule, port.number, part.subset)
+    name = part.cluster(service)
+    cluster = cluster_pb2.Cluster(name=name)
+    cluster.common_lb_config.SetInParent()
+    if not _set_discovery(cluster, service, part, endpoints):
+        return None
+    pool = policy.connection_pool
+    http2 = speaks_http2(pool, declared=port.protocol.is_http2)
+    options = http_options(pool, http2=http2, sniffed=port.protocol is Protocol.UNDECLARED)
+    if options is None and originates_tls(policy.tls):
+        options = http_options(pool, http2=http2, sniffed=False) or _http1_options()
+    engine = engine_timeouts(service.engine)
+    apply_pool(cluster, pool, min(mesh.connect_timeout, engine.connect) if engine else mesh.connect_timeout)
+    apply_outlier_detection(cluster, policy.outlier_detection)
+    apply_load_balancer(cluster, policy.load_balancer)
+    subset = part.subset.name if part.subset else ""
+    own_sni = sni(port.number, subset, service.host)
+    apply_tls(cluster, options, TlsSettings(mesh, service, policy.tls, own_sni, target.accounts, http2))
+    set_http_options(cluster, options)
+    if cluster.type == cluster_pb2.Cluster.EDS:
+        cluster.eds_cluster_config.eds_config.CopyFrom(ads())
+        cluster.eds_cluster_config.service_name = name
+    _describe(cluster, target, part)
+    return cluster
+
+
+def _http1_options() -> Any:
+    options = http_pb2.HttpProtocolOptions()
+    options.explicit_http_config.http_protocol_options.SetInParent()
+    return options
+
+
+def _set_discovery(cluster: Any, service: Service, part: Part, endpoints: tuple[Endpoint, ...]) -> bool:
+    """How the cluster finds its endpoints; False where a DNS cluster would have none (Istio leaves it out)."""
+    if service.resolution is Resolution.NONE:
+        cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
+        return True
+    if service.resolution not in _BY_NAME:
+        cluster.type = cluster_pb2.Cluster.EDS
+        return True
+    found = in_subset(endpoints, part.port.number, part.subset.labels if part.subset else ())
+    if not found:
+        return False
+    once = service.resolution is Resolution.DNS_ROUND_ROBIN
+    cluster.type = cluster_pb2.Cluster.LOGICAL_DNS if once else cluster_pb2.Cluster.STRICT_DNS
+    cluster.dns_lookup_family = cluster_pb2.Cluster.V4_ONLY
+    cluster.respect_dns_ttl = True
+    cluster.dns_refresh_rate.CopyFrom(duration(60))
+    named = found[:1] if once else found  # LOGICAL_DNS takes exactly one name
+    cluster.load_assignment.CopyFrom(load_assignment(cluster.name, named, "", failover=False))
+    return True
+
+
+def _describe(cluster: Any, target: Target, part: Part) -> None:
+    """Istio's metadata of a cluster: the service, the rule that shaped it, the subset."""
+    about = cluster.metadata.filter_metadata["istio"]
+    rule = target.rule
+    if rule is not None:
+        path = f"namespaces/{rule.meta.namespace}/destination-rule/{rule.meta.name}"
+        about["config"] = f"/apis/networking.istio.io/v1alpha3/{path}"
+    about["default_original_port"] = part.port.number
+    service = target.service
+    about.get_or_create_list("services").extend(
+        [{"host": service.host, "name": service.name, "namespace": service.namespace}]
+    )
+    if part.subset is not None:
+        about["subset"] = part.subset.name
+
+
+def fixed_clusters(memo: Memo, mesh: MeshConfig, *, gateway: bool) -> tuple[XdsResource, ...]:
+    """`BlackHoleCluster`, and for sidecars `PassthroughCluster`."""
+    return memo.get("fixed clusters", (mesh, gateway), _fixed, mesh, gateway)
+
+
+def _fixed(mesh: MeshConfig, gateway: bool) -> tuple[XdsResource, ...]:
+    hole = cluster_pb2.Cluster(
+        name=BLACK_HOLE, type=cluster_pb2.Cluster.STATIC, connect_timeout=duration(mesh.connect_timeout)
+    )
+    found = [resource_of(CLUSTER, BLACK_HOLE, hole)]
+    if not gateway:
+        through = cluster_pb2.Cluster(
+            name=PASSTHROUGH,
+            type=cluster_pb2.Cluster.ORIGINAL_DST,
+            connect_timeout=duration(mesh.connect_timeout),
+            lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
+            circuit_breakers=thresholds(None),
+        )
+        set_http_options(through, http_options(None, http2=False, sniffed=True))
+        found.append(resource_of(CLUSTER, PASSTHROUGH, through))
+    return tuple(found)

@@ -1,0 +1,52 @@
+"""Which policy holds for one port and subset of a service: the inheritance rules of a DestinationRule.
+
+Called by `clusters`, `endpoints` and `routes`. Istio's rules: a subset overrides by block, never by field; settings of
+a port replace all four blocks wholesale, also with nothing.
+"""
+
+from __future__ import annotations
+
+from headrace.model.destination import ConsistentHash, DestinationRule, Subset, TrafficPolicy
+
+_NOTHING = TrafficPolicy()
+
+
+def effective_policy(rule: DestinationRule | None, port: int, subset: Subset | None = None) -> TrafficPolicy:
+    """The four blocks that hold for `port` of the rule's service, and for a subset of it."""
+    if rule is None:
+        return _NOTHING
+    whole, _ = _for_port(rule.policy, port)
+    if subset is None or subset.policy is None:
+        return whole
+    own, replaces = _for_port(subset.policy, port)
+    if replaces:
+        return own
+    return TrafficPolicy(
+        load_balancer=own.load_balancer or whole.load_balancer,
+        connection_pool=own.connection_pool or whole.connection_pool,
+        outlier_detection=own.outlier_detection or whole.outlier_detection,
+        tls=own.tls or whole.tls,
+    )
+
+
+def _for_port(policy: TrafficPolicy | None, port: int) -> tuple[TrafficPolicy, bool]:
+    """The policy's blocks for a port, and whether port settings replaced them."""
+    if policy is None:
+        return _NOTHING, False
+    for own in policy.ports:
+        if own.port == port:
+            return TrafficPolicy(own.load_balancer, own.connection_pool, own.outlier_detection, own.tls), True
+    return policy, False
+
+
+def subset_named(rule: DestinationRule | None, name: str) -> Subset | None:
+    """The rule's subset of that name."""
+    if rule is None or not name:
+        return None
+    return next((subset for subset in rule.subsets if subset.name == name), None)
+
+
+def consistent_hash(rule: DestinationRule | None, port: int, subset: str = "") -> ConsistentHash | None:
+    """The key by which calls to a port and subset stick to an endpoint (None: they do not)."""
+    balancer = effective_policy(rule, port, subset_named(rule, subset)).load_balancer
+    return balancer.consistent_hash if balancer else None

@@ -1,0 +1,115 @@
+"""Load assignments: the endpoints of one cluster, by locality.
+
+Called by `translate` for EDS clusters (the short path of an endpoint change: nothing else is built) and by `clusters`
+for DNS clusters, whose endpoints are part of the cluster. Endpoint metadata says which endpoints have a mesh
+certificate (`tlsMode`), and who they are, in Istio's form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from envoy.config.core.v3 import address_pb2, base_pb2, health_check_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2 as part_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+
+from headrace.envoy.translate.messages import socket_address, uint32
+from headrace.model.service import Endpoint, Health
+from headrace.model.traffic import Pairs
+
+TRANSPORT_SOCKET_MATCH = "envoy.transport_socket_match"
+_UNIX = "unix://"
+_HEALTH = {
+    Health.HEALTHY: health_check_pb2.HEALTHY,
+    Health.UNHEALTHY: health_check_pb2.UNHEALTHY,
+    Health.DRAINING: health_check_pb2.DRAINING,
+}
+
+
+def in_subset(endpoints: Iterable[Endpoint], port: int, labels: Pairs) -> list[Endpoint]:
+    """The endpoints of one service port that carry all of a subset's labels."""
+    wanted = set(labels)
+    return [item for item in endpoints if item.service_port == port and wanted <= set(item.labels)]
+
+
+def load_assignment(cluster: str, endpoints: Sequence[Endpoint], locality: str, *, failover: bool) -> Any:
+    """The ClusterLoadAssignment of these endpoints, grouped by locality in order of name.
+
+    `locality` is the caller's (`region/zone/subzone`); with `failover` endpoints farther away get a lower priority
+    (Istio: only where outlier detection can tell that the near ones are sick).
+    """
+    groups: dict[str, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        groups.setdefault(endpoint.locality, []).append(endpoint)
+    ranks = _priorities(groups, locality) if failover and locality else dict.fromkeys(groups, 0)
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster)
+    for name in sorted(groups):
+        assignment.endpoints.append(
+            part_pb2.LocalityLbEndpoints(
+                locality=_locality(name),
+                lb_endpoints=[_lb_endpoint(endpoint) for endpoint in groups[name]],
+                load_balancing_weight=uint32(sum(endpoint.weight or 1 for endpoint in groups[name])),
+                priority=ranks[name],
+            )
+        )
+    return assignment
+
+
+def _priorities(groups: Iterable[str], own: str) -> dict[str, int]:
+    """Priorities without gaps (Envoy demands that): the same subzone, zone, region, then the rest."""
+    distance = {name: _distance(name.split("/"), own.split("/")) for name in groups}
+    ranks = {value: rank for rank, value in enumerate(sorted(set(distance.values())))}
+    return {name: ranks[value] for name, value in distance.items()}
+
+
+def _distance(name: list[str], own: list[str]) -> int:
+    same = 0
+    for one, other in zip(name, own, strict=False):
+        if one != other:
+            break
+        same += 1
+    return max(len(own) - same, 0)
+
+
+def _locality(name: str) -> Any:
+    region, _, rest = name.partition("/")
+    zone, _, sub_zone = rest.partition("/")
+    return base_pb2.Locality(region=region, zone=zone, sub_zone=sub_zone)
+
+
+def _lb_endpoint(endpoint: Endpoint) -> Any:
+    found = part_pb2.LbEndpoint(
+        endpoint=part_pb2.Endpoint(address=_address(endpoint)),
+        health_status=_HEALTH[endpoint.health],
+        load_balancing_weight=uint32(endpoint.weight or 1),
+    )
+    if endpoint.mtls:
+        found.metadata.filter_metadata[TRANSPORT_SOCKET_MATCH]["tlsMode"] = "istio"
+    if endpoint.workload or endpoint.labels:
+        found.metadata.filter_metadata["istio"]["workload"] = _workload(endpoint)
+    return found
+
+
+def _address(endpoint: Endpoint) -> Any:
+    if endpoint.address.startswith(_UNIX):
+        return address_pb2.Address(pipe=address_pb2.Pipe(path=endpoint.address.removeprefix(_UNIX)))
+    return socket_address(endpoint.address, endpoint.port)
+
+
+def _workload(endpoint: Endpoint) -> str:
+    """`workload;namespace;canonical name;canonical revision;cluster`, as Istio's telemetry reads it."""
+    labels = dict(endpoint.labels)
+    name = next(
+        (labels[key] for key in ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app") if key in labels),
+        endpoint.workload,
+    )
+    revision = next(
+        (
+            labels[key]
+            for key in ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+            if key in labels
+        ),
+        "",
+    )
+    return f"{endpoint.workload};{endpoint.namespace};{name};{revision};Kubernetes"

@@ -1,0 +1,189 @@
+"""Where a request goes and how: destinations, weights, rewrites, mirrors, timeouts, hash policies; or an answer.
+
+Called by `routes` and `virtual_hosts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3 import route_components_pb2 as route_pb2
+
+from headrace.envoy.translate.destination_rules import consistent_hash
+from headrace.envoy.translate.messages import boolean, duration, uint32
+from headrace.envoy.translate.route_filters import runtime_fraction
+from headrace.envoy.translate.route_headers import apply_headers, host_written
+from headrace.envoy.translate.route_retry import retry_policy
+from headrace.envoy.view import Target
+from headrace.model.destination import ConsistentHash
+from headrace.model.engine_timeouts import EngineTimeouts, engine_timeouts
+from headrace.model.mesh import MeshConfig
+from headrace.model.names import outbound_cluster
+from headrace.model.traffic import Destination, DirectResponse, HttpRoute, Redirect
+
+_CODES = {
+    301: route_pb2.RedirectAction.MOVED_PERMANENTLY,
+    302: route_pb2.RedirectAction.FOUND,
+    303: route_pb2.RedirectAction.SEE_OTHER,
+    307: route_pb2.RedirectAction.TEMPORARY_REDIRECT,
+    308: route_pb2.RedirectAction.PERMANENT_REDIRECT,
+}
+_USUAL_PORT = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a route stands: the mesh, the listener's port, whether its listener terminates TLS, and the services that
+    its destinations name (those that are visible)."""
+
+    mesh: MeshConfig
+    port: int
+    tls: bool
+    targets: Mapping[str, Target]
+
+
+def destination_cluster(place: Place, destination: Destination) -> str:
+    """The cluster of a destination: its port as written, else the service's only one, else the listener's."""
+    return outbound_cluster(_port_of(place, destination), destination.subset, destination.host)
+
+
+def _port_of(place: Place, destination: Destination) -> int:
+    if destination.port:
+        return destination.port
+    target = place.targets.get(destination.host)
+    if target is not None and len(target.service.ports) == 1:
+        return target.service.ports[0].number
+    return place.port
+
+
+def apply_route(route: Any, http: HttpRoute, place: Place) -> None:
+    """Fill in the action of a rule that forwards."""
+    action = route.route
+    _apply_rewrite(action, http)
+    host = (http.rewrite.authority if http.rewrite else "") or host_written(http.headers)
+    if host:
+        action.host_rewrite_literal = host
+    sticky = False
+    if len(http.route) == 1:
+        lone = http.route[0]
+        action.cluster = destination_cluster(place, lone.destination)
+        apply_headers(route, lone.headers)
+        own = host_written(lone.headers)
+        if own and not host:
+            action.host_rewrite_literal = own
+        sticky = _add_hash_policy(action, place, lone.destination)
+    else:
+        _apply_weighted(action, http, place)
+    for mirror in http.mirrors:
+        if mirror.percent > 0:
+            action.request_mirror_policies.add(
+                cluster=destination_cluster(place, mirror.destination),
+                runtime_fraction=runtime_fraction(mirror.percent),
+                trace_sampled=boolean(False),
+                disable_shadow_host_suffix_append=True,
+            )
+    retries = http.retries if http.retries is not None else place.mesh.default_http_retry
+    policy = retry_policy(retries, sticky=sticky)
+    if policy is not None:
+        action.retry_policy.CopyFrom(policy)
+    engines = [_engine_of(place, item.destination) for item in http.route]
+    set_timeouts(action, http.timeout, [engine for engine in engines if engine])
+
+
+def _apply_rewrite(action: Any, http: HttpRoute) -> None:
+    rewrite = http.rewrite
+    if rewrite is None:
+        return
+    if rewrite.regex_match:
+        action.regex_rewrite.pattern.regex = rewrite.regex_match
+        action.regex_rewrite.substitution = rewrite.regex_rewrite
+    elif rewrite.uri:
+        action.prefix_rewrite = rewrite.uri
+
+
+def _apply_weighted(action: Any, http: HttpRoute, place: Place) -> None:
+    """Weighted clusters; a destination with weight 0 gets nothing, so it is left out."""
+    for item in http.route:
+        if item.weight == 0:
+            continue
+        cluster = action.weighted_clusters.clusters.add(
+            name=destination_cluster(place, item.destination), weight=uint32(item.weight)
+        )
+        apply_headers(cluster, item.headers)
+        host = host_written(item.headers)
+        if host:
+            cluster.host_rewrite_literal = host
+        _add_hash_policy(action, place, item.destination)
+
+
+def _engine_of(place: Place, destination: Destination) -> str:
+    target = place.targets.get(destination.host)
+    return target.service.engine if target else ""
+
+
+def _add_hash_policy(action: Any, place: Place, destination: Destination) -> bool:
+    target = place.targets.get(destination.host)
+    if target is None:
+        return False
+    key = consistent_hash(target.rule, _port_of(place, destination), destination.subset)
+    if key is None:
+        return False
+    action.hash_policy.append(hash_policy(key))
+    return True
+
+
+def hash_policy(key: ConsistentHash) -> Any:
+    """The HashPolicy of a consistent hash: by header, cookie, source address or query parameter."""
+    found = route_pb2.RouteAction.HashPolicy()
+    if key.header:
+        found.header.header_name = key.header
+    elif key.cookie_name:
+        found.cookie.name = key.cookie_name
+        found.cookie.path = key.cookie_path
+        if key.cookie_ttl is not None:
+            found.cookie.ttl.CopyFrom(duration(key.cookie_ttl))
+        for name, value in key.cookie_attributes:
+            found.cookie.attributes.add(name=name, value=value)
+    elif key.query_parameter:
+        found.query_parameter.name = key.query_parameter
+    else:
+        found.connection_properties.source_ip = True
+    return found
+
+
+def set_timeouts(action: Any, written: float | None, engines: Iterable[str]) -> None:
+    """The route's timeouts: as written; else the engine's explicit ones (the longest, where several engines share the
+    route); else none, as in Istio."""
+    known = [found for found in map(engine_timeouts, engines) if found is not None]
+    total = written or 0.0
+    if written is None and known:
+        longest = EngineTimeouts(
+            max(item.total for item in known), max(item.idle for item in known), max(item.connect for item in known)
+        )
+        total = longest.total
+        action.idle_timeout.CopyFrom(duration(longest.idle))
+    action.timeout.CopyFrom(duration(total))
+    action.max_grpc_timeout.CopyFrom(duration(total))
+
+
+def apply_redirect(route: Any, redirect: Redirect, place: Place) -> None:
+    """Fill in the action of a rule that redirects."""
+    action = route.redirect
+    action.host_redirect = redirect.authority
+    action.path_redirect = redirect.uri
+    if redirect.scheme:
+        action.scheme_redirect = redirect.scheme
+    port = place.port if redirect.derive_port == "FROM_REQUEST_PORT" else redirect.port
+    if port != _USUAL_PORT.get(redirect.scheme or ("https" if place.tls else "http")):
+        action.port_redirect = port
+    action.response_code = _CODES.get(redirect.code, route_pb2.RedirectAction.MOVED_PERMANENTLY)
+
+
+def apply_direct_response(route: Any, response: DirectResponse) -> None:
+    """Fill in the action of a rule that answers by itself."""
+    route.direct_response.status = response.status
+    if response.body is not None:
+        route.direct_response.body.CopyFrom(base_pb2.DataSource(inline_bytes=response.body))
