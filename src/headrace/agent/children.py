@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.agent.capture import Attachment
-from headrace.agent.process import ProcessId
 from headrace.floor.files import write_private
+from headrace.floor.processes import ProcessMark
 
 SCHEMA = 1
 _FILE = "children.json"
@@ -28,17 +28,17 @@ _LIMIT = 64 << 20
 class ChildRecord:
     """A process that was running when the record was written."""
 
-    process: ProcessId
+    process: ProcessMark
     mark: str
 
     def as_json(self) -> dict[str, Any]:
-        return {"pid": self.process.pid, "start": self.process.start, "mark": self.mark}
+        return {"pid": self.process.pid, "start": self.process.started, "mark": self.mark}
 
     @classmethod
     def parse(cls, data: Any) -> ChildRecord | None:
         if data is None:
             return None
-        return cls(ProcessId(int(data["pid"]), int(data["start"])), str(data["mark"]))
+        return cls(ProcessMark(int(data["pid"]), int(data["start"])), str(data["mark"]))
 
 
 @dataclass(frozen=True, slots=True)

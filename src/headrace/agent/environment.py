@@ -7,6 +7,7 @@ mesh adds, then the document's `env`, which wins, as it would in a container.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 
 from headrace.agent.capture import Attachment
@@ -56,6 +57,7 @@ def _facts(spec: ReplicaSpec, attachment: Attachment) -> dict[str, str]:
         "HEADRACE_INDEX": str(spec.index),
         "HEADRACE_ADDRESS": attachment.address,
         "HEADRACE_IDENTITY": spec.identity.uri,
+        "HEADRACE_PYTHON": sys.executable,
     }
     for port in spec.ports:
         local = str(attachment.local_port(port.number))

@@ -17,24 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.agent.reaper import KNOWN
+from headrace.floor.processes import ProcessMark
 
 MARK = "HEADRACE_SUPERVISED"
 """Environment variable that names the mesh, the role and one start of a process."""
-_STAT_START_TIME = 19  # field 22 of /proc/PID/stat, counted from field 3 (proc(5)): what follows the command's ")"
 _MARK_BYTES = f"{MARK}=".encode()
 _KILL_POLL = 0.02
 
 
 class StartFailed(Exception):
     """The process could not be started; the message says why, for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessId:
-    """A process for good: its pid and its start time in clock ticks since boot (proc(5), field 22)."""
-
-    pid: int
-    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +40,11 @@ class Launch:
     log: Path | None = None
 
 
-def start_time(pid: int) -> int | None:
-    """The start time of a running process; None where there is none or it is a zombie."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if len(fields) <= _STAT_START_TIME or fields[0] in "ZX" else int(fields[_STAT_START_TIME])
-
-
 def marked(prefix: str) -> list[int]:
     """Pids of this user's running processes whose mark starts with `prefix`, sorted."""
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return sorted(
-        pid for pid in pids if pid != os.getpid() and mark_of(pid).startswith(prefix) and start_time(pid) is not None
+        pid for pid in pids if pid != os.getpid() and mark_of(pid).startswith(prefix) and ProcessMark.of(pid)
     )
 
 
@@ -78,7 +60,7 @@ def mark_of(pid: int) -> str:
 class Child:
     """One supervised process. Made by `spawn` or `adopt` in a running event loop; `close` when done with it."""
 
-    def __init__(self, identity: ProcessId, pidfd: int, mark: str, own: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, identity: ProcessMark, pidfd: int, mark: str, own: subprocess.Popen[bytes] | None) -> None:
         self.identity = identity
         self.mark = mark
         self._own = own
@@ -172,16 +154,16 @@ def spawn(launch: Launch) -> Child:
     KNOWN.add(process.pid)
     pidfd = os.pidfd_open(process.pid)
     # A process that ended already is a zombie until it is waited for: it keeps its pid, and pidfd tells at once.
-    return Child(ProcessId(process.pid, start_time(process.pid) or 0), pidfd, launch.mark, process)
+    return Child(ProcessMark.of(process.pid) or ProcessMark(process.pid, 0), pidfd, launch.mark, process)
 
 
-def adopt(identity: ProcessId, mark: str) -> Child | None:
+def adopt(identity: ProcessMark, mark: str) -> Child | None:
     """Watch a process that an earlier agent started; None where it does not run any more."""
     try:
         pidfd = os.pidfd_open(identity.pid)
     except OSError:
         return None
-    if start_time(identity.pid) != identity.start:
+    if not identity.alive():
         os.close(pidfd)
         return None
     return Child(identity, pidfd, mark, None)

@@ -1,7 +1,7 @@
 """The agent as a process: takes its state directory, wires the agent's room together, and runs until told to stop.
 
-Called by `headrace agent` (which `headrace up` starts). SIGTERM or SIGINT end everything that it runs, gracefully; a second
-one skips the waiting. SIGKILL leaves everything running for the next agent.
+Called by `headrace agent` (which `headrace up` starts). SIGTERM or SIGINT end everything that it runs, gracefully; a
+second one skips the waiting. SIGKILL leaves everything running for the next agent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from headrace.agent.guardian import Charge, Guardian
 from headrace.agent.host import Host, HostLimits
 from headrace.agent.link import ControlLink, HostFacts
 from headrace.agent.prober import probe_session
-from headrace.agent.process import start_time
 from headrace.agent.proxy import ProxySettings
 from headrace.agent.reaper import become_subreaper, watch
 from headrace.agent.sds import SecretStore
@@ -37,8 +36,8 @@ from headrace.envoy.binary import PINNED_VERSION, pinned_envoy
 from headrace.envoy.module import ModuleCheck, check_module
 from headrace.floor.backoff import Backoff
 from headrace.floor.clock import SystemClock
-from headrace.floor.files import write_private
 from headrace.floor.places import Places, StateError
+from headrace.floor.processes import ProcessMark, write_mark
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _RECONNECT_FIRST = 0.05
@@ -67,7 +66,9 @@ def run_agent(options: AgentOptions) -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # processes are started by vfork, which needs no help
     envoy = pinned_envoy()
     module = check_module(places.agent / "module-check.json")
-    write_private(places.pid_file("agent"), f"{os.getpid()} {start_time(os.getpid())}\n".encode())
+    own = ProcessMark.of(os.getpid())
+    assert own is not None, "/proc does not know this process"
+    write_mark(places.pid_file("agent"), own)
     try:
         asyncio.run(_run(options, places, envoy, module))
     finally:
@@ -77,7 +78,7 @@ def run_agent(options: AgentOptions) -> None:
 
 def headrace_command(*arguments: str) -> tuple[str, ...]:
     """The command line that runs this very installation of headrace."""
-    return (sys.executable, "-c", "from headrace.app.cli import main; main()", *arguments)
+    return (sys.executable, "-m", "headrace", *arguments)
 
 
 async def _run(options: AgentOptions, places: Places, envoy: Path, module: ModuleCheck) -> None:
@@ -141,7 +142,7 @@ def _host(options: AgentOptions, places: Places, pieces: HostPieces) -> Host:
 
 
 def _lock(places: Places) -> IO[bytes]:
-    """The lock of the state directory, held for as long as the file stays open (processes it starts do not inherit it)."""
+    """The lock of the state directory, held for as long as the file stays open (and not inherited)."""
     file = (places.agent / "lock").open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""`headrace agent`: run this host's agent. Started by `headrace up`; by hand where the mesh is put together in parts."""
+"""`headrace agent`: run this host's agent (`headrace up` starts it)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ def agent(
     control_plane: Annotated[
         bool, typer.Option("--control-plane/--no-control-plane", help="Start the control plane and keep it running.")
     ] = True,
-    log_mib: Annotated[
-        int, typer.Option(min=1, help="Rotate a log that is larger (MiB; one older file is kept).")
-    ] = 32,
+    log_mib: Annotated[int, typer.Option(min=1, help="Rotate logs beyond this size (one older file is kept).")] = 32,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")] = False,
 ) -> None:
     """Run this host's agent: it starts applications and their Envoys, and the control plane, and keeps them running.
