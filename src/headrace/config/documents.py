@@ -28,6 +28,22 @@ MAX_FILES = 20_000
 SUFFIXES = (".yaml", ".yml", ".json")
 DEFAULT_NAMESPACE = "default"
 
+CLUSTER_WIDE = frozenset(
+    {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "GatewayClass",
+        "IngressClass",
+        "MeshConfig",
+        "Namespace",
+        "Node",
+        "PersistentVolume",
+        "StorageClass",
+    }
+)
+"""Kinds whose documents stand in no namespace."""
+
 Path = tuple[str | int, ...]
 """A place in a document: `("spec", "http", 0, "timeout")`."""
 
@@ -38,7 +54,7 @@ _UNHASHED_METADATA = ("resourceVersion", "uid", "generation", "managedFields", "
 class Document:
     """One document as it was written.
 
-    `namespace` is `default` where the document names none, `name` empty where it has none. `lines` maps the path of
+    `namespace` is `default` where the document names none (empty for cluster-wide kinds), `name` empty where it has none. `lines` maps the path of
     every field to its 1-based line in `file`. `index` counts the documents of one file, `digest` is a hash of the
     content without status and without what a Kubernetes server adds to metadata.
     """
@@ -161,10 +177,11 @@ def _document(data: dict[str, Any], lines: Mapping[Path, int], line: int, place:
     def text(value: Any, default: str = "") -> str:
         return value if isinstance(value, str) and value else default
 
+    kind = text(data.get("kind"))
     return Document(
-        kind=text(data.get("kind")),
+        kind=kind,
         api_version=text(data.get("apiVersion")),
-        namespace=text(metadata.get("namespace"), DEFAULT_NAMESPACE)[:253],
+        namespace="" if kind in CLUSTER_WIDE else text(metadata.get("namespace"), DEFAULT_NAMESPACE)[:253],
         name=text(metadata.get("name"))[:253],
         data=data,
         lines=lines,

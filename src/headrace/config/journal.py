@@ -64,11 +64,11 @@ class SqliteJournal:
         """Every kept document, judged again by today's rules; those that these refuse are left out."""
         found = []
         rows = self._database.execute(
-            "SELECT source, version, applied, file, line, position, data, lines FROM documents "
+            "SELECT source, namespace, version, applied, file, line, position, data, lines FROM documents "
             "ORDER BY source, file, position, kind, namespace, name"
         )
-        for source, version, applied, file, line, position, data, lines in rows:
-            document = _document(data, lines, (source, file, line, position))
+        for source, namespace, version, applied, file, line, position, data, lines in rows:
+            document = _document(data, lines, (source, namespace, file, line, position))
             resource, key, problems = validate(document)
             if resource is not None and key is not None:
                 found.append(Stored(key, document, resource, version, problems, bool(applied)))
@@ -92,15 +92,15 @@ class SqliteJournal:
         )
 
 
-def _document(data_text: str, lines_text: str, place: tuple[str, str, int, int]) -> Document:
-    source, file, line, position = place
+def _document(data_text: str, lines_text: str, place: tuple[str, str, str, int, int]) -> Document:
+    source, namespace, file, line, position = place
     data = json.loads(data_text)
     lines: dict[Path, int] = {tuple(path): at for path, at in json.loads(lines_text)}
     metadata = data["metadata"]
     return Document(
         kind=data["kind"],
         api_version=data["apiVersion"],
-        namespace=metadata.get("namespace") or "default",
+        namespace=namespace,
         name=metadata["name"],
         data=data,
         lines=lines,

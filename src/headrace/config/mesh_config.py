@@ -59,7 +59,7 @@ def _wrapped(document: Document, offset: int) -> Document:
         document,
         kind="MeshConfig",
         api_version="headrace.dev/v1alpha1",
-        namespace="default",
+        namespace="",
         name=_NAME,
         data=data,
         lines=lines,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from headrace.config.documents import Document, Path
@@ -37,6 +36,11 @@ CONFLICT = "HR0007"
 
 
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,253}")
+
+
+def to_camel(name: str) -> str:
+    """The JSON name of a field as protobuf makes it: `enable_64bit_trace_id` → `enable64bitTraceId`."""
+    return re.sub(r"_+(.)", lambda match: match[1].upper(), name.rstrip("_"))
 
 
 class Spec(BaseModel):
@@ -152,9 +156,8 @@ def validate_as(kind: Kind[Any], document: Document) -> Validated:
     if spec is not None and kind.check:
         findings += kind.check(spec, document)
     failed = any(finding.severity is Severity.ERROR for finding in findings)
-    if not failed:
-        findings += _declared(document, kind.untranslated, NOT_SUPPORTED, "is not supported yet: it is ignored")
-        findings += _declared(document, kind.without_effect, NO_EFFECT, "has no effect in this mesh")
+    findings += _declared(document, kind.untranslated, NOT_SUPPORTED, "is not supported yet: it is ignored")
+    findings += _declared(document, kind.without_effect, NO_EFFECT, "has no effect in this mesh")
     problems = tuple(sorted(problem_of(document, finding) for finding in findings))
     if failed or meta is None or spec is None:
         return Validated(None, meta.key if meta else None, problems)

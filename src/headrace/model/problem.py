@@ -57,5 +57,6 @@ class Problem:
     def as_line(self) -> str:
         """One line for a terminal or a log: `file:line: severity CODE kind ns/name field: message Remedy`."""
         subject = " ".join(part for part in (self.kind, f"{self.namespace}/{self.name}".strip("/")) if part)
-        place = f"{subject} {self.field}".strip()
-        return f"{self.file}:{self.line}: {self.severity} {self.code} {place}: {self.message} {self.remedy}".rstrip()
+        place = " ".join(part for part in (self.code, subject, self.field) if part)
+        said = f"{self.message.rstrip('.')}. {self.remedy}" if self.remedy else self.message
+        return f"{self.file}:{self.line}: {self.severity} {place}: {said}"

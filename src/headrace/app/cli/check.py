@@ -31,7 +31,9 @@ def check(
     ] = None,
 ) -> None:
     """Judge documents without a running mesh. Exit 0 if no problem is an error, else 1."""
-    results = [_read_input() if path == "-" else read_paths([path], _SOURCE) for path in dict.fromkeys(paths)]
+    results = [read_paths([path for path in paths if path != "-"], _SOURCE)]
+    if "-" in paths:
+        results.append(_read_input())
     if mesh_config is not None:
         results.insert(0, read_mesh_config(mesh_config, _SOURCE))
     problems = judge(results)
