@@ -17,7 +17,7 @@ from headrace.app.control_plane.assignments import PlannedReplica, assignment
 from headrace.app.control_plane.hosts import HostBook
 from headrace.app.settings import MeshSettings
 from headrace.floor.cell import LatestValue
-from headrace.identity.attest import Assigned, IssueRefused
+from headrace.identity.attest import Assigned, IssueRefused, Stage
 from headrace.identity.issuer import Issuer
 from headrace.wire import agent_v1_pb2 as wire
 from headrace.wire import agent_v1_pb2_grpc
@@ -26,6 +26,12 @@ _log = structlog.get_logger()
 REPORT_GRACE = 10.0
 """Seconds for which a host's endpoints stay after its report stream broke."""
 _WITHDRAW_LIMIT = 60.0
+_REFUSALS = {
+    Stage.ATTEST: grpc.StatusCode.PERMISSION_DENIED,
+    Stage.REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    Stage.SIGN: grpc.StatusCode.FAILED_PRECONDITION,
+    Stage.RECORD: grpc.StatusCode.UNAVAILABLE,
+}
 
 
 class Discovery(Protocol):
@@ -119,8 +125,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         try:
             issued = self.issuer.issue(request.host, request.replica_id, request.csr_der)
         except IssueRefused as refusal:
-            _log.warning("certificate refused", host=request.host, replica=request.replica_id, reason=str(refusal))
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refusal))
+            await context.abort(_REFUSALS[refusal.stage], str(refusal))
         return wire.SignCertificateResponse(
             certificate_chain_pem=issued.chain_pem,
             trust_bundle_pem=issued.bundle_pem,

@@ -38,7 +38,7 @@ class LiveDocuments:
     def __init__(self, places: Places, settings: MeshSettings, changed: Callable[[], None]) -> None:
         self._settings = settings
         self._changed = changed
-        self.store = ConfigStore(SqliteJournal(places.documents))
+        self.store = ConfigStore(SqliteJournal.open(places.documents))
         self._reported: set[Problem] = set()
         self._strict = ""
 

@@ -27,6 +27,7 @@ from headrace.app.control_plane.mesh import Mesh
 from headrace.app.control_plane.pipeline import Pipeline
 from headrace.app.control_plane.sources import follow
 from headrace.app.settings import MeshSettings
+from headrace.config.journal import JournalError
 from headrace.envoy.resources import ResourceSet
 from headrace.envoy.xds.debounce import Debounce, settled
 from headrace.envoy.xds.hub import Hub
@@ -37,9 +38,9 @@ from headrace.floor.files import write_private
 from headrace.floor.places import Places, StateError
 from headrace.floor.processes import ProcessMark, write_mark
 from headrace.floor.sockets import private_listener
-from headrace.identity.authority import Authority
+from headrace.identity.authority import Authority, AuthorityError
 from headrace.identity.issuer import Issuer
-from headrace.identity.ledger import Ledger
+from headrace.identity.ledger import Ledger, LedgerError
 from headrace.model.gateway import Gateway
 from headrace.model.workload import Workload
 from headrace.wire import agent_v1_pb2_grpc
@@ -124,7 +125,7 @@ class ControlPlane:
     def _open_authority(self) -> None:
         trust_domain = self._documents.store.revision().mesh.trust_domain
         directory = Path(self._settings.ca_directory) if self._settings.ca_directory else self._places.ca
-        authority = Authority.open(directory, trust_domain, self._clock)
+        authority = Authority.open(directory, trust_domain, self._clock, create=not self._settings.ca_directory)
         ledger = Ledger.open(self._places.ca / "ledger.sqlite")
         self._agents.issuer = Issuer(self._agents, authority, ledger, self._clock, self._settings.certificate_lifetime)
 
@@ -138,7 +139,7 @@ class ControlPlane:
         try:
             self._documents.load()
             self._open_authority()
-        except Exception as error:
+        except (AuthorityError, LedgerError, JournalError) as error:
             raise StateError(str(error)) from error
         mark = ProcessMark.of(os.getpid())
         assert mark is not None

@@ -1,1 +1,1 @@
-"""`headrace demo`: the canary example, live, with real requests. `story` tells it, `answers` counts, `stage` sets it."""
+"""`headrace demo`: the canary example, with real requests. `story` tells it, `answers` counts, `stage` sets it."""

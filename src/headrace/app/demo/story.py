@@ -116,7 +116,7 @@ class Story:
             self._count()
 
     def _eject(self) -> dict[str, Any]:
-        """Make one replica of version 2 answer 500 until the client's Envoy ejects it; watch it stay away and return."""
+        """Make a replica of version 2 answer 500 until the client's Envoy ejects it; watch it return."""
         replicas = Replicas(self.places)
         sick = replicas.of("model-v2")[0]
         address = str(sick["address"])
