@@ -28,7 +28,7 @@ from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401 - k
 from envoy.extensions.filters.network.http_connection_manager.v3 import (
     http_connection_manager_pb2,  # noqa: F401
 )
-from envoy.extensions.transport_sockets.tls.v3 import tls_pb2  # noqa: F401
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from google.protobuf.json_format import ParseDict
 
 from headrace.agent.process import marked
@@ -155,18 +155,18 @@ class ScriptedControlPlane(agent_v1_pb2_grpc.ControlPlaneServicer):
 
     # The API
 
-    async def Register(self, request: wire.RegisterRequest, context: Any) -> wire.RegisterResponse:  # noqa: N802
+    async def Register(self, request: wire.RegisterRequest, context: Any) -> wire.RegisterResponse:
         self.registered.append(request)
         return wire.RegisterResponse(version="0.1.0", trust_domain="cluster.local", report_grace_ms=5000)
 
-    async def Assignments(self, request: Any, context: Any) -> AsyncIterator[wire.Assignment]:  # noqa: N802
+    async def Assignments(self, request: Any, context: Any) -> AsyncIterator[wire.Assignment]:
         while True:
             event = self._assigned
             if self.wanted.revision != "0":
                 yield self.wanted
             await event.wait()
 
-    async def Report(self, request_iterator: Any, context: Any) -> AsyncIterator[wire.ReportReply]:  # noqa: N802
+    async def Report(self, request_iterator: Any, context: Any) -> AsyncIterator[wire.ReportReply]:
         async for report in request_iterator:
             for item in report.replicas:
                 before = self.reports.get(item.id)
@@ -176,7 +176,7 @@ class ScriptedControlPlane(agent_v1_pb2_grpc.ControlPlaneServicer):
             self._publish()
             yield wire.ReportReply(sequence=report.sequence)
 
-    async def SignCertificate(self, request: Any, context: Any) -> wire.SignCertificateResponse:  # noqa: N802
+    async def SignCertificate(self, request: Any, context: Any) -> wire.SignCertificateResponse:
         self.signed.append(request.replica_id)
         if self.refuse_signing:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not today")
@@ -192,11 +192,11 @@ class ScriptedControlPlane(agent_v1_pb2_grpc.ControlPlaneServicer):
             serial=issued.serial,
         )
 
-    async def Withdraw(self, request: wire.WithdrawRequest, context: Any) -> wire.WithdrawResponse:  # noqa: N802
+    async def Withdraw(self, request: wire.WithdrawRequest, context: Any) -> wire.WithdrawResponse:
         self.withdrawn.append(request.replica_id)
         return wire.WithdrawResponse(acknowledged=True)
 
-    async def Discover(self, request_iterator: Any, context: Any) -> AsyncIterator[wire.DiscoveryFrame]:  # noqa: N802
+    async def Discover(self, request_iterator: Any, context: Any) -> AsyncIterator[wire.DiscoveryFrame]:
         name = dict(context.invocation_metadata())["replica-id"]
         self.streams.append(name)
 

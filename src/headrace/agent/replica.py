@@ -240,8 +240,9 @@ class Replica:
             before = self._machine.live
             try:
                 detail = await self._proxy.admin.live()
-            except AdminError as error:
-                detail = "" if before else str(error)  # a busy moment is no reason to leave the mesh
+            except AdminError:
+                # A busy moment is no reason to leave the mesh.
+                detail = "" if before else "the proxy is starting"
             if child.running:
                 self._machine.proxy_live(not detail, detail)
             if self._machine.live != before:
