@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from headrace.model.resource import Metadata
+from headrace.model.resource import Labels, Metadata
 from headrace.model.traffic import Pairs
 
 
@@ -148,10 +148,12 @@ class Subset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DestinationRule:
-    """A DestinationRule; `host` is a full name or a wildcard."""
+    """A DestinationRule; `host` is a full name or a wildcard. `workload_selector` (callers that it is for) is not
+    applied yet: such a rule is exported to nobody (`~`)."""
 
     meta: Metadata
     host: str
     policy: TrafficPolicy | None = None
     subsets: tuple[Subset, ...] = ()
     export_to: tuple[str, ...] = ()
+    workload_selector: Labels | None = None

@@ -25,26 +25,23 @@ class Written:
     mirror: bool = False
 
 
-def written_destinations(rule: VirtualService, index: Index) -> Iterator[Written]:
+def written_destinations(rule: VirtualService) -> Iterator[Written]:
     """Every destination of the document, routes before mirrors."""
     for route in rule.http:
         base = f"spec.http[{route.position}]"
         for number, weighted in enumerate(route.route):
             yield Written(weighted.destination, f"{base}.route[{number}].destination")
         for number, mirror in enumerate(route.mirrors):
-            place = f"{base}.mirrors[{number}].destination"
-            if number == 0 and index.locate(rule.meta.key, f"{base}.mirror"):
-                place = f"{base}.mirror"
-            yield Written(mirror.destination, place, mirror=True)
+            yield Written(mirror.destination, f"{base}.mirrors[{number}].destination", mirror=True)
     for destination in rule.opaque:
-        yield Written(destination, "spec.tls" if index.locate(rule.meta.key, "spec.tls") else "spec.tcp")
+        yield Written(destination, "spec")
 
 
 def judge_destinations(index: Index) -> Iterator[Problem]:
     """IST0101 and IST0112 for every destination of every VirtualService."""
     subsets = _declared_subsets(index)
     for rule in index.virtual_services:
-        for written in written_destinations(rule, index):
+        for written in written_destinations(rule):
             yield from _judge_host(index, rule, written)
             yield from _judge_subset(index, rule, written, subsets)
 
@@ -133,7 +130,7 @@ def judge_ingress_subsets(index: Index) -> Iterator[Problem]:
             chosen[host].append(rule)
     for rule in index.virtual_services:
         gateways = [name for name in rule.gateways if name != MESH_GATEWAY]
-        for written in written_destinations(rule, index) if gateways else ():
+        for written in written_destinations(rule) if gateways else ():
             if written.destination.subset or written.mirror:
                 continue
             for other in chosen.get(written.destination.host, ()):

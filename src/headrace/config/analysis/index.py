@@ -6,7 +6,7 @@ Built by `analyse` for each run; nothing here judges.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from headrace.config.analysis.codes import Code
@@ -15,19 +15,11 @@ from headrace.model.gateway import Gateway
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import resolve_host
 from headrace.model.problem import Problem
-from headrace.model.resource import Labels, Metadata, ResourceKey, selects
+from headrace.model.resource import Labels, Metadata, selects
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import Service, ServiceEntry
 from headrace.model.traffic import VirtualService
 from headrace.model.workload import Engine, StaticWorkload, Workload
-
-Locate = Callable[[ResourceKey, str], int]
-"""Finds the 1-based line of a field of a document; 0 where it is not known."""
-
-
-def unknown_line(_key: ResourceKey, _field: str) -> int:
-    """The `Locate` of a caller that has no documents at hand."""
-    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,6 @@ class Index:
     """The resources by kind and by name. `add` fills it; judgements only read."""
 
     mesh: MeshConfig
-    locate: Locate = unknown_line
     virtual_services: list[VirtualService] = field(default_factory=list)
     destination_rules: list[DestinationRule] = field(default_factory=list)
     gateways: dict[str, Gateway] = field(default_factory=dict)
@@ -86,9 +77,9 @@ class Index:
     _wild: list[Target] = field(default_factory=list)
 
     @classmethod
-    def of(cls, resources: Iterable[object], mesh: MeshConfig, locate: Locate) -> Index:
+    def of(cls, resources: Iterable[object], mesh: MeshConfig) -> Index:
         """The index of `resources`, oldest first; resources of other kinds only count as metadata."""
-        index = cls(mesh, locate)
+        index = cls(mesh)
         for resource in sorted(_with_meta(resources), key=lambda found: found[0].age()):
             index._add(*resource)
         return index
@@ -167,11 +158,10 @@ class Index:
                 yield running
 
     def problem(self, meta: Metadata, code: Code, place: str, message: str, remedy: str) -> Problem:
-        """A problem of the document at the line of `place` (a field path), else at the document's first line."""
-        line = (self.locate(meta.key, place) if place else 0) or meta.origin.line
+        """A problem of the document; `place` is a field path, whose line `config.revision` finds."""
         return Problem(
             file=meta.origin.file,
-            line=line,
+            line=meta.origin.line,
             code=code.code,
             severity=code.severity,
             kind=meta.key.short_kind,

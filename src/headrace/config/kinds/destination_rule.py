@@ -93,6 +93,7 @@ def _lower(meta: Metadata, spec: DestinationRuleSpec, document: Document) -> Des
             for subset in spec.subsets
         ),
         export_to=("~",) if spec.workload_selector is not None else tuple(spec.export_to),
+        workload_selector=spec.workload_selector.match_labels if spec.workload_selector else None,
     )
 
 

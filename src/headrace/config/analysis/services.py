@@ -1,0 +1,108 @@
+"""Services and ServiceEntries: port names that tell the protocol, ports that do not contradict each other.
+
+IST0118, IST0134, IST0137, IST0177. Called by `analyse`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from headrace.config.analysis.codes import Code
+from headrace.config.analysis.index import Index
+from headrace.model.problem import Problem
+from headrace.model.resource import selects
+from headrace.model.service import Protocol, Service, ServiceEntry
+
+
+def judge_services(index: Index) -> Iterator[Problem]:
+    """Every judgement of services."""
+    for service in index.services:
+        if service.namespace != index.mesh.root_namespace:
+            yield from _judge_port_names(index, service)
+    yield from _judge_targets(index)
+    for entry in index.service_entries:
+        yield from _judge_addresses(index, entry)
+    yield from _judge_protocols(index)
+
+
+def _judge_port_names(index: Index, service: Service) -> Iterator[Problem]:
+    for number, port in enumerate(service.ports):
+        if port.protocol is Protocol.UNDECLARED:
+            target = port.target_name or port.target or port.number
+            yield index.problem(
+                service.meta,
+                Code.PORT_NAMING,
+                f"spec.ports[{number}]",
+                f"Port name {port.name} (port: {port.number}, targetPort: {target}) doesn't follow the naming "
+                "convention of Istio port.",
+                "Name it by its protocol (http, http-api, grpc-x, tcp), or set appProtocol; it is detected otherwise.",
+            )
+
+
+def _judge_targets(index: Index) -> Iterator[Problem]:
+    """IST0137: several services give one port of a workload different numbers."""
+    for running in index.running:
+        targets: dict[str, dict[int, Service]] = defaultdict(dict)
+        for service in index.services:
+            if service.namespace != running.meta.namespace or not service.selector:
+                continue
+            if selects(service.selector, running.labels):
+                for port in service.ports:
+                    targets[port.target_name or str(port.target or port.number)].setdefault(port.number, service)
+        for target, services in targets.items():
+            if len({service.meta.key for service in services.values()}) > 1:
+                names = ", ".join(sorted(f"{found.namespace}/{found.name}" for found in services.values()))
+                ports = ", ".join(str(number) for number in sorted(services))
+                yield index.problem(
+                    running.meta,
+                    Code.CONFLICTING_PORTS,
+                    "metadata.name",
+                    f"This workload {running.meta.name} is associated with multiple services [{names}] using "
+                    f'targetPort "{target}" but different ports: [{ports}].',
+                    "Give one target port one service port.",
+                )
+
+
+def _judge_addresses(index: Index, entry: ServiceEntry) -> Iterator[Problem]:
+    if entry.addresses:
+        return
+    for number, port in enumerate(entry.ports):
+        if port.protocol in (Protocol.TCP, Protocol.UNDECLARED):
+            yield index.problem(
+                entry.meta,
+                Code.ADDRESSES_REQUIRED,
+                f"spec.ports[{number}]",
+                "ServiceEntry addresses are required for this protocol.",
+                "Add addresses, or name the port's protocol (HTTP, TLS ...), which tells hosts apart.",
+            )
+
+
+def _judge_protocols(index: Index) -> Iterator[Problem]:
+    """IST0177: entries that the same namespaces see give one host and port different protocols."""
+    seen: dict[tuple[str, str, int], list[tuple[Protocol, ServiceEntry]]] = defaultdict(list)
+    for entry in index.service_entries:
+        scopes = entry.export_to or ("*",)
+        named = {"*"} if "*" in scopes else {entry.meta.namespace if scope == "." else scope for scope in scopes}
+        for scope in sorted(named):
+            for host in entry.hosts:
+                for port in entry.ports:
+                    seen[scope, host, port.number].append((port.protocol, entry))
+    reported: set[int] = set()
+    for (scope, host, number), found in list(seen.items()):
+        others = seen.get(("*", host, number), []) if scope != "*" else []
+        entries = [*found, *others]
+        protocols = sorted({str(protocol) for protocol, _ in entries})
+        names = ", ".join(sorted({f"{entry.meta.namespace}/{entry.meta.name}" for _, entry in entries}))
+        for _, entry in entries if len(protocols) > 1 else ():
+            if id(entry) in reported:
+                continue
+            reported.add(id(entry))
+            yield index.problem(
+                entry.meta,
+                Code.CONFLICTING_ENTRY_PROTOCOL,
+                "spec.ports",
+                f'Multiple ServiceEntries ({names}) define the same host "{host}" and port {number} with conflicting '
+                f"protocols ({', '.join(protocols)}).",
+                "Give the port the same protocol everywhere.",
+            )
