@@ -120,7 +120,9 @@ def _fixed_endpoints(
         if isinstance(item, StaticWorkload):
             found.update(static_endpoints(service, item, policies, mesh))
     entry = table.entry_of.get((service.namespace, service.host))
-    if entry is not None:
+    if service.external_name:
+        found.update(Endpoint(service.external_name, port.target or port.number, port.number) for port in service.ports)
+    elif entry is not None:
         found.update(inline_endpoints(service, entry, mesh))
     elif not service.selector:
         for document in by_name.get((service.namespace, service.name), ()):

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resources, ResourceSet, XdsResource
-from headrace.envoy.translate import gateways, inbound, loopback, outbound, secrets
+from headrace.envoy.translate import file_secrets, gateways, inbound, loopback, outbound, secrets
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
 from headrace.envoy.translate.memo import Memo
@@ -93,7 +93,7 @@ class Translator:
 
     def _own(self, view: ProxyView) -> list[XdsResource]:
         """What depends on the proxy's own side: gateway listeners, inbound listeners and clusters, secrets."""
-        found = [*secrets.resources(self.memo, view)]
+        found = [*secrets.resources(self.memo, view), *file_secrets.resources(self.memo, view.scope)]
         if view.scope.is_gateway:
             found += gateways.resources(self.memo, view)
         elif view.instance.capture.kind is CaptureKind.LOOPBACK:

@@ -15,16 +15,15 @@ from envoy.config.core.v3 import base_pb2
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
 
+from headrace.envoy.translate.file_secrets import certificate_name, file_secret, root_name
 from headrace.envoy.translate.messages import packed
-from headrace.envoy.translate.tls import credential_secret, mesh_upstream, san_matchers, transport_socket
+from headrace.envoy.translate.tls import CA_SUFFIX, credential_secret, mesh_upstream, san_matchers, transport_socket
 from headrace.model.destination import ClientTls, TlsMode
 from headrace.model.mesh import MeshConfig
 from headrace.model.service import Resolution, Service
 
 TLS_MODE = "tlsMode"
 ISTIO = "istio"
-SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
-"""Where the host keeps the roots it trusts (Debian's path; Istio's `system` finds the same file)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +92,8 @@ def _originated(tls: ClientTls, settings: TlsSettings) -> Any:
         alpn_protocols=["h2"] if settings.http2 else [],
     )
     if tls.mode is TlsMode.MUTUAL:
-        if tls.credential_name:
-            common.tls_certificate_sds_secret_configs.append(credential_secret(tls.credential_name))
-        else:
-            common.tls_certificates.append(
-                common_pb2.TlsCertificate(
-                    certificate_chain=base_pb2.DataSource(filename=tls.client_certificate),
-                    private_key=base_pb2.DataSource(filename=tls.private_key),
-                )
-            )
+        own = credential_secret(tls.credential_name) if tls.credential_name else file_secret(certificate_name(tls))
+        common.tls_certificate_sds_secret_configs.append(own)
     _verify_server(common, tls, tls.subject_alt_names or settings.service.subject_alt_names)
     return tls_pb2.UpstreamTlsContext(sni=tls.sni, common_tls_context=common)
 
@@ -116,19 +108,9 @@ def _verify_server(common: Any, tls: ClientTls, names: Sequence[str]) -> None:
             )
         )
         return
-    if tls.ca_crl:
-        rules.crl.filename = tls.ca_crl
-    if tls.credential_name:
-        common.combined_validation_context.default_validation_context.CopyFrom(rules)
-        common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(
-            credential_secret(tls.credential_name + "-cacert")
-        )
-        return
-    if tls.ca_certificates != "system" and tls.ca_certificates:
-        rules.trusted_ca.filename = tls.ca_certificates
-    else:
-        rules.trusted_ca.filename = SYSTEM_ROOTS
-    common.validation_context.CopyFrom(rules)
+    root = credential_secret(tls.credential_name + CA_SUFFIX) if tls.credential_name else file_secret(root_name(tls))
+    common.combined_validation_context.default_validation_context.CopyFrom(rules)
+    common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(root)
 
 
 def _set_automatic_names(upstream: Any, tls: ClientTls, service: Service) -> None:
