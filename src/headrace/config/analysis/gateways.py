@@ -20,28 +20,35 @@ _OWN_CERTIFICATES = (ServerTlsMode.SIMPLE, ServerTlsMode.MUTUAL, ServerTlsMode.O
 
 
 def judge_gateways(index: Index) -> Iterator[Problem]:
-    """Every judgement of every Gateway."""
+    """Every judgement of every Gateway.
+
+    A Gateway whose selector no declared gateway selects gets a proxy of its own in the root namespace, so a selector
+    can only miss where the documents describe a cluster, with Pods.
+    """
+    described = any(running.pod for running in index.running)
     for gateway in index.gateways.values():
-        selector = dict(gateway.selector)
-        proxies = [running for running in index.running if selects(selector, running.labels)]
-        if not selector:
-            proxies = [running for running in proxies if running.gateway]
-        if proxies:
-            yield from _judge_credentials(index, gateway, proxies)
-            yield from _judge_ports(index, gateway, proxies)
-        elif selector:
+        proxies = [running for running in index.running if _runs(running, gateway)]
+        if described and not proxies:
             yield index.problem(
                 gateway.meta,
                 Code.NOT_FOUND,
                 "spec.selector",
                 f'Referenced selector not found: "{shown(gateway.selector)}".',
-                "Give a gateway workload these labels (a Workload with role gateway), or correct the selector.",
+                "Correct the selector, or give the gateway's workload these labels.",
             )
+        else:
+            namespace = proxies[0].meta.namespace if proxies else index.mesh.root_namespace
+            yield from _judge_credentials(index, gateway, namespace)
+            yield from _judge_ports(index, gateway, proxies)
         yield from _judge_conflicts(index, gateway)
 
 
-def _judge_credentials(index: Index, gateway: Gateway, proxies: list[Running]) -> Iterator[Problem]:
-    namespace = proxies[0].meta.namespace
+def _runs(running: Running, gateway: Gateway) -> bool:
+    """Whether the workload is a gateway (or a Pod, which does not say) that the Gateway selects."""
+    return (running.gateway or running.pod) and selects(dict(gateway.selector), running.labels)
+
+
+def _judge_credentials(index: Index, gateway: Gateway, namespace: str) -> Iterator[Problem]:
     for number, server in enumerate(gateway.servers):
         if server.tls is None or not server.tls.credential_name or server.tls.mode not in _OWN_CERTIFICATES:
             continue
@@ -88,8 +95,8 @@ def _judge_ports(index: Index, gateway: Gateway, proxies: list[Running]) -> Iter
                 for port in service.ports:
                     if port.protocol is not Protocol.UDP:
                         served.update((port.number, port.target or port.number))
-    if not found and any(running.gateway for running in proxies):
-        return  # a gateway Workload binds its ports itself: it needs no Service
+    if not found and not any(running.pod for running in proxies):
+        return  # a gateway that Headrace runs binds its ports itself: it needs no Service
     for number, server in enumerate(gateway.servers):
         if server.port and server.port not in served:
             yield index.problem(

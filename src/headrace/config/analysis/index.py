@@ -19,7 +19,7 @@ from headrace.model.resource import Labels, Metadata, selects
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import Service, ServiceEntry
 from headrace.model.traffic import VirtualService
-from headrace.model.workload import Engine, StaticWorkload, Workload
+from headrace.model.workload import Engine, StaticWorkload, Workload, WorkloadRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A workload of any kind (Workload, Pod, WorkloadEntry), as selectors see it."""
+    """A workload of any kind, as selectors see it. `gateway`: a Workload of that role; `pod`: described by a Pod."""
 
     meta: Metadata
     labels: Labels
     engine: Engine | None = None
     gateway: bool = False
+    pod: bool = False
 
 
 def covers(wide: str, narrow: str) -> bool:
@@ -100,10 +101,10 @@ class Index:
             case Service() | ServiceEntry():
                 self._add_callable(resource)
             case Workload():
-                gateway = resource.role == "gateway"
+                gateway = resource.role is WorkloadRole.GATEWAY
                 self.running.append(Running(meta, resource.labels or {}, resource.engine, gateway))
             case StaticWorkload():
-                self.running.append(Running(meta, resource.labels))
+                self.running.append(Running(meta, resource.labels, pod=meta.key.kind == "Pod"))
             case _:
                 pass
 

@@ -13,13 +13,12 @@ from headrace.config.kinds.istio_names import host_problem, is_address, is_label
 from headrace.config.kinds.protocols import PROTOCOL_REMEDY, is_tls, parse_protocol
 from headrace.config.kinds.server_tls import PASSING, ServerTlsSpec, lower_server_tls, tls_findings
 from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec
-from headrace.model.gateway import Gateway, Server, ServerTlsMode
+from headrace.model.gateway import Gateway, Server
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.service import Protocol
 
 UNIX = "unix://"
-_TRANSLATED_MODES = (ServerTlsMode.SIMPLE, ServerTlsMode.MUTUAL)
 
 
 class GatewayPortSpec(Spec):
@@ -126,8 +125,8 @@ def _check_protocol(server: ServerSpec, path: Path) -> Iterator[Finding]:
     if is_tls(protocol):
         if tls is None:
             yield Finding((*path, "tls"), f"a {protocol} server needs tls", "Add tls with mode and credentialName.")
-        elif tls.mode not in _TRANSLATED_MODES:
-            yield _unsupported((*path, "tls", "mode") if "mode" in tls.model_fields_set else (*path, "tls"), tls.mode)
+        elif tls.mode in PASSING:
+            yield _unsupported((*path, "tls", "mode"), f"TLS mode {tls.mode}")
     elif tls is not None:
         certificates = tls.ca_certificates or tls.private_key or tls.server_certificate
         if not protocol.is_http:
@@ -149,7 +148,7 @@ def _lower(meta: Metadata, spec: GatewaySpec, document: Document) -> Gateway:
     return Gateway(
         meta=meta,
         selector=tuple(sorted(spec.selector.items())),
-        servers=tuple(_server(server, meta.namespace) for server in spec.servers),
+        servers=tuple(_server(server, meta.namespace) for server in spec.servers if not server.bind.startswith(UNIX)),
     )
 
 
