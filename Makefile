@@ -54,7 +54,7 @@ proto: dev ## Generate the code of the agent API from proto/.
 		proto/headrace/wire/agent_v1.proto
 
 goldens: dev ## Write the expected resources of tests/goldens anew; look at the difference before you commit it.
-	HEADRACE_UPDATE_GOLDENS=1 pytest tests/goldens
+	UPDATE_GOLDENS=1 pytest tests/goldens
 
 docs: dev ## Write docs/reference/cli.md anew from the commands' own help.
 	python tests/unit/house/cli_reference.py docs/reference/cli.md
