@@ -26,6 +26,9 @@ from headrace.floor.clock import Clock
 
 PATIENCE = 2.0
 """Seconds that dependent updates wait for an answer."""
+ARRIVAL = 0.2
+"""Seconds after a stream's first request in which nothing is removed below listeners: a client that reconnects asks for
+one type after the other, and what it still uses is known only when all have come."""
 MAX_REQUEST_BYTES = 8 << 20
 MAX_NAMES = 100_000
 """Names that one stream may subscribe to in one type."""
@@ -61,9 +64,10 @@ class Session:
         self._target: ResourceSet | None = None
         self._generation = 0
         self._watches: dict[str, Watch] = {}
-        self._owed: set[str] = set()
+        self._owed: set[str] = set()  # clusters that were sent and whose endpoints must follow
         self._nonce = 0
         self._blocked: set[str] = set()
+        self._began: float | None = None
 
     def receive(self, message: bytes) -> None:
         """Take a serialised DeltaDiscoveryRequest; ProtocolError where it is none."""
@@ -85,10 +89,7 @@ class Session:
             watch.subscribe(frozenset(request.resource_names_subscribe))
             _check_names(watch)
         if request.resource_names_unsubscribe:
-            names = frozenset(request.resource_names_unsubscribe)
-            watch.unsubscribe(names)
-            if watch.type_url == ENDPOINT:
-                self._owed -= names
+            watch.unsubscribe(frozenset(request.resource_names_unsubscribe))
 
     def update(self, resources: ResourceSet, generation: int) -> None:
         """The newest set, published as `generation` (which only grows)."""
@@ -111,12 +112,12 @@ class Session:
 
     def wake_at(self) -> float | None:
         """The monotonic time at which something that waits now may be sent without an answer; None: nothing waits."""
-        if not self._blocked:
+        if not self._blocked or self._began is None:
             return None
         now = self._clock.monotonic()
-        ends = [
-            flight.sent_at + self._patience for watch in self._watches.values() for flight in watch.flights.values()
-        ]
+        ends = [self._began + ARRIVAL]
+        for watch in self._watches.values():
+            ends += [flight.sent_at + self._patience for flight in watch.flights.values()]
         return min((end for end in ends if end > now), default=None)
 
     def settled(self, generation: int) -> bool:
@@ -144,6 +145,8 @@ class Session:
     def _begin(self, request: discovery_pb2.DeltaDiscoveryRequest) -> None:
         if not request.type_url or len(self._watches) >= _MAX_TYPES:
             raise ProtocolError(f"no type URL, or more than {_MAX_TYPES} of them")
+        if self._began is None:
+            self._began = self._clock.monotonic()
         watch = Watch(request.type_url, self._assembler)
         watch.begin(frozenset(request.resource_names_subscribe), request.initial_resource_versions)
         _check_names(watch)
@@ -187,9 +190,8 @@ class Session:
     def _repay(self, watch: Watch) -> bool:
         """Have the endpoints of clusters that were sent told again; whether there are any."""
         due = self._owed & watch.names
-        if due:
-            self._owed -= due
-            watch.force(frozenset(due))
+        self._owed = set()
+        watch.force(frozenset(due))
         return bool(due)
 
     def _held_back(self, watch: Watch, urgent: bool) -> bool:
@@ -206,6 +208,10 @@ class Session:
             return False
         return type_url in self._blocked or watch.waiting(self._clock.monotonic(), self._patience)
 
+    def _arriving(self) -> bool:
+        """The client may not have asked for everything yet."""
+        return self._began is None or self._clock.monotonic() - self._began < ARRIVAL
+
     def _remove_last(self, target: ResourceSet, out: list[bytes]) -> None:
         """Removals whose dependents must have moved first. Where a client refused to move, nothing is removed below
         what it still uses."""
@@ -218,7 +224,7 @@ class Session:
             others = [self._watches[name] for name in dependents if name in self._watches]
             if not gone or any(other.refused(target.of_type(other.type_url)) for other in others):
                 continue
-            if any(self._busy(other.type_url) or other.retries for other in [watch, *others]):
+            if self._arriving() or any(self._busy(other.type_url) or other.retries for other in [watch, *others]):
                 self._blocked.add(type_url)
             else:
                 out.append(self._send(watch, resources, _Push((), gone, ())))
@@ -238,19 +244,12 @@ class Session:
         )
         watch.launch(flight, push.left)
         if watch.type_url == CLUSTER:
-            self._owe(push)
+            self._owed.difference_update(push.removed)
+            self._owed.update(push.changed)
         body = self._assembler.body(watch.type_url, target, push.changed, push.removed)
         message = with_nonce(body, flight.nonce)
         self._counters.count_response(watch.type_url, len(push.changed), len(push.removed), len(message))
         return message
-
-    def _owe(self, push: _Push) -> None:
-        """Clusters were sent: their endpoints must follow, to a client that asked for them or is about to."""
-        endpoints = self._target.of_type(ENDPOINT) if self._target is not None else NOTHING
-        watch = self._watches.get(ENDPOINT)
-        asked: frozenset[str] = watch.names if watch is not None else frozenset()
-        self._owed.difference_update(push.removed)
-        self._owed.update(name for name in push.changed if name in endpoints or name in asked)
 
 
 _REMOVED_LAST = {ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE), ENDPOINT: (CLUSTER, LISTENER, ROUTE)}

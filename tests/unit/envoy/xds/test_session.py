@@ -28,6 +28,7 @@ def started(client: Client) -> Client:
     client.ack().ask(LISTENER).ask(ROUTE, ["r"]).take()
     client.ack()
     assert client.take() == []
+    client.clock.time += 1
     return client
 
 
@@ -111,7 +112,9 @@ def test_one_response_at_a_time_and_the_newest_wins(client: Client) -> None:
 
 
 def test_a_client_that_does_not_answer_is_sent_the_newest_after_a_while(client: Client, clock: ManualClock) -> None:
-    client.publish(resource_set(eds={"a": "1"})).ask(ENDPOINT, ["a"]).take()
+    client.publish(resource_set(eds={"a": "1"})).ask(ENDPOINT, ["a"])
+    clock.time += 1
+    client.take()
     assert client.publish(resource_set(eds={"a": "2"})).take() == []
     assert client.session.wake_at() == clock.time + 2.0
     clock.time += 2.0
@@ -252,11 +255,26 @@ def test_a_client_that_has_everything_is_sent_nothing(client: Client) -> None:
     assert all(status.in_sync and status.acknowledged == status.published for status in client.session.status())
 
 
-def test_a_client_that_reconnects_is_sent_what_changed_meanwhile(client: Client) -> None:
+def test_a_client_that_reconnects_is_sent_what_changed_meanwhile(client: Client, clock: ManualClock) -> None:
     client.publish(resource_set(cds={"a": "2", "b": "1", "c": "1"}))
     held = versions(("a", "1"), ("b", "1"), ("old", "1"))
     assert client.ask(CLUSTER, versions=held).take() == ["CDS a=2 c=1"]
-    assert client.ack().take() == ["CDS -old"]
+    assert client.ack().take() == []
+    assert client.session.wake_at() == clock.time + 0.2
+    clock.time += 0.2
+    assert client.take() == ["CDS -old"]
+
+
+def test_nothing_is_removed_before_a_client_that_reconnects_has_told_what_it_uses(
+    client: Client, clock: ManualClock
+) -> None:
+    client.publish(resource_set(cds={"b": "1"}, eds={"b": "e1"}, lds={"l": "1"}, rds={"r": "to b"}))
+    assert client.ask(CLUSTER, versions=versions(("a", "1"), ("b", "1"))).take() == []
+    clock.time += 0.1
+    assert client.ask(ROUTE, ["r"], versions={"r": "to a"}).take() == ["RDS r=to b"]
+    clock.time += 0.1
+    assert client.take() == []
+    assert client.ack().take() == ["CDS -a"]
 
 
 # refusals

@@ -70,12 +70,13 @@ class Client:
     """One stream's client: `take` returns what is sent now as words and remembers it until `ack` or `nack`."""
 
     session: Session
+    clock: ManualClock
     open: list[Answer] = field(default_factory=list)
     published: int = 0
 
     @classmethod
     def connect(cls, clock: ManualClock, assembler: Assembler | None = None) -> Client:
-        return cls(Session(assembler or Assembler(), clock))
+        return cls(Session(assembler or Assembler(), clock), clock)
 
     def publish(self, resources: ResourceSet) -> Client:
         self.published += 1
