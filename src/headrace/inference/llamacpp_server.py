@@ -123,7 +123,7 @@ def _start(settings: LlamaSettings) -> Any:
 
 
 class _SickHandler(BaseHTTPRequestHandler):
-    """500 to everything but /health."""
+    """500 to everything but /health. Each connection ends with its answer, so that none outlives the sickness."""
 
     protocol_version = "HTTP/1.1"
 
@@ -136,6 +136,7 @@ class _SickHandler(BaseHTTPRequestHandler):
         self.send_response(200 if healthy else 500)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
+        self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(body)
 

@@ -23,7 +23,6 @@ from headrace.floor.places import Places
 
 STEPS = ((95, 5), (80, 20), (50, 50), (0, 100))
 _REFRESH = 0.25
-_SETTLE = 0.5
 _EJECTION_LIMIT = 20.0
 
 
@@ -56,8 +55,10 @@ class Story:
         self._sample()
         with self._live():
             for first, second in STEPS:
+                self._end()
                 set_weights(self.directory, first, second)
-                self._play(f"weights {first}/{second}", self.seconds)
+                self._begin(f"weights {first}/{second}")
+                self._pause(self.seconds)
             ejection = self._eject()
         self._report(ejection)
         return not any(row.tally.failed for row in self.rows if not row.injected)
@@ -102,13 +103,6 @@ class Story:
                 f"{V2} {tally.share(V2):5.1f} %"
             )
 
-    def _play(self, name: str, seconds: float) -> None:
-        """One step: answers that were under way when it began are counted to the step before."""
-        self._pause(_SETTLE)
-        self._end()
-        self._begin(name)
-        self._pause(seconds)
-
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
@@ -120,7 +114,6 @@ class Story:
         replicas = Replicas(self.places)
         sick = replicas.of("model-v2")[0]
         address = str(sick["address"])
-        self._pause(_SETTLE)
         self._end()
         row = self._begin(f"{sick['proxy']} answers 500", injected=True)
         replicas.make_sick(sick)
@@ -128,7 +121,7 @@ class Story:
         if not self._until(lambda: replicas.hosts()[address]["ejected"]):
             raise CommandFailed(f"{sick['proxy']} was not ejected within {_EJECTION_LIMIT:g} s: see {self.places.logs}")
         ejected_after = time.monotonic() - started
-        self._pause(_SETTLE)
+        self._pause(2 * _REFRESH)
         self._end()
         replicas.heal(sick)
         away = self._begin("ejected: the other one serves")
@@ -136,8 +129,9 @@ class Story:
         returned = self._until(lambda: not replicas.hosts()[address]["ejected"])
         while_ejected = replicas.hosts()[address]["requests"] - before
         away_seconds = time.monotonic() - started - ejected_after
-        self._play("it is back", self.seconds / 2)
-        self._pause(_SETTLE)
+        self._end()
+        self._begin("it is back")
+        self._pause(self.seconds / 2)
         self._end()
         return {
             "replica": sick["proxy"],
