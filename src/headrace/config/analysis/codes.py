@@ -33,6 +33,7 @@ class Code(Enum):
     DUPLICATE_CERTIFICATE = ("IST0138", "GatewayDuplicateCertificate", Severity.WARNING)
     INGRESS_NOT_AFFECTED = ("IST0140", "IngressRouteRulesNotAffected", Severity.WARNING)
     CONFLICTING_GATEWAYS = ("IST0145", "ConflictingGateways", Severity.ERROR)
+    EXTERNAL_NAME_PORT = ("IST0150", "ExternalNameServiceTypeInvalidPortName", Severity.WARNING)
     INVALID_CREDENTIAL = ("IST0161", "InvalidGatewayCredential", Severity.ERROR)
     GATEWAY_PORT_NOT_ON_SERVICE = ("IST0162", "GatewayPortNotDefinedOnService", Severity.WARNING)
     SUBSET_SELECTS_NOTHING = ("IST0173", "DestinationRuleSubsetNotSelectPods", Severity.ERROR)

@@ -15,6 +15,8 @@ from headrace.model.resource import Labels, selects
 from headrace.model.security import MtlsMode, PeerAuthentication
 from headrace.model.service import ServiceEntry
 
+_PLACES = ("topology.kubernetes.io/", "topology.istio.io/", "kubernetes.io/hostname")
+"""Labels that endpoints get from where they run, not from their documents."""
 _OWN_TLS = (TlsMode.SIMPLE, TlsMode.MUTUAL)
 
 
@@ -80,6 +82,8 @@ def _judge_subsets(index: Index, rule: DestinationRule, target: Target) -> Itera
         return
     for number, subset in enumerate(rule.subsets) if candidates else ():
         wanted: Labels = {**(target.selector or {}), **dict(subset.labels)}
+        if any(name.startswith(_PLACES) for name in wanted):
+            continue
         if not any(selects(wanted, labels) for labels in candidates):
             yield index.problem(
                 rule.meta,

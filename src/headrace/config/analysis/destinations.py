@@ -47,9 +47,9 @@ def judge_destinations(index: Index) -> Iterator[Problem]:
 
 
 def _callers(rule: VirtualService) -> tuple[str, ...]:
-    """Namespaces whose proxies apply the rule, as far as it names them; its own always counts."""
-    named = (rule.meta.namespace if scope == "." else scope for scope in rule.export_to if scope not in "*~")
-    return (rule.meta.namespace, *named)
+    """Namespaces that the rule is for, as far as it names them; else its own."""
+    own = rule.meta.namespace
+    return tuple(own if scope == "." else scope for scope in rule.export_to if scope not in "*~") or (own,)
 
 
 def _judge_host(index: Index, rule: VirtualService, written: Written) -> Iterator[Problem]:

@@ -15,6 +15,8 @@ from headrace.model.resource import selects
 from headrace.model.security import Secret
 from headrace.model.service import Protocol
 
+DEFAULT_GATEWAY = {"app": "istio-ingressgateway", "istio": "ingressgateway"}
+"""Labels of the gateway that Istio's default installation brings, and that may go without saying."""
 _CERTIFICATE_KEYS = (("tls.crt", "tls.key"), ("cert", "key"))
 _OWN_CERTIFICATES = (ServerTlsMode.SIMPLE, ServerTlsMode.MUTUAL, ServerTlsMode.OPTIONAL_MUTUAL)
 
@@ -28,7 +30,7 @@ def judge_gateways(index: Index) -> Iterator[Problem]:
     described = any(running.pod for running in index.running)
     for gateway in index.gateways.values():
         proxies = [running for running in index.running if _runs(running, gateway)]
-        if described and not proxies:
+        if described and not proxies and not selects(dict(gateway.selector), DEFAULT_GATEWAY):
             yield index.problem(
                 gateway.meta,
                 Code.NOT_FOUND,
@@ -156,6 +158,8 @@ def _judge_conflicts(index: Index, gateway: Gateway) -> Iterator[Problem]:
                 "Give each host of a port to one Gateway only.",
             )
     for other in others:
+        if not set(gateway.selector) <= set(other.selector):
+            continue
         shared = [
             number
             for number, server in enumerate(gateway.servers)

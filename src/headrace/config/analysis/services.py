@@ -18,7 +18,7 @@ from headrace.model.service import Protocol, Service, ServiceEntry
 def judge_services(index: Index) -> Iterator[Problem]:
     """Every judgement of services."""
     for service in index.services:
-        if service.namespace != index.mesh.root_namespace:
+        if not _is_system(service):
             yield from _judge_port_names(index, service)
     yield from _judge_targets(index)
     for entry in index.service_entries:
@@ -26,14 +26,31 @@ def judge_services(index: Index) -> Iterator[Problem]:
     yield from _judge_protocols(index)
 
 
+def _is_system(service: Service) -> bool:
+    """Whether the platform made the service: Istio's own, Kubernetes' own, a managed gateway's."""
+    labels = service.meta.labels
+    own = "istio" in labels or labels.get("release") == "istio" or "gateway.istio.io/managed" in labels
+    return own or service.namespace in ("kube-system", "kube-public", "kube-node-lease")
+
+
 def _judge_port_names(index: Index, service: Service) -> Iterator[Problem]:
     for number, port in enumerate(service.ports):
-        if port.protocol is Protocol.UNDECLARED:
-            target = port.target_name or port.target or port.number
+        place = f"spec.ports[{number}]"
+        target = port.target_name or port.target or port.number
+        if service.external and (port.protocol is Protocol.UNDECLARED or port.name == "tcp"):
+            yield index.problem(
+                service.meta,
+                Code.EXTERNAL_NAME_PORT,
+                place,
+                "Port name for ExternalName service is invalid. Proxy may prevent tcp named ports and unmatched traffic "
+                "for ports serving TCP protocol from being forwarded correctly.",
+                "Name the port by its protocol: http, https, tls.",
+            )
+        elif port.protocol is Protocol.UNDECLARED:
             yield index.problem(
                 service.meta,
                 Code.PORT_NAMING,
-                f"spec.ports[{number}]",
+                place,
                 f"Port name {port.name} (port: {port.number}, targetPort: {target}) doesn't follow the naming "
                 "convention of Istio port.",
                 "Name it by its protocol (http, http-api, grpc-x, tcp), or set appProtocol; it is detected otherwise.",

@@ -5,7 +5,7 @@ Used by `virtual_service`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import model_validator
 
@@ -22,6 +22,7 @@ from headrace.config.kinds.istio_names import (
     why_not_wildcard,
 )
 from headrace.config.schema import Finding, Spec, refuse
+from headrace.model.problem import Severity
 
 
 class RouteDestinationSpec(Spec):
@@ -120,6 +121,39 @@ def tls_findings(spec: TlsRouteSpec, hosts: list[str], gateway_only: bool, path:
             elif not any(subset_of(name, host) for host in hosts):
                 message = f"SNI host {shown(name)} is none of the VirtualService's hosts"
                 yield Finding(place, message, "Add it to hosts, or use one of them.")
+
+
+def unreachable_findings(routes: Sequence[TlsRouteSpec] | Sequence[TcpRouteSpec], path: Path) -> Iterator[Finding]:
+    """Routes that can never be taken (IST0130) and matches that an earlier route has (IST0131), as for HTTP."""
+    seen: dict[str, int] = {}
+    catch_all = False
+    for at, route in enumerate(routes):
+        place: Path = (*path, at)
+        if catch_all:
+            yield _unreachable(
+                place,
+                at,
+                "route without matches defined before" if route.match else "only the last rule can have no matches",
+            )
+            continue
+        catch_all = not route.match
+        duplicates = 0
+        for number, match in enumerate(route.match):
+            key = match.model_dump_json(exclude_unset=True)
+            if key in seen:
+                duplicates += 1
+                message = (
+                    f"VirtualService rule #{at} match #{number} is not used (duplicate match in rule #{seen[key]})"
+                )
+                yield Finding((*place, "match", number), message, "Take it out.", "IST0131", Severity.INFO)
+            seen.setdefault(key, at)
+        if route.match and duplicates == len(route.match):
+            yield _unreachable(place, at, "all matches used by prior rules")
+
+
+def _unreachable(place: Path, at: int, reason: str) -> Finding:
+    message = f"VirtualService rule #{at} not used ({reason})"
+    return Finding(place, message, "Take it out, or change its matches.", "IST0130", Severity.WARNING)
 
 
 def is_internal_sni(name: str) -> bool:

@@ -23,7 +23,14 @@ from headrace.config.kinds.istio_names import (
     overlap,
     why_not_wildcard,
 )
-from headrace.config.kinds.l4_route import TcpRouteSpec, TlsRouteSpec, is_internal_sni, tcp_findings, tls_findings
+from headrace.config.kinds.l4_route import (
+    TcpRouteSpec,
+    TlsRouteSpec,
+    is_internal_sni,
+    tcp_findings,
+    tls_findings,
+    unreachable_findings,
+)
 from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse
 from headrace.model.names import MESH_GATEWAY, resolve_host
 from headrace.model.problem import Severity
@@ -71,6 +78,8 @@ def _check(spec: VirtualServiceSpec, document: Document) -> Iterator[Finding]:
         yield from tls_findings(tls, spec.hosts, spec.gateway_only, ("spec", "tls", at))
     for at, tcp in enumerate(spec.tcp):
         yield from tcp_findings(tcp, ("spec", "tcp", at))
+    yield from unreachable_findings(spec.tls, ("spec", "tls"))
+    yield from unreachable_findings(spec.tcp, ("spec", "tcp"))
     if not spec.hosts:
         message = "a VirtualService without hosts (a delegate) is valid, but Headrace does not act on it yet"
         yield Finding(("spec",), message, "", NOT_SUPPORTED, Severity.WARNING)
