@@ -104,7 +104,9 @@ def group(resources: Mapping[ResourceKey, object], previous: Documents) -> Docum
             raw[kind], ordered[kind] = old, previous.sorted[kind]
         else:
             raw[kind] = tuple(items)
-            ordered[kind] = tuple(sorted(items, key=_age))
+            aged = tuple(sorted(items, key=_age))
+            same = aged == previous.sorted.get(kind)
+            ordered[kind] = previous.sorted[kind] if same else aged
     return Documents(raw, ordered)
 
 

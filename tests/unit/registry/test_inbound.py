@@ -1,0 +1,37 @@
+"""The ports of a workload, with the protocol that the services in front of it declare."""
+
+from __future__ import annotations
+
+from tests.unit.registry.meshes import Mesh, pod, port, service, workload
+
+from headrace.model.service import Protocol
+from headrace.model.workload import WorkloadPort
+from headrace.registry.inbound import workload_ports
+
+
+def ports(mesh: Mesh, name: str = "chat", **labels: str) -> list[tuple[int, str]]:
+    found = workload_ports(mesh.snapshot(), "default", name, labels or {"app": "chat"})
+    return [(item.number, item.protocol) for item in found]
+
+
+def test_by_the_services_target_ports() -> None:
+    mesh = Mesh().put(
+        service("chat", port(80, Protocol.GRPC, target="api"), port(90, Protocol.TCP, target=9000)),
+        pod("chat", "10.0.0.1", WorkloadPort(7000, "api")),
+    )
+    assert ports(mesh) == [(7000, "GRPC"), (9000, "TCP")]
+
+
+def test_the_oldest_service_settles_the_protocol() -> None:
+    older, younger = service("a", selector={"app": "chat"}), service("b", port(1, Protocol.TCP, target=8000))
+    younger = service("b", port(1, Protocol.TCP, target=8000), selector={"app": "chat"})
+    assert ports(Mesh().put(younger, older)) == [(8000, "HTTP")]
+
+
+def test_a_workload_document_adds_its_own_ports() -> None:
+    mesh = Mesh().put(service("chat"), workload("chat", WorkloadPort(8000), WorkloadPort(9090, "metrics", "http")))
+    assert [number for number, _ in ports(mesh)] == [8000, 9090]
+
+
+def test_services_that_select_others_do_not_count() -> None:
+    assert ports(Mesh().put(service("other"), service("none", selector={}))) == []
