@@ -1,8 +1,9 @@
 """Documents in, one proxy's resources out: a folder for each case, and every case accepted by the real Envoy.
 
-`case.yaml` says what the case is about, which proxy it asks for, and which resources it shows (section → name patterns;
-without `show`, all). `expected.json` holds those. Envoy judges all resources, shown or not.
-`UPDATE_GOLDENS=1 pytest tests/goldens` (or `make goldens`) writes the expectations again: read the difference.
+`case.yaml` says what the case is about, which proxy it asks for, which resources it shows (section → name patterns;
+without `show`, all), and the codes of the errors that its documents have. `expected.json` holds what is shown; Envoy
+judges all resources, shown or not. `UPDATE_GOLDENS=1 pytest tests/goldens` (or `make goldens`) writes the expectations
+again: read the difference.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Case:
     proxy: str
     capture: str = "transparent"
     show: dict[str, list[str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, name: str) -> Case:
@@ -45,7 +47,8 @@ def load(name: str, input_file: Path | None = None) -> offline.Offline:
 def translated(name: str, input_file: Path | None = None) -> ResourceSet:
     case = Case.read(name)
     found = load(name, input_file)
-    assert [problem.as_line() for problem in found.problems] == []
+    lines = [problem.as_line() for problem in found.problems]
+    assert sorted({problem.code for problem in found.problems}) == case.problems, lines
     proxy = offline.find_proxy(found.snapshot, offline.ProxyName.parse(case.proxy), offline.capture_of(case.capture))
     return offline.translate(found, proxy)
 

@@ -29,6 +29,8 @@ from headrace.registry.snapshot import MeshSnapshot
 
 UNKNOWN_ADDRESS = "127.0.0.1"
 """Address of a proxy whose document has none (a Workload gets its address when it runs)."""
+LOCALITY_LABEL = "istio-locality"
+"""Istio's label for where a workload runs, dots between the parts."""
 SAMPLE_CREDENTIALS = "user:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc="
 """What stands for a replica's own credentials in an offline translation (contract: nothing secret is printed)."""
 SECTIONS = (("listeners", LISTENER), ("routes", ROUTE), ("clusters", CLUSTER), ("endpoints", ENDPOINT))
@@ -132,10 +134,18 @@ def _of_static(static: StaticWorkload, name: ProxyName, trust_domain: str, captu
         name=static.meta.name,
         workload=static.meta.name,
         identity=Identity(trust_domain, name.namespace, static.service_account or "default"),
-        labels=static.labels,
+        labels=_located(static),
         addresses=(static.address or UNKNOWN_ADDRESS,),
         capture=capture,
     )
+
+
+def _located(static: StaticWorkload) -> dict[str, str]:
+    """Its labels, with its locality as one of them where it is written as a field (WorkloadEntry.locality)."""
+    labels = dict(static.labels)
+    if static.locality:
+        labels.setdefault(LOCALITY_LABEL, static.locality.replace("/", "."))
+    return labels
 
 
 def capture_of(text: str) -> Capture:

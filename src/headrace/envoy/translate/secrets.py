@@ -6,15 +6,18 @@ plane, and neither does one of another namespace than the proxy's (Istio's rule 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2
 
 from headrace.envoy.resources import SECRET, XdsResource
+from headrace.envoy.secrets import SecretResource
 from headrace.envoy.translate.memo import Memo, resource_of
-from headrace.envoy.translate.tls import CA_SUFFIX, credential_resource
+from headrace.envoy.translate.messages import serialized
+from headrace.envoy.translate.tls import CA_SUFFIX, credential_resource, server_certificate_name, server_root_name
 from headrace.envoy.view import ProxyView, Scope
 from headrace.model.destination import TlsMode
 from headrace.model.gateway import ServerTlsMode
@@ -39,13 +42,39 @@ def _build(scope: Scope) -> tuple[XdsResource, ...]:
     for name in sorted(certificates):
         message = _certificate(name, scope.secrets.get(name))
         if message is not None:
-            found.append(resource_of(SECRET, message.name, message))
+            found.append(_hidden(message, message.tls_certificate.certificate_chain.inline_bytes))
     for name in sorted(roots):
         secret = scope.secrets.get(name + CA_SUFFIX) or scope.secrets.get(name)
         message = _root(name + CA_SUFFIX, secret)
         if message is not None:
-            found.append(resource_of(SECRET, message.name, message))
+            found.append(_hidden(message, message.validation_context.SerializeToString(deterministic=True)))
+    files = {message.name: message for message in _files(scope)}
+    found += [resource_of(SECRET, name, files[name]) for name in sorted(files)]
     return tuple(found)
+
+
+def _hidden(message: Any, public: bytes) -> XdsResource:
+    """The secret as a resource whose text form shows nothing; its version is a hash of what is public in it."""
+    version = hashlib.blake2b(public, digest_size=8).hexdigest()
+    return SecretResource(SECRET, message.name, serialized(message), version)
+
+
+def _files(scope: Scope) -> Iterator[Any]:
+    """The secrets that the gateway's servers name as files on the proxy's host: paths only."""
+    for gateway in scope.gateways:
+        for tls in (server.tls for server in gateway.servers):
+            if tls is None or tls.credential_name or not tls.server_certificate:
+                continue
+            pair = common_pb2.TlsCertificate(
+                certificate_chain=base_pb2.DataSource(filename=tls.server_certificate),
+                private_key=base_pb2.DataSource(filename=tls.private_key),
+            )
+            yield secret_pb2.Secret(name=server_certificate_name(tls), tls_certificate=pair)
+            if tls.ca_certificates:
+                context = common_pb2.CertificateValidationContext(
+                    trusted_ca=base_pb2.DataSource(filename=tls.ca_certificates)
+                )
+                yield secret_pb2.Secret(name=server_root_name(tls), validation_context=context)
 
 
 def _named(scope: Scope) -> tuple[set[str], set[str]]:

@@ -2,7 +2,8 @@
 
 Called by `clusters` (upstream), `inbound` and `gateways` (downstream). Keys never pass through here: certificates are
 SDS references. The proxy's own certificate comes from its agent over the bootstrap's static cluster `agent`; Secrets
-that a Gateway or DestinationRule names come over ADS as `kubernetes://NAME` (Istio's resource name).
+that a Gateway or DestinationRule names come over ADS as `kubernetes://NAME` (Istio's resource name), files as
+`file-cert:...` and `file-root:...` (see `file_secrets`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from envoy.config.core.v3 import base_pb2, config_source_pb2, grpc_service_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
 from envoy.type.matcher.v3 import string_pb2
 
+from headrace.envoy.translate.file_secrets import file_secret
 from headrace.envoy.translate.messages import ads, boolean, duration, packed
 from headrace.model.gateway import ServerTls, ServerTlsMode
 from headrace.model.mesh import MeshConfig
@@ -161,18 +163,23 @@ def gateway_downstream(mesh: MeshConfig, tls: ServerTls) -> Any:
     if tls.credential_name:
         common.tls_certificate_sds_secret_configs.append(credential_secret(tls.credential_name))
     else:
-        common.tls_certificates.append(
-            common_pb2.TlsCertificate(
-                certificate_chain=base_pb2.DataSource(filename=tls.server_certificate),
-                private_key=base_pb2.DataSource(filename=tls.private_key),
-            )
-        )
+        common.tls_certificate_sds_secret_configs.append(file_secret(server_certificate_name(tls)))
     if tls.mode in (ServerTlsMode.MUTUAL, ServerTlsMode.OPTIONAL_MUTUAL):
         _validate_clients(common, tls)
     context = tls_pb2.DownstreamTlsContext(
         common_tls_context=common, require_client_certificate=boolean(tls.mode is ServerTlsMode.MUTUAL)
     )
     return transport_socket(context)
+
+
+def server_certificate_name(tls: ServerTls) -> str:
+    """The secret of a server's certificate and key that are named as files (Istio's form)."""
+    return f"file-cert:{tls.server_certificate}~{tls.private_key}"
+
+
+def server_root_name(tls: ServerTls) -> str:
+    """The secret of the CA of a server's clients, named as a file."""
+    return f"file-root:{tls.ca_certificates}"
 
 
 def _server_parameters(mesh: MeshConfig, tls: ServerTls) -> Any:
@@ -193,14 +200,13 @@ def _validate_clients(common: Any, tls: ServerTls) -> None:
         verify_certificate_spki=tls.verify_certificate_spki,
         verify_certificate_hash=tls.verify_certificate_hash,
     )
-    if tls.credential_name:
-        common.combined_validation_context.default_validation_context.CopyFrom(rules)
-        common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(
-            credential_secret(tls.credential_name + CA_SUFFIX)
-        )
-    else:
-        rules.trusted_ca.filename = tls.ca_certificates
-        common.validation_context.CopyFrom(rules)
+    root = (
+        credential_secret(tls.credential_name + CA_SUFFIX)
+        if tls.credential_name
+        else file_secret(server_root_name(tls))
+    )
+    common.combined_validation_context.default_validation_context.CopyFrom(rules)
+    common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(root)
 
 
 def transport_socket(context: Any) -> Any:

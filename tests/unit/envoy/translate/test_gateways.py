@@ -186,6 +186,17 @@ def test_secrets_are_exactly_those_that_are_named() -> None:
     assert b"generic-ca" in found["kubernetes://generic-cacert"].body
     assert b"split-ca" in found["kubernetes://split-cacert"].body
     assert b"PRIVATE" not in found["kubernetes://split-cacert"].body
+    assert b"PRIVATE" in found["kubernetes://cert"].body
+    assert "PRIVATE" not in repr(found)
+
+
+def test_files_of_a_server_are_secrets_of_their_own() -> None:
+    tls = ServerTls(ServerTlsMode.MUTUAL, server_certificate="/c.pem", private_key="/k.pem", ca_certificates="/ca.pem")
+    view = gateway_view((gateway("gw", https_server("*", tls=tls)),))
+    found = {item.name: item.body for item in secrets.resources(Memo(), view)}
+    assert sorted(found) == ["file-cert:/c.pem~/k.pem", "file-root:/ca.pem"]
+    assert b"/k.pem" in found["file-cert:/c.pem~/k.pem"]
+    assert refusal({"files": ResourceSet.collect(gateways.resources(Memo(), view))}) is None
 
 
 def test_envoy_accepts_a_gateway_with_everything() -> None:

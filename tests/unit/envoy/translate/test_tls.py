@@ -96,8 +96,8 @@ def test_files_and_protocol_bounds() -> None:
         max_protocol_version="TLSV1_3",
     )
     common = server(tls)["common_tls_context"]
-    assert common["tls_certificates"][0]["private_key"] == {"filename": "/k.pem"}
-    assert common["validation_context"]["trusted_ca"] == {"filename": "/ca.pem"}
+    assert common["tls_certificate_sds_secret_configs"][0]["name"] == "file-cert:/c.pem~/k.pem"
+    assert common["combined_validation_context"]["validation_context_sds_secret_config"]["name"] == "file-root:/ca.pem"
     assert common["tls_params"] == {
         "tls_minimum_protocol_version": "TLSv1_3",
         "tls_maximum_protocol_version": "TLSv1_3",
