@@ -42,8 +42,8 @@ def _judge_port_names(index: Index, service: Service) -> Iterator[Problem]:
                 service.meta,
                 Code.EXTERNAL_NAME_PORT,
                 place,
-                "Port name for ExternalName service is invalid. Proxy may prevent tcp named ports and unmatched traffic "
-                "for ports serving TCP protocol from being forwarded correctly.",
+                "Port name for ExternalName service is invalid. Proxy may prevent tcp named ports and unmatched "
+                "traffic for ports serving TCP protocol from being forwarded correctly.",
                 "Name the port by its protocol: http, https, tls.",
             )
         elif port.protocol is Protocol.UNDECLARED:

@@ -123,18 +123,15 @@ def tls_findings(spec: TlsRouteSpec, hosts: list[str], gateway_only: bool, path:
                 yield Finding(place, message, "Add it to hosts, or use one of them.")
 
 
-def unreachable_findings(routes: Sequence[TlsRouteSpec] | Sequence[TcpRouteSpec], path: Path) -> Iterator[Finding]:
+def unreachable_findings(routes: Sequence[TlsRouteSpec | TcpRouteSpec], path: Path) -> Iterator[Finding]:
     """Routes that can never be taken (IST0130) and matches that an earlier route has (IST0131), as for HTTP."""
     seen: dict[str, int] = {}
     catch_all = False
     for at, route in enumerate(routes):
         place: Path = (*path, at)
         if catch_all:
-            yield _unreachable(
-                place,
-                at,
-                "route without matches defined before" if route.match else "only the last rule can have no matches",
-            )
+            after = "route without matches defined before"
+            yield _unreachable(place, at, after if route.match else "only the last rule can have no matches")
             continue
         catch_all = not route.match
         duplicates = 0
