@@ -129,8 +129,12 @@ class ScriptedControlPlane(agent_v1_pb2_grpc.ControlPlaneServicer):
         event, self._assigned = self._assigned, asyncio.Event()
         event.set()
 
+    def report(self, name: str = "default/chat-0") -> wire.ReplicaReport:
+        """The newest report of a replica, an empty one where there is none."""
+        return self.reports.get(name) or wire.ReplicaReport()
+
     def state(self, name: str = "default/chat-0") -> str:
-        return self.reports[name].state if name in self.reports else ""
+        return self.report(name).state
 
     async def ready(self, name: str = "default/chat-0", spec: str = "") -> wire.ReplicaReport:
         """The report of a replica as soon as it is ready (and runs the spec of that hash)."""
@@ -336,7 +340,7 @@ class AgentRig:
 
     async def get(self, path: str = "/", address: str = "") -> tuple[int, dict[str, Any]]:
         """A request through the replica's proxy."""
-        report = self.control.reports["default/chat-0"]
+        report = self.control.report()
         async with self.session.get(f"http://{address or report.address}:8000{path}") as response:
             text = await response.text()
             return response.status, json.loads(text) if text.startswith("{") else {"text": text}

@@ -22,6 +22,7 @@ SICK = threading.Event()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = 65536
     name = ""
 
     def do_GET(self) -> None:

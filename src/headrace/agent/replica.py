@@ -257,6 +257,7 @@ class Replica:
                 return await self._context.control.sign(self.id, csr_der)
             except Exception as error:
                 self._machine.certificate_waits(str(error))
+                self._wake.set()
                 raise
 
         def obtained(certificate: WorkloadCertificate) -> None:

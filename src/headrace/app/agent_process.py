@@ -143,7 +143,7 @@ def _host(options: AgentOptions, places: Places, pieces: HostPieces) -> Host:
 
 def _lock(places: Places) -> IO[bytes]:
     """The lock of the state directory, held for as long as the file stays open (and not inherited)."""
-    file = (places.agent / "lock").open("ab")
+    file = os.fdopen(os.open(places.agent / "lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
