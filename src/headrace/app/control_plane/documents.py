@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from headrace.app.control_plane.sources import read_source
+from headrace.app.control_plane.sources import Source
 from headrace.app.settings import MeshSettings
 from headrace.config.documents import ReadResult, read_text
 from headrace.config.journal import SqliteJournal
@@ -43,14 +43,16 @@ class LiveDocuments:
         self._strict = ""
 
     @property
-    def paths(self) -> list[Path]:
-        """What is followed on disk: the documents, and the MeshConfig file."""
-        return [Path(item) for item in (*self._settings.documents, self._settings.mesh_config) if item]
+    def sources(self) -> list[Source]:
+        """What is followed on disk: the MeshConfig file, then the documents."""
+        mesh = self._settings.mesh_config
+        found = [Source(Path(mesh), mesh_config=True)] if mesh else []
+        return found + [Source(Path(item)) for item in self._settings.documents]
 
     def load(self) -> None:
         """Bring the files into force as they are now (what was applied before comes back from the journal)."""
-        for path in self.paths:
-            self.store.replace_source(*read_source(path))
+        for source in self.sources:
+            self.store.replace_source(source.name, source.read())
         self._after_change()
 
     def replace(self, source: str, result: ReadResult) -> None:

@@ -150,7 +150,7 @@ class ControlPlane:
             group = await stack.enter_async_context(asyncio.TaskGroup())
             tasks = [
                 group.create_task(self._publish_changes(), name="publish"),
-                group.create_task(follow(self._documents.paths, self._documents.replace), name="follow"),
+                group.create_task(follow(self._documents.sources, self._documents.replace), name="follow"),
             ]
             _log.info("control plane ready", state=str(self._places.state))
             await stopped.wait()
