@@ -41,8 +41,9 @@ class Refused(Exception):
 def _forms(kind: str) -> set[str]:
     """Every spelling of a kind that people use, in lower case."""
     low = kind.lower()
-    plural = low[:-1] + "ies" if low.endswith("y") else low + ("es" if low.endswith(("s", "ch")) else "s")
-    return {low, plural}
+    if low.endswith("y") and low[-2:-1] not in "aeiou":
+        return {low, low[:-1] + "ies"}
+    return {low, low + ("es" if low.endswith(("s", "ch")) else "s")}
 
 
 def is_kind(wanted: str, kind: str) -> bool:
