@@ -95,18 +95,13 @@ class Hub:
                 await reader
 
     def statuses(self) -> tuple[ProxyStatus, ...]:
-        """The connected proxies by name; of a proxy with several streams, the newest one."""
-        return tuple(
-            ProxyStatus(proxy, connections[-1].since, connections[-1].session.status())
-            for proxy, connections in sorted(self._connections.items())
-        )
+        """The connected proxies by name."""
+        return tuple(_status(proxy, connections) for proxy, connections in sorted(self._connections.items()))
 
     def status(self, proxy: str) -> ProxyStatus | None:
         """One connected proxy; None where it has no stream."""
         connections = self._connections.get(proxy)
-        if not connections:
-            return None
-        return ProxyStatus(proxy, connections[-1].since, connections[-1].session.status())
+        return _status(proxy, connections) if connections else None
 
     async def acknowledged(self, generation: int, timeout: float) -> frozenset[str]:
         """Wait until every proxy that is connected now has answered all that was published up to `generation`; the
@@ -185,3 +180,8 @@ def _strike(waiter: _Waiter, connection: _Connection) -> None:
     waiter.pending.discard(connection)
     if not waiter.pending:
         waiter.done.set()
+
+
+def _status(proxy: str, connections: list[_Connection]) -> ProxyStatus:
+    types = tuple(kind for connection in connections for kind in connection.session.status())
+    return ProxyStatus(proxy, connections[-1].since, len(connections), types)

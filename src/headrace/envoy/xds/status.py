@@ -37,10 +37,12 @@ class TypeStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProxyStatus:
-    """One connected proxy. `connected_since` in seconds since the epoch."""
+    """One connected proxy. `connected_since`: when its newest stream began, in seconds since the epoch. Envoy opens one
+    aggregated stream, but one for each secret; `types` holds those of all streams."""
 
     proxy: str
     connected_since: float
+    streams: int
     types: tuple[TypeStatus, ...]
 
     @property
