@@ -12,7 +12,7 @@ from headrace.app.cli import CommandFailed
 from headrace.app.cli.output import Format, FormatOption, print_data
 from headrace.app.cli.up import DEFAULT_STATE, StateOption
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

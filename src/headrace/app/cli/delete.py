@@ -8,7 +8,7 @@ import typer
 
 from headrace.app.cli.up import DEFAULT_STATE, StateOption
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

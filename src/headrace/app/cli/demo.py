@@ -13,7 +13,7 @@ import typer
 
 from headrace.app.cli import CommandFailed
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

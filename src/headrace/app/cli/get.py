@@ -9,7 +9,7 @@ import typer
 from headrace.app.cli.output import Format, FormatOption, print_data, print_rows
 from headrace.app.cli.up import DEFAULT_STATE, StateOption
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 NamespaceOption = Annotated[str | None, typer.Option("-n", "--namespace", help="Only of this namespace.")]
 
 

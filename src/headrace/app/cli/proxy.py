@@ -13,7 +13,7 @@ from headrace.app.cli import CommandFailed
 from headrace.app.cli.output import Format, FormatOption, print_data, print_rows
 from headrace.app.cli.up import DEFAULT_STATE, StateOption
 
-app = typer.Typer(help="Look at proxies: status, config, logs.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, help="Look at proxies: status, config, logs.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(help="Replica: namespace/name, or its name where that is unique.")]
 
 _STATUS_COLUMNS = [

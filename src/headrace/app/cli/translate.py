@@ -11,7 +11,7 @@ import typer
 from headrace.app.cli import CommandFailed
 from headrace.app.cli.output import Format, FormatOption, print_data, print_rows
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -13,9 +13,11 @@ from headrace.app.cli import CommandFailed
 if TYPE_CHECKING:
     from headrace.app.up import MeshProcess
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 StateOption = Annotated[Path, typer.Option("--state", help="Directory of the mesh's state (mode 0700).")]
 DEFAULT_STATE = Path(".headrace")
+_SHORTEST_LIFETIME = 2.0
+"""Seconds; lives below ten minutes are for trying out rotation."""
 
 
 @app.command()
@@ -93,11 +95,14 @@ def _seconds(text: str) -> float:
     from pydantic import TypeAdapter, ValidationError
 
     from headrace.config.fields import Duration
+    from headrace.identity.issuer import check_lifetime
 
     try:
-        return float(TypeAdapter(Duration).validate_python(text))
+        return check_lifetime(TypeAdapter(Duration).validate_python(text), _SHORTEST_LIFETIME)
     except ValidationError:
         raise typer.BadParameter(f"{text!r} is not a duration such as 24h or 90s") from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _progress(status: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from headrace.model.destination import DestinationRule
 from headrace.model.engine_timeouts import engine_timeouts
 from headrace.model.resource import Metadata, selects
 from headrace.model.service import Endpoint, Service
-from headrace.model.traffic import HttpMatch, HttpRoute, RouteDestination, VirtualService
+from headrace.model.traffic import HttpMatch, HttpRoute, MatchKind, RouteDestination, StringMatch, VirtualService
 from headrace.model.workload import Workload
 from headrace.registry.mtls import settle
 from headrace.registry.snapshot import MeshSnapshot
@@ -125,13 +125,10 @@ def _match(match: HttpMatch) -> str:
     for name in ("uri", "method", "authority", "scheme"):
         value = getattr(match, name)
         if value is not None:
-            parts.append(f"{name} {value.kind.value} {value.value!r}")
-    for label, pairs in (
-        ("header", match.headers),
-        ("no header", match.without_headers),
-        ("query", match.query_params),
-    ):
-        parts += [f"{label} {name} {value.kind.value} {value.value!r}".rstrip(" '") for name, value in pairs]
+            parts.append(f"{name} {_comparison(value)}")
+    pairs = {"header": match.headers, "without header": match.without_headers, "query": match.query_params}
+    for label, items in pairs.items():
+        parts += [f"{label} {name} {_comparison(value)}" for name, value in items]
     if match.port:
         parts.append(f"port {match.port}")
     if match.source_labels:
@@ -139,6 +136,10 @@ def _match(match: HttpMatch) -> str:
     if match.source_namespace:
         parts.append(f"from namespace {match.source_namespace}")
     return " and ".join(parts) or "always"
+
+
+def _comparison(match: StringMatch) -> str:
+    return match.kind.value if match.kind is MatchKind.PRESENT else f"{match.kind.value} {match.value!r}"
 
 
 def _destination_rule(item: DestinationRule, endpoints: Sequence[Endpoint]) -> dict[str, Any]:

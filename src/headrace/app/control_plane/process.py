@@ -165,6 +165,7 @@ class ControlPlane:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         listener = private_listener(self._places.api_socket)
+        stack.callback(self._places.api_socket.unlink, missing_ok=True)
         await web.SockSite(runner, listener).start()
 
     async def _publish_changes(self) -> None:
