@@ -19,6 +19,7 @@ from headrace.envoy.view import Scope
 
 MAX_DIRECT_RESPONSE = 1024 * 1024
 """Bytes of a directResponse body that Envoy accepts (its own limit is 4 KiB); Istio's number."""
+HTTPS_PORT = 443
 
 
 class _Host:
@@ -31,8 +32,13 @@ class _Host:
         self.redirect = False
 
 
-def gateway_route_config(memo: Memo, scope: Scope, name: str, servers: Sequence[BoundServer]) -> Any:
-    """The RouteConfiguration `name` of these servers; with no virtual host in it, everything is answered 404."""
+def gateway_route_config(
+    memo: Memo, scope: Scope, name: str, servers: Sequence[BoundServer], https_port: int = HTTPS_PORT
+) -> Any:
+    """The RouteConfiguration `name` of these servers; with no virtual host in it, everything is answered 404.
+
+    `https_port` is where this proxy really listens for https: a redirection must lead there.
+    """
     hosts: dict[str, _Host] = {}
     for server in servers:
         _add_server(memo, scope, server, hosts)
@@ -46,7 +52,7 @@ def gateway_route_config(memo: Memo, scope: Scope, name: str, servers: Sequence[
         config.virtual_hosts.add(name=f"blackhole:{servers[0].server.port}", domains=["*"])
         return config
     for host in _collapsed(hosts):
-        config.virtual_hosts.append(_virtual_host(host))
+        config.virtual_hosts.append(_virtual_host(host, https_port))
     return config
 
 
@@ -81,8 +87,15 @@ def _collapsed(hosts: dict[str, _Host]) -> list[_Host]:
     return sorted(kept.values(), key=lambda host: host.name)
 
 
-def _virtual_host(host: _Host) -> Any:
+def _virtual_host(host: _Host, https_port: int) -> Any:
     message = route_components_pb2.VirtualHost(name=host.name, domains=host.domains, include_request_attempt_count=True)
+    if host.redirect and https_port != HTTPS_PORT:
+        # Envoy's own redirection (require_tls) keeps the port of the request, which only 80 and 443 survive.
+        route = message.routes.add()
+        route.match.prefix = "/"
+        route.redirect.https_redirect = True
+        route.redirect.port_redirect = https_port
+        return message
     message.routes.extend(sorted(host.routes, key=_is_catch_all))
     if host.redirect:
         message.require_tls = route_components_pb2.VirtualHost.ALL

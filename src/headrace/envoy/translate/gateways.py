@@ -13,7 +13,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
-from headrace.envoy.translate.gateway_routes import gateway_route_config
+from headrace.envoy.translate.gateway_routes import HTTPS_PORT, gateway_route_config
 from headrace.envoy.translate.gateway_servers import BoundServer, GatewayPort, merged_ports
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
 from headrace.envoy.translate.inbound import listener_access_logs
@@ -22,6 +22,7 @@ from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import duration, socket_address, uint32
 from headrace.envoy.translate.tls import gateway_downstream
 from headrace.envoy.view import ProxyView, Scope
+from headrace.model.proxy import Proxy
 
 _HANDSHAKE_SECONDS = 15.0
 """A TLS handshake at a gateway must end in this time: half-open connections cost memory (Istio's number)."""
@@ -35,20 +36,25 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
         "gateway",
         (scope.key, place),
         (scope, place),
-        lambda: _build(memo, scope, merged_ports(scope.gateways, proxy.bind, proxy.port_map), proxy.module),
+        _build,
+        memo,
+        scope,
+        proxy,
     )
 
 
-def _build(memo: Memo, scope: Scope, ports: Sequence[GatewayPort], module: bool) -> tuple[XdsResource, ...]:
+def _build(memo: Memo, scope: Scope, proxy: Proxy) -> tuple[XdsResource, ...]:
+    ports = merged_ports(scope.gateways, proxy.bind, proxy.port_map)
+    https_port = dict(proxy.port_map).get(HTTPS_PORT, HTTPS_PORT)
     found: list[XdsResource] = []
     tables: dict[str, list[BoundServer]] = {}
     for port in ports:
-        listener = _listener(port, scope, module)
+        listener = _listener(port, scope, proxy.module)
         found.append(resource_of(LISTENER, listener.name, listener))
         for server in port.servers:
             tables.setdefault(server.route_name, []).append(server)
     for name, servers in sorted(tables.items()):
-        found.append(resource_of(ROUTE, name, gateway_route_config(memo, scope, name, servers)))
+        found.append(resource_of(ROUTE, name, gateway_route_config(memo, scope, name, servers, https_port)))
     return tuple(found)
 
 
