@@ -158,7 +158,7 @@ def _route_table(scope: Scope, tables: Sequence[PortTable]) -> XdsResource:
     taken: set[str] = set()
     for table in tables:
         for part in table.hosts:
-            domains = [name for name in _with_port(part.domains, table.port) if name not in taken]
+            domains = [name for name in with_port(part.domains, table.port) if name not in taken]
             taken.update(domains)
             if domains:
                 body += virtual_host_bytes(part, tuple(domains))
@@ -166,7 +166,7 @@ def _route_table(scope: Scope, tables: Sequence[PortTable]) -> XdsResource:
     return XdsResource.of(ROUTE, ROUTES, body)
 
 
-def _with_port(domains: Sequence[str], port: int) -> list[str]:
+def with_port(domains: Sequence[str], port: int) -> list[str]:
     """`chat` → `chat:8000`; for port 80 also `chat`."""
     found: dict[str, None] = {}
     for domain in domains:
