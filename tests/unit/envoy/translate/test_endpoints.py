@@ -1,0 +1,99 @@
+"""Load assignments: subsets, localities, priorities, metadata."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.envoy.translate.outbound_rig import Rig
+from tests.unit.registry.meshes import Mesh, pod, port, replica, rule, service, sidecar, subset, workload
+
+from headrace.envoy.translate.assignments import caller_locality
+from headrace.envoy.translate.endpoints import load_assignment
+from headrace.model.destination import OutlierDetection, TrafficPolicy
+from headrace.model.service import Endpoint
+
+CHAT = "outbound|8000||chat.default.svc.cluster.local"
+
+
+def addresses(message: object) -> list[str]:
+    return [
+        item.endpoint.address.socket_address.address
+        for group in message.endpoints  # type: ignore[attr-defined]
+        for item in group.lb_endpoints
+    ]
+
+
+def test_a_subset_has_the_endpoints_with_its_labels() -> None:
+    one, two = workload("one", app="chat", version="v1"), workload("two", app="chat", version="v2")
+    mesh = Mesh().put(service("chat"), one, two, rule("chat", subset("v1"), subset("v2"), subset("v3")))
+    mesh.observe(replica(one, 0, "127.0.0.2"), replica(two, 0, "127.0.0.3"))
+    found = Rig(mesh).endpoints()
+    assert addresses(found[CHAT]) == ["127.0.0.2", "127.0.0.3"]
+    assert addresses(found[CHAT.replace("||", "|v1|")]) == ["127.0.0.2"]
+    assert addresses(found[CHAT.replace("||", "|v2|")]) == ["127.0.0.3"]
+    assert addresses(found[CHAT.replace("||", "|v3|")]) == []
+
+
+def test_each_port_has_its_own() -> None:
+    chat = workload("chat")
+    mesh = Mesh().put(service("chat", port(80, target=8000), port(81, target=8001)), chat)
+    mesh.observe(replica(chat, 0, "127.0.0.2"))
+    found = Rig(mesh).endpoints()["outbound|81||chat.default.svc.cluster.local"]
+    assert found.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value == 8001
+
+
+def test_metadata_says_who_speaks_mutual_tls_and_who_it_is() -> None:
+    known = Endpoint("10.0.0.1", 1, 1, (("app", "chat"), ("version", "v1")), "default", "chat-v1", "", True)
+    plain = Endpoint("10.0.0.2", 1, 1)
+    one, two = load_assignment("c", [known, plain], "", failover=False).endpoints[0].lb_endpoints
+    assert one.metadata.filter_metadata["envoy.transport_socket_match"]["tlsMode"] == "istio"
+    assert one.metadata.filter_metadata["istio"]["workload"] == "chat-v1;default;chat;v1;Kubernetes"
+    assert not two.metadata.filter_metadata
+
+
+def test_a_unix_socket_is_a_pipe() -> None:
+    found = load_assignment("c", [Endpoint("unix:///run/x.sock", 0, 80)], "", failover=False)
+    assert found.endpoints[0].lb_endpoints[0].endpoint.address.pipe.path == "/run/x.sock"
+
+
+class TestLocality:
+    near = Endpoint("10.0.0.1", 1, 1, locality="eu/a/1", weight=2)
+    same_region = Endpoint("10.0.0.2", 1, 1, locality="eu/b/1")
+    far = Endpoint("10.0.0.3", 1, 1, locality="us/a/1")
+
+    def test_groups_have_their_weight(self) -> None:
+        found = load_assignment("c", [self.near, self.far], "", failover=False)
+        assert [(item.locality.region, item.load_balancing_weight.value) for item in found.endpoints] == [
+            ("eu", 2),
+            ("us", 1),
+        ]
+        assert [item.priority for item in found.endpoints] == [0, 0]
+
+    def test_farther_endpoints_step_back_without_gaps(self) -> None:
+        found = load_assignment("c", [self.near, self.same_region, self.far], "eu/a/1", failover=True)
+        assert [item.priority for item in found.endpoints] == [0, 1, 2]
+        found = load_assignment("c", [self.same_region, self.far], "eu/a/1", failover=True)
+        assert [item.priority for item in found.endpoints] == [0, 1]
+
+    @pytest.mark.parametrize("ejects", [True, False])
+    def test_only_where_sick_ones_are_noticed(self, ejects: bool) -> None:
+        policy = TrafficPolicy(outlier_detection=OutlierDetection() if ejects else None)
+        mesh = Mesh().put(
+            service("chat"),
+            pod("a", "10.0.0.1", labels={"app": "chat"}, locality="eu/a"),
+            pod("b", "10.0.0.2", labels={"app": "chat"}, locality="us/a"),
+            rule("chat", policy=policy),
+        )
+        here = sidecar(app="client", **{"topology.kubernetes.io/region": "eu"})
+        assert [item.priority for item in Rig(mesh).endpoints(here)[CHAT].endpoints] == [0, 1 if ejects else 0]
+
+    @pytest.mark.parametrize(
+        ("labels", "expected"),
+        [
+            ((), ""),
+            ((("istio-locality", "eu.a.1"), ("topology.kubernetes.io/region", "us")), "eu/a/1"),
+            ((("topology.kubernetes.io/region", "us"),), "us"),
+            ((("topology.kubernetes.io/region", "us"), ("topology.kubernetes.io/zone", "z")), "us/z"),
+        ],
+    )
+    def test_of_the_caller(self, labels: tuple[tuple[str, str], ...], expected: str) -> None:
+        assert caller_locality(labels) == expected
