@@ -92,14 +92,13 @@ class RuleMerger:
         if len(rules) < 2:
             return rules[0] if rules else None
         key = tuple(rules)
-        merged = self._merged.get(key)
+        merged = self._used.get(key)
         if merged is None:
-            merged = merge_rules(rules)
-        self._used[key] = merged
+            merged = self._used[key] = self._merged.get(key) or merge_rules(rules)
         return merged
 
     def turn(self) -> None:
-        """Forget what the last snapshot did not use."""
+        """Forget what was not used since the last turn."""
         self._merged, self._used = self._used, {}
 
 

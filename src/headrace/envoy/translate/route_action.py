@@ -173,7 +173,10 @@ def apply_redirect(route: Any, redirect: Redirect, place: Place) -> None:
     """Fill in the action of a rule that redirects."""
     action = route.redirect
     action.host_redirect = redirect.authority
-    action.path_redirect = redirect.uri
+    if redirect.prefix_rewrite:
+        action.prefix_rewrite = redirect.prefix_rewrite
+    else:
+        action.path_redirect = redirect.uri
     if redirect.scheme:
         action.scheme_redirect = redirect.scheme
     port = place.port if redirect.derive_port == "FROM_REQUEST_PORT" else redirect.port

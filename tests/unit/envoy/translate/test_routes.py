@@ -227,6 +227,11 @@ class TestRedirect:
         assert one(redirect=Redirect(port=80)).redirect.port_redirect == 0
         assert one(redirect=Redirect(scheme="https", port=80)).redirect.port_redirect == 80
 
+    def test_of_the_prefix_only(self) -> None:
+        found = one(redirect=Redirect(prefix_rewrite="/new")).redirect
+        assert found.WhichOneof("path_rewrite_specifier") == "prefix_rewrite"
+        assert found.prefix_rewrite == "/new"
+
     def test_port_of_the_request(self) -> None:
         assert one(redirect=Redirect(derive_port="FROM_REQUEST_PORT")).redirect.port_redirect == 8000
         assert one(redirect=Redirect(derive_port="FROM_PROTOCOL_DEFAULT")).redirect.port_redirect == 0
