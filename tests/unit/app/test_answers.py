@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
+from tests.unit.app.documents import GATEWAY, SERVICE
 
 from headrace.app.control_plane import answers
 from headrace.app.control_plane.answers import Refused, is_kind
 from headrace.app.control_plane.documents import LiveDocuments
 from headrace.app.settings import MeshSettings
 from headrace.floor.places import Places
-from tests.unit.app.documents import GATEWAY, SERVICE
 
 SECRET = """
 apiVersion: v1

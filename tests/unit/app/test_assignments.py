@@ -1,10 +1,11 @@
 """What hosts must run, from documents alone."""
 
+from tests.unit.app.documents import GATEWAY, WORKLOAD, of_type, revision_of
+
 from headrace.app.control_plane.assignments import PlannedReplica, assignment, plan
 from headrace.model.gateway import Gateway
 from headrace.model.mesh import MeshConfig
 from headrace.model.workload import Workload, WorkloadRole
-from tests.unit.app.documents import GATEWAY, WORKLOAD, of_type, revision_of
 
 
 def planned(*texts: str) -> tuple[PlannedReplica, ...]:

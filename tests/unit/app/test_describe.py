@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
+from tests.unit.app.documents import SERVICE, WORKLOAD, revision_of
 
 from headrace.app.control_plane import describe
 from headrace.app.control_plane.answers import Refused
 from headrace.registry.build import build_snapshot
-from tests.unit.app.documents import SERVICE, WORKLOAD, revision_of
 
 ROUTES = """
 apiVersion: networking.istio.io/v1

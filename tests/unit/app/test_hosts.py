@@ -1,12 +1,13 @@
 """The book of hosts: what reports say becomes replicas and proxies, stable until something changes."""
 
+from tests.unit.app.documents import WORKLOAD, of_type, revision_of
+
 from headrace.app.control_plane.assignments import plan
 from headrace.app.control_plane.hosts import HostBook
 from headrace.model.mesh import MeshConfig
 from headrace.model.workload import Workload
 from headrace.registry.observed import ReplicaState
 from headrace.wire import agent_v1_pb2 as wire
-from tests.unit.app.documents import WORKLOAD, of_type, revision_of
 
 FIRST, SECOND = "default/chat-v1-0", "default/chat-v1-1"
 

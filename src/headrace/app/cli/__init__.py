@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -93,18 +93,34 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 1 "no" or failed, 2 wrong usage (contract.md)."""
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="headrace")
+        code = app(args=None if arguments is None else list(arguments), prog_name="headrace", standalone_mode=False)
     except CommandFailed as failure:
-        print(f"headrace: {failure}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(failure), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as failure:  # the edge of the program: one line for people, the traceback on request
+        usage = getattr(failure, "format_message", None)  # typer's own usage errors, whose types it does not publish
+        if usage is not None:
+            if type(failure).__name__ == "NoArgsIsHelpError":
+                print(usage(), file=sys.stderr)
+                sys.exit(2)
+            _fail(_usage_line(failure, usage()), 2)
         if os.environ.get("HEADRACE_DEBUG"):
             traceback.print_exc()
-        print(
-            f"headrace: unexpected {type(failure).__name__}: {failure}. Run again with --debug for the traceback.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        _fail(f"unexpected {type(failure).__name__}: {failure}. Run again with --debug for the traceback.", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_line(failure: Any, message: str) -> str:
+    """What is wrong with the words of the command line, and where its help is, in one line."""
+    context = getattr(failure, "ctx", None)
+    command = context.command_path if context is not None else "headrace"
+    return f"{' '.join(message.split()).rstrip('.')}: see `{command} --help`"
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    print(f"headrace: {line}", file=sys.stderr)
+    sys.exit(code)

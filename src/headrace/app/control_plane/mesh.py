@@ -68,7 +68,10 @@ class Mesh:
         }
 
     def _notes(self) -> list[str]:
-        return [LOOPBACK_NOTE] + [
+        notes = [LOOPBACK_NOTE]
+        if not self.plan.value:
+            notes.append(f"nothing to run: no Workload and no Gateway in {', '.join(self.settings.documents)}")
+        return notes + [
             f"{host.name}: no native module, balancing by least_request ({host.module_problem})"
             for host in self.hosts.hosts.values()
             if not host.module
