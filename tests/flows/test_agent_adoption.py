@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 from tests.flows.agent_rig import AgentRig, agent_rig, replica, until
+
+from headrace.floor.processes import ProcessMark
 
 
 class Load:
@@ -133,7 +134,7 @@ async def test_an_unreadable_record_means_a_clean_start() -> None:
         await rig.start()
         await until(lambda: rig.control.report().app_pid not in (0, before.app_pid), "started anew")
         await rig.control.ready()
-        assert not Path(f"/proc/{before.proxy_pid}").exists()
+        assert ProcessMark.of(before.proxy_pid) is None
         assert len(rig.processes()) == 2
         assert "children.json cannot be read" in rig.log()
 

@@ -32,6 +32,7 @@ from headrace.wire import agent_v1_pb2 as wire
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _RETRY_SECONDS = 2.0
 _LOG_SECONDS = 5.0
+_STRAY_POLL = 0.02
 _CONTROL_PLANE_GRACE = 5.0
 
 
@@ -121,12 +122,20 @@ class Host:
         records = [item for record in self._records().values() for item in (record.app, record.proxy)]
         records.append(self._guardian.record() if self._guardian is not None else None)
         known = tuple(record.mark for record in records if record is not None)
-        for pid in await asyncio.to_thread(marked, self._mesh_mark):
-            mark = mark_of(pid)
-            if mark and not mark.startswith(known):
-                _log.warning("ending a process that an earlier agent left", pid=pid)
+        deadline = self._context.clock.monotonic() + _RETRY_SECONDS
+        told: set[int] = set()
+        while self._context.clock.monotonic() < deadline:
+            pids = await asyncio.to_thread(marked, self._mesh_mark)
+            strays = [pid for pid in pids if (mark := mark_of(pid)) and not mark.startswith(known)]
+            if not strays:
+                return
+            for pid in strays:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
+            if set(strays) - told:
+                _log.warning("ended processes that an earlier agent left", pids=strays)
+            told.update(strays)
+            await asyncio.sleep(_STRAY_POLL)
 
     # Reconciling
 

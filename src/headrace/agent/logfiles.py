@@ -11,8 +11,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import structlog
+
 from headrace.floor.files import OWNER_ONLY_FILE
 
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _CHUNK = 1 << 20
 
 
@@ -20,16 +23,18 @@ def shorten(paths: Iterable[Path], limit: int) -> None:
     """Rotate every log of more than `limit` bytes; only its last `limit` bytes are kept in `NAME.1`."""
     for path in paths:
         try:
-            size = path.stat().st_size
-        except OSError:
+            if path.stat().st_size > limit:
+                _rotate(path, limit)
+        except FileNotFoundError:
             continue
-        if size > limit:
-            _rotate(path, limit)
+        except OSError as error:
+            _log.warning("log not rotated", path=str(path), error=str(error))
 
 
 def _rotate(path: Path, limit: int) -> None:
     older = path.with_name(path.name + ".1")
-    target = os.open(older, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY_FILE)
+    older.unlink(missing_ok=True)
+    target = os.open(older, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY_FILE)
     with open(path, "rb+", buffering=0) as source, os.fdopen(target, "wb") as kept:
         source.seek(max(0, source.seek(0, os.SEEK_END) - limit))
         while chunk := source.read(_CHUNK):

@@ -43,9 +43,7 @@ class Launch:
 def marked(prefix: str) -> list[int]:
     """Pids of this user's running processes whose mark starts with `prefix`, sorted."""
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return sorted(
-        pid for pid in pids if pid != os.getpid() and mark_of(pid).startswith(prefix) and ProcessMark.of(pid)
-    )
+    return sorted(pid for pid in pids if pid != os.getpid() and mark_of(pid).startswith(prefix) and ProcessMark.of(pid))
 
 
 def mark_of(pid: int) -> str:
@@ -135,6 +133,8 @@ def spawn(launch: Launch) -> Child:
 
     No code runs between fork and exec (gRPC has threads), standard input is empty, and only 0, 1 and 2 are inherited.
     """
+    if not launch.command:
+        raise StartFailed("there is no command to start")
     output = subprocess.DEVNULL if launch.log is None else open_log(launch.log)
     try:
         process = subprocess.Popen(
