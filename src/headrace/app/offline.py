@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headrace.app.control_plane.assignments import PlannedReplica, plan
 from headrace.config.documents import read_paths
 from headrace.config.mesh_config import read_mesh_config
 from headrace.config.store import ConfigStore
@@ -101,6 +102,9 @@ def find_proxy(snapshot: MeshSnapshot, name: ProxyName, capture: Capture = Captu
     for static in snapshot.static_workloads:
         if (static.meta.namespace, static.meta.name) == (name.namespace, name.name):
             return _of_static(static, name, snapshot.mesh.trust_domain, capture)
+    for planned in plan(snapshot.workloads, snapshot.gateways, snapshot.mesh):
+        if planned.spec is None and (planned.namespace, planned.workload) == (name.namespace, name.name):
+            return _of_derived(planned, name)
     described = [item.meta for item in snapshot.workloads] + [item.meta for item in snapshot.static_workloads]
     known = sorted(f"{meta.namespace}/{meta.name}" for meta in described)
     hint = f"described here: {', '.join(known[:10])}" if known else "the documents describe no workload at all"
@@ -137,6 +141,20 @@ def _of_static(static: StaticWorkload, name: ProxyName, trust_domain: str, captu
         labels=_located(static),
         addresses=(static.address or UNKNOWN_ADDRESS,),
         capture=capture,
+    )
+
+
+def _of_derived(planned: PlannedReplica, name: ProxyName) -> Proxy:
+    """The gateway that `up` starts by itself for a Gateway document that no described workload serves."""
+    if name.kind is not ProxyKind.GATEWAY:
+        raise OfflineError(f"{name.namespace}/{name.name} is a gateway: ask for gateway/{name.namespace}/{name.name}")
+    return Proxy(
+        kind=name.kind,
+        name=name.name,
+        workload=name.name,
+        identity=planned.identity,
+        labels=planned.labels,
+        addresses=(UNKNOWN_ADDRESS,),
     )
 
 

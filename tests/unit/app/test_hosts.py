@@ -78,6 +78,20 @@ def test_a_replica_that_left_the_plan_stays_known_while_it_is_reported() -> None
     assert SECOND not in hosts.observed()
 
 
+def test_a_changed_replica_keeps_its_labels_until_it_was_replaced() -> None:
+    hosts = book()
+    old = plan(of_type(revision_of(WORKLOAD), Workload), [], MeshConfig())
+    running = replica()
+    running.spec_hash = old[0].spec_hash
+    hosts.report(report(running))
+    changed = plan(of_type(revision_of(WORKLOAD.replace("version: v1", "version: v2")), Workload), [], MeshConfig())
+    hosts.planned(changed, "127.0.0.1")
+    assert dict(hosts.observed()[FIRST].labels)["version"] == "v1"
+    running.spec_hash = changed[0].spec_hash
+    hosts.report(report(running, sequence=2))
+    assert dict(hosts.observed()[FIRST].labels)["version"] == "v2"
+
+
 def test_a_lost_host_takes_its_endpoints_with_it() -> None:
     hosts = book()
     hosts.report(report(replica()))

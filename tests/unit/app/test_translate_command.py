@@ -27,6 +27,15 @@ kind: Service
 metadata: {name: chat}
 spec: {selector: {app: chat}, ports: [{name: http, port: 8000}]}
 """
+GATEWAY = """
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: east}
+spec:
+  selector: {istio: eastgateway}
+  servers: [{port: {number: 8080, name: http, protocol: HTTP}, hosts: ["*"]}]
+"""
 BAD = """
 ---
 apiVersion: networking.istio.io/v1
@@ -97,6 +106,13 @@ def test_loopback_shape_and_envoys_judgement(documents: Path, capsys: pytest.Cap
     code, out, _ = run(capsys, *arguments)
     assert code == 0
     assert [item["name"] for item in json.loads(out)["routes"]] == ["http_proxy"]
+
+
+def test_a_gateway_that_up_would_start_by_itself(documents: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    documents.write_text(DOCUMENTS + GATEWAY)
+    code, out, _ = run(capsys, "--proxy", "gateway/istio-system/istio-eastgateway", documents)
+    assert code == 0
+    assert [item["name"] for item in json.loads(out)["listeners"]] == ["0.0.0.0_8080"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from headrace.model.gateway import Gateway
 from headrace.model.identity import Identity
@@ -22,7 +23,7 @@ from headrace.model.workload import Probe, Workload, WorkloadPort, WorkloadRole
 from headrace.wire import agent_v1_pb2 as wire
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PlannedReplica:
     """One replica that some host must run: the document it comes from, its place in it, and its identity."""
 
@@ -35,6 +36,24 @@ class PlannedReplica:
     labels: Labels
     ports: tuple[WorkloadPort, ...]
     spec: Workload | None
+
+    @cached_property
+    def spec_hash(self) -> str:
+        """Hash of what a running replica cannot take over without being replaced: for an application all but probes
+        and grace period; for a gateway only who it is (its ports change in place)."""
+        parts: dict[str, object] = {
+            "identity": self.identity.uri,
+            "role": self.role.value,
+            "labels": sorted(self.labels.items()),
+        }
+        if self.spec is not None and self.role is WorkloadRole.SIDECAR:
+            parts |= {
+                "command": self.spec.command,
+                "env": self.spec.env,
+                "directory": self.spec.directory,
+                "ports": [(port.number, port.name, port.protocol) for port in self.ports],
+            }
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def plan(workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshConfig) -> tuple[PlannedReplica, ...]:
@@ -131,6 +150,7 @@ def _replica(item: PlannedReplica, gateway_bind: str) -> wire.Replica:
         labels=item.labels,
         ports=[wire.Port(number=port.number, name=port.name, protocol=port.protocol) for port in item.ports],
         identity=item.identity.uri,
+        spec_hash=item.spec_hash,
         bind=gateway_bind if item.role is WorkloadRole.GATEWAY else "",
         grace_period_ms=int((spec.grace_period if spec else 30.0) * 1000),
     )
@@ -141,7 +161,6 @@ def _replica(item: PlannedReplica, gateway_bind: str) -> wire.Replica:
         for field, probe in (("readiness", spec.readiness), ("liveness", spec.liveness), ("startup", spec.startup)):
             if probe is not None:
                 getattr(replica, field).CopyFrom(_probe(probe))
-    replica.spec_hash = _spec_hash(replica)
     return replica
 
 
@@ -158,21 +177,3 @@ def _probe(probe: Probe) -> wire.Probe:
         success_threshold=probe.success_threshold,
         failure_threshold=probe.failure_threshold,
     )
-
-
-def _spec_hash(replica: wire.Replica) -> str:
-    """Hash of what a running replica cannot take over without being replaced: for an application all but probes and
-    grace period; for a gateway only who it is (its ports change in place)."""
-    parts: dict[str, object] = {
-        "identity": replica.identity,
-        "role": replica.role,
-        "labels": sorted(replica.labels.items()),
-    }
-    if replica.role == WorkloadRole.SIDECAR.value:
-        parts |= {
-            "command": list(replica.command),
-            "env": [(variable.name, variable.value) for variable in replica.env],
-            "directory": replica.directory,
-            "ports": [(port.number, port.name, port.protocol) for port in replica.ports],
-        }
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()

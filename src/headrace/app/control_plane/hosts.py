@@ -34,6 +34,7 @@ class HostBook:
     def __init__(self) -> None:
         self.hosts: dict[str, HostEntry] = {}
         self._planned: dict[str, PlannedReplica] = {}
+        self._running: dict[str, PlannedReplica] = {}
         self._withdrawn: set[str] = set()
         self._observed: dict[str, ObservedReplica] = {}
         self._proxies: dict[str, tuple[tuple[object, ...], Proxy]] = {}
@@ -63,9 +64,28 @@ class HostBook:
             now, before = newest.get(name), entry.replicas.get(name)
             if now is None or (before is not None and now.started_unix_ms != before.started_unix_ms):
                 self._withdrawn.discard(name)
+        self._settle_running(newest)
         changed = newest != entry.replicas or not entry.connected
         entry.replicas, entry.connected = newest, True
         return changed
+
+    def _settle_running(self, reports: Mapping[str, wire.ReplicaReport]) -> None:
+        """What runs is the newest plan only once its agent says so (by the plan's hash): until a changed replica has
+        been replaced, its endpoint keeps the labels and ports that it was started with."""
+        for name, report in reports.items():
+            plan = self._planned.get(name)
+            before = self._running.get(name)
+            if plan is not None and (before is None or report.spec_hash in ("", plan.spec_hash)):
+                self._running[name] = plan
+        alive = {name for host in self.hosts.values() for name in host.replicas} | reports.keys()
+        for name in self._running.keys() - alive:
+            del self._running[name]
+
+    def _current(self, name: str, report: wire.ReplicaReport) -> PlannedReplica | None:
+        plan = self._planned.get(name)
+        if plan is not None and report.spec_hash in ("", plan.spec_hash):
+            return plan
+        return self._running.get(name, plan)
 
     def lost(self, host: str) -> None:
         """The host's agent is gone beyond its grace time: its endpoints leave the mesh."""
@@ -91,7 +111,7 @@ class HostBook:
         found: dict[str, ObservedReplica] = {}
         for entry in self.hosts.values():
             for name, report in entry.replicas.items():
-                plan = self._planned.get(name)
+                plan = self._current(name, report)
                 if plan is None or not report.address:
                     continue
                 state = ReplicaState.DRAINING if name in self._withdrawn else ReplicaState(report.state)
@@ -117,7 +137,7 @@ class HostBook:
         found: dict[str, tuple[tuple[object, ...], Proxy]] = {}
         for entry in self.hosts.values():
             for name, report in entry.replicas.items():
-                plan = self._planned.get(name)
+                plan = self._current(name, report)
                 if plan is None or not report.address:
                     continue
                 key = (
