@@ -114,8 +114,10 @@ class Translator:
             if base and more:
                 slot = (scope, type_url, tuple(more.values()))
                 found[type_url] = self.memo.latest("merged", slot, _Same(base), _merge, base, more)
-            elif base or more:
-                found[type_url] = base or more
+            elif more:
+                found[type_url] = self.memo.latest("merged", (scope, type_url, tuple(more.values())), None, dict, more)
+            elif base:
+                found[type_url] = base
         return ResourceSet(found)
 
 

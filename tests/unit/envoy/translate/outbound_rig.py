@@ -37,10 +37,11 @@ class Rig:
 
     @property
     def built(self) -> dict[str, int]:
-        """What was really built since the last call, by kind."""
-        found = dict(self.translator.memo.built)
+        """What was really built since `start_counting`, by kind."""
+        return dict(self.translator.memo.built)
+
+    def start_counting(self) -> None:
         self.translator.memo.built.clear()
-        return found
 
     def view(self, proxy: Proxy | None = None) -> ProxyView:
         return view_of(self.mesh.snapshot(), proxy or sidecar(), self.scopes)

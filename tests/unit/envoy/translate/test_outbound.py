@@ -1,0 +1,92 @@
+"""Outbound listeners of the transparent shape: who takes which connection, and where it goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from tests.unit.envoy.translate.outbound_rig import Rig
+from tests.unit.envoy.translate.samples import unpacked
+from tests.unit.registry.meshes import Mesh, entry, port, service
+
+from headrace.model.mesh import MeshConfig, OutboundMode
+from headrace.model.service import Protocol, Resolution
+
+
+def listeners(*items: Any, config: MeshConfig | None = None) -> dict[str, Any]:
+    return Rig(Mesh(config or MeshConfig()).put(*items)).listeners()
+
+
+def tcp(chain: Any) -> str:
+    """The cluster that a filter chain passes everything on to."""
+    found = tcp_proxy_pb2.TcpProxy()
+    assert chain.filters[0].typed_config.Unpack(found)
+    return str(found.cluster)
+
+
+def test_the_virtual_listener() -> None:
+    found = listeners()["virtualOutbound"]
+    assert found.use_original_dst.value
+    assert found.address.socket_address.port_value == 15001
+    loop, rest = found.filter_chains
+    assert (loop.filter_chain_match.destination_port.value, tcp(loop)) == (15001, "BlackHoleCluster")
+    assert tcp(rest) == "PassthroughCluster"
+
+
+def test_registry_only_refuses_what_nobody_knows() -> None:
+    found = listeners(service("chat"), config=MeshConfig(outbound_mode=OutboundMode.REGISTRY_ONLY))
+    assert tcp(found["virtualOutbound"].filter_chains[1]) == "BlackHoleCluster"
+    assert tcp(found["0.0.0.0_8000"].default_filter_chain) == "BlackHoleCluster"
+
+
+def test_http_is_routed_by_name_whatever_the_address() -> None:
+    found = listeners(service("a"), service("b", addresses=("10.0.0.1",)))
+    assert sorted(found) == ["0.0.0.0_8000", "virtualInbound", "virtualOutbound"]
+    listener = found["0.0.0.0_8000"]
+    assert not listener.bind_to_port.value
+    (chain,) = listener.filter_chains
+    assert chain.filter_chain_match.transport_protocol == "raw_buffer"
+    assert list(chain.filter_chain_match.application_protocols) == ["http/1.1", "h2c"]
+    assert unpacked(chain).rds.route_config_name == "8000"
+    assert tcp(listener.default_filter_chain) == "PassthroughCluster"
+    assert [item.name.rpartition(".")[2] for item in listener.listener_filters] == ["tls_inspector", "http_inspector"]
+
+
+def test_tcp_at_the_services_address() -> None:
+    listener = listeners(service("db", port(5432, Protocol.TCP), addresses=("10.0.0.5",)))["10.0.0.5_5432"]
+    (chain,) = listener.filter_chains
+    assert tcp(chain) == "outbound|5432||db.default.svc.cluster.local"
+    assert not listener.listener_filters
+
+
+def test_tcp_without_an_address_belongs_to_the_first_service() -> None:
+    found = listeners(service("a", port(5432, Protocol.TCP)), service("b", port(5432, Protocol.TCP)))
+    assert tcp(found["0.0.0.0_5432"].filter_chains[0]) == "outbound|5432||a.default.svc.cluster.local"
+
+
+def test_tls_without_an_address_by_sni() -> None:
+    hosts = ("a.example.com", "b.example.com")
+    item = entry(*hosts, ports=(port(443, Protocol.TLS),), resolution=Resolution.DNS)
+    listener = listeners(item)["0.0.0.0_443"]
+    found = {chain.filter_chain_match.server_names[0]: tcp(chain) for chain in listener.filter_chains}
+    assert found == {host: f"outbound|443||{host}" for host in hosts}
+    assert [item.name.rpartition(".")[2] for item in listener.listener_filters] == ["tls_inspector"]
+
+
+def test_an_undeclared_protocol_is_sniffed() -> None:
+    listener = listeners(service("chat", port(8000, Protocol.UNDECLARED), addresses=("10.0.0.1",)))["10.0.0.1_8000"]
+    (chain,) = listener.filter_chains
+    assert unpacked(chain).rds.route_config_name == "chat.default.svc.cluster.local:8000"
+    assert tcp(listener.default_filter_chain) == "outbound|8000||chat.default.svc.cluster.local"
+
+
+def test_http_and_tls_on_one_port() -> None:
+    item = entry("a.example.com", ports=(port(443, Protocol.TLS),), resolution=Resolution.DNS)
+    listener = listeners(service("chat", port(443)), item)["0.0.0.0_443"]
+    sni, http = listener.filter_chains
+    assert list(sni.filter_chain_match.server_names) == ["a.example.com"]
+    assert unpacked(http).rds.route_config_name == "443"
+
+
+def test_udp_has_no_listener() -> None:
+    assert sorted(listeners(service("dns", port(53, Protocol.UDP)))) == ["virtualInbound", "virtualOutbound"]
