@@ -1,0 +1,256 @@
+"""What two sidecars with mutual TLS cost: requests a second and added latency, as ratios.
+
+    python benchmarks/mesh_overhead.py [--rounds N] [--seconds S] [--write]
+
+Three ways to the same constant server take turns in every round: straight, through a hand-written pair of bare Envoys
+(rigs/envoys.py) and through a Headrace client sidecar and server sidecar. Every request is a POST of about 1 KiB like a
+small chat completion, every answer about 300 bytes. One connection gives the latency, 16 connections the throughput.
+Needs wrk. The proxies share one core; load and server share the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rigs import envoys, processes, report
+from rigs.mesh import Mesh, running_mesh
+
+from headrace.floor.files import write_private
+
+PROXY_CORE, LOAD_CORE = 0, 1
+CONNECTIONS = (1, 16)
+SERVER, CLIENT = "default/server-0", "default/client-0"
+BODY = json.dumps(
+    {
+        "model": "constant",
+        "messages": [
+            {"role": "system", "content": "You answer briefly. " * 20},
+            {"role": "user", "content": "What does a headrace do? " * 18},
+        ],
+        "max_tokens": 64,
+    }
+)
+DOCUMENTS = """\
+apiVersion: v1
+kind: Service
+metadata: {name: bench}
+spec:
+  selector: {app: bench}
+  ports: [{name: http, port: 80, targetPort: 8000}]
+---
+apiVersion: headrace.dev/v1alpha1
+kind: Workload
+metadata: {name: server}
+spec:
+  command: [$(HEADRACE_PYTHON), %(server)s, %(directory)s]
+  serviceAccountName: server
+  labels: {app: bench}
+  ports: [{name: http, port: 8000}]
+---
+apiVersion: headrace.dev/v1alpha1
+kind: Workload
+metadata: {name: client}
+spec:
+  command: [sleep, infinity]
+  serviceAccountName: client
+  labels: {app: client}
+"""
+SCRIPT = """\
+wrk.method = "POST"
+wrk.path = "%(path)s"
+wrk.body = [==[%(body)s]==]
+wrk.headers["Host"] = "bench"
+wrk.headers["Content-Type"] = "application/json"
+%(more)s
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format('{"requests":%%d,"us":%%d,"p50":%%d,"p99":%%d,"errors":%%d}\\n', summary.requests,
+    summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to the server: where wrk connects, its script, and the proxies that do the work."""
+
+    name: str
+    address: tuple[str, int]
+    script: Path
+    proxies: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of wrk. Times in microseconds; `cpu` is the proxies' processor time for each request."""
+
+    rate: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+def main() -> None:
+    arguments = _arguments()
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        raise SystemExit("wrk is missing: apt-get install wrk (Debian, Ubuntu), or build github.com/wg/wrk")
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("this needs two cores: one for the proxies, one for load and server")
+    os.sched_setaffinity(0, {LOAD_CORE})
+    with ways() as found:
+        samples: dict[tuple[str, int], list[Sample]] = {}
+        for way in found:
+            measure(wrk, way, 16, 1.0)  # warm
+        for number in range(arguments.rounds):
+            for way in found[number % 3 :] + found[: number % 3]:
+                for connections in CONNECTIONS:
+                    sample = measure(wrk, way, connections, arguments.seconds)
+                    samples.setdefault((way.name, connections), []).append(sample)
+    publish(samples, arguments)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each run of wrk")
+    parser.add_argument("--write", action="store_true", help="put the section into RESULTS.md")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def ways() -> Iterator[list[Way]]:
+    """The three ways, in the order straight, bare pair, mesh."""
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hr-pair-")))
+        documents = DOCUMENTS % {"server": Path(envoys.__file__).resolve(), "directory": directory}
+        mesh = stack.enter_context(running_mesh({"bench.yaml": documents}))
+        rows = mesh.proxies()
+        backend = ("127.0.0.1", int(rows[SERVER]["app_ports"]["8000"]))
+        processes.pin(rows[SERVER]["app_pid"], LOAD_CORE)
+        plain = _script(directory / "plain.lua", "/v1/chat/completions")
+        yield [
+            Way("no proxy", backend, plain, ()),
+            _bare_pair(stack, directory, backend, plain),
+            _mesh(mesh, rows, directory),
+        ]
+
+
+def _bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str, int], script: Path) -> Way:
+    envoys.write_certificates(directory)
+    client, server = ("127.0.0.1", _free_port()), ("127.0.0.1", _free_port())
+    pids = []
+    for name, resources in (
+        ("bare-server", envoys.server_side(server, backend, directory)),
+        ("bare-client", envoys.client_side(client, server, directory)),
+    ):
+        bootstrap, log = directory / f"{name}.json", directory / f"{name}.log"
+        admin = envoys.write_bootstrap(bootstrap, resources)
+        process = stack.enter_context(processes.running(envoys.command(bootstrap), log))
+        processes.wait_for(admin, log)
+        processes.pin(process.pid, PROXY_CORE)
+        pids.append(process.pid)
+    return Way("bare Envoy pair", client, script, tuple(pids))
+
+
+def _mesh(mesh: Mesh, rows: dict[str, dict[str, Any]], directory: Path) -> Way:
+    proxy = urlsplit(mesh.environment(CLIENT)["HTTP_PROXY"])
+    secret = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
+    more = f'wrk.headers["Proxy-Authorization"] = "Basic {secret}"'
+    script = _script(directory / "mesh.lua", "http://bench/v1/chat/completions", more)
+    pids = (int(rows[CLIENT]["proxy_pid"]), int(rows[SERVER]["proxy_pid"]))
+    for pid in pids:
+        processes.pin(pid, PROXY_CORE)
+    assert proxy.hostname and proxy.port
+    return Way("Headrace", (proxy.hostname, proxy.port), script, pids)
+
+
+def _script(file: Path, path: str, more: str = "") -> Path:
+    write_private(file, (SCRIPT % {"path": path, "body": BODY, "more": more}).encode())
+    return file
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def measure(wrk: str, way: Way, connections: int, seconds: float) -> Sample:
+    """One run of wrk, in which every answer must be 200."""
+    url = f"http://{way.address[0]}:{way.address[1]}"
+    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(way.script), url]
+    before = processes.cpu_seconds(way.proxies)
+    done = subprocess.run(["taskset", "-c", str(LOAD_CORE), *command], capture_output=True, text=True, timeout=60)
+    used = processes.cpu_seconds(way.proxies) - before
+    if done.returncode != 0:
+        raise SystemExit(f"wrk: {done.stdout}{done.stderr}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    if found["errors"] or not found["requests"]:
+        raise SystemExit(f"{way.name}: {found['errors']} of {found['requests']} requests failed\n{done.stdout}")
+    rate = found["requests"] / found["us"] * 1e6
+    return Sample(rate, found["p50"], found["p99"], used / found["requests"] * 1e6)
+
+
+def publish(samples: dict[tuple[str, int], list[Sample]], arguments: argparse.Namespace) -> None:
+    """Medians and spreads, and the ratios of rounds (each Headrace run against the bare run of its own round)."""
+    names = list(dict.fromkeys(name for name, _ in samples))
+    rows = []
+    for name in names:
+        one, many = samples[name, 1], samples[name, 16]
+        rows.append(
+            [
+                name,
+                report.spread([item.rate for item in many], 0),
+                report.spread([item.p50 for item in one], 0),
+                report.spread([item.p99 for item in one], 0),
+                report.spread([item.cpu for item in many], 0) if name != names[0] else "-",
+            ]
+        )
+    head = ["", "requests/s, 16 connections", "p50 µs, 1 connection", "p99 µs, 1 connection", "proxies' CPU µs/request"]
+    lines = [__doc__.split("\n\n")[2].replace("\n", " "), "", *report.table(head, rows), "", *_ratios(samples, names)]
+    lines += ["", f"{arguments.rounds} rounds, medians (lowest to highest); one worker an Envoy."]
+    report.publish("Cost of the two sidecars", lines, write=arguments.write)
+
+
+def _ratios(samples: dict[tuple[str, int], list[Sample]], names: Sequence[str]) -> list[str]:
+    none, bare, mesh = names
+
+    def each(one: str, other: str, connections: int, field: str) -> list[float]:
+        pairs = zip(samples[one, connections], samples[other, connections], strict=True)
+        return [getattr(first, field) / getattr(second, field) for first, second in pairs]
+
+    def added(one: str, other: str, field: str) -> float:
+        return statistics.median(
+            getattr(first, field) - getattr(second, field)
+            for first, second in zip(samples[one, 1], samples[other, 1], strict=True)
+        )
+
+    return [
+        f"- throughput against the bare pair: {report.spread(each(mesh, bare, 16, 'rate'))}, "
+        f"against no proxy {report.spread(each(mesh, none, 16, 'rate'))} (bare pair: "
+        f"{report.spread(each(bare, none, 16, 'rate'))})",
+        f"- processor time a request against the bare pair: {report.spread(each(mesh, bare, 16, 'cpu'))}",
+        f"- added latency at one connection: p50 {added(mesh, none, 'p50'):.0f} µs, p99 {added(mesh, none, 'p99'):.0f} "
+        f"µs (bare pair: {added(bare, none, 'p50'):.0f} µs and {added(bare, none, 'p99'):.0f} µs)",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
