@@ -65,7 +65,6 @@ class ControlLink:
 
     async def run(self, reports: LatestValue[wire.HostReport], assigned: Callable[[wire.Assignment], None]) -> None:
         """Stay connected until cancelled: send every report, hand every assignment to `assigned`."""
-        self._channel = grpc.aio.insecure_channel(self._target, options=list(_OPTIONS))
         try:
             while True:
                 began = self._clock.monotonic()
@@ -79,7 +78,8 @@ class ControlLink:
                 await asyncio.sleep(self._backoff.next())
         finally:
             channel, self._channel = self._channel, None
-            await channel.close(None)
+            if channel is not None:
+                await channel.close(None)
 
     async def sign(self, replica: str, csr_der: bytes) -> IssuedCertificate:
         """A certificate for the request; any exception means none."""
@@ -176,7 +176,7 @@ class ControlLink:
 
     def _stub(self) -> agent_v1_pb2_grpc.ControlPlaneAsyncStub:
         if self._channel is None:
-            raise ConnectionError("not connected to a control plane")
+            self._channel = grpc.aio.insecure_channel(self._target, options=list(_OPTIONS))
         return agent_v1_pb2_grpc.ControlPlaneStub(self._channel)
 
 
