@@ -54,9 +54,9 @@ _UNHASHED_METADATA = ("resourceVersion", "uid", "generation", "managedFields", "
 class Document:
     """One document as it was written.
 
-    `namespace` is `default` where the document names none (empty for cluster-wide kinds), `name` empty where it has none. `lines` maps the path of
-    every field to its 1-based line in `file`. `index` counts the documents of one file, `digest` is a hash of the
-    content without status and without what a Kubernetes server adds to metadata.
+    `namespace` is `default` where the document names none (empty for cluster-wide kinds), `name` empty where it has
+    none. `lines` maps the path of every field to its 1-based line in `file`. `index` counts the documents of one file,
+    `digest` is a hash of the content without status and without what a Kubernetes server adds to metadata.
     """
 
     kind: str
@@ -108,8 +108,16 @@ class ReadResult:
     broken: frozenset[str] = frozenset()
 
 
-def read_paths(paths: Iterable[str | os.PathLike[str]], source: str) -> ReadResult:
-    """Read files and directories (sorted, `*.yaml`, `*.yml`, `*.json`, hidden ones skipped)."""
+FileCache = dict[str, tuple[bytes, ReadResult]]
+"""What `read_paths` read before: file → (hash of its bytes, what it held)."""
+
+
+def read_paths(paths: Iterable[str | os.PathLike[str]], source: str, cache: FileCache | None = None) -> ReadResult:
+    """Read files and directories (sorted, `*.yaml`, `*.yml`, `*.json`, hidden ones skipped).
+
+    With a `cache`, kept by the caller for one source, files whose bytes did not change are not parsed again, and
+    their `Document`s stay the same objects.
+    """
     walk = _Walk()
     for path in paths:
         walk.add(os.fspath(path), named=True)
@@ -122,11 +130,24 @@ def read_paths(paths: Iterable[str | os.PathLike[str]], source: str) -> ReadResu
             problems.append(_unreadable(file, 0, str(error), error.remedy))
             broken.add(file)
             continue
-        result = read_text(data, file, source)
+        result = _read_cached(data, file, source, cache)
         documents += result.documents
         problems += result.problems
         broken |= result.broken
+    if cache is not None:
+        for file in set(cache) - set(walk.files):
+            del cache[file]
     return ReadResult(tuple(documents), tuple(problems), frozenset(broken))
+
+
+def _read_cached(data: bytes, file: str, source: str, cache: FileCache | None) -> ReadResult:
+    if cache is None:
+        return read_text(data, file, source)
+    digest = hashlib.blake2b(data, digest_size=32).digest()
+    known = cache.get(file)
+    if known is None or known[0] != digest:
+        known = cache[file] = (digest, read_text(data, file, source))
+    return known[1]
 
 
 def read_text(text: str | bytes, file: str, source: str) -> ReadResult:

@@ -156,9 +156,7 @@ def _wildcard_host(value: Any) -> str:
     text = text_of(value, "a host name")
     if text == "*":
         return text
-    name = text.removeprefix("*").removeprefix(".") if text.startswith("*.") or text.startswith("*-") else text
-    if text.startswith("*-"):
-        name = text[2:]
+    name = text[2:] if text.startswith(("*.", "*-")) else text
     if "*" in name:
         raise refuse(f"{shown(text)}: '*' may only be the first label", "Write '*' or '*.example.com'.")
     if not _is_host(name):

@@ -194,7 +194,7 @@ class ConfigStore:
             return key
         unchanged = old is not None and _place(old.document) == _place(document)
         if key is not None and old is not None and unchanged and not old.problems:
-            moved = old.document.line != document.line or old.document.lines != document.lines
+            moved = document is not old.document and document.lines != old.document.lines
             after.stored[key] = replace(old, document=document) if moved else old
             round_.seen[key] = after.stored[key].document
             return key

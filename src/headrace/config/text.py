@@ -1,7 +1,7 @@
 """YAML text becomes values with lines, as Kubernetes reads YAML (YAML to JSON), under bounds.
 
-Called by `config.documents` only. Works on libyaml's events instead of its node tree: the composer of PyYAML recurses
-in C and dies of deep nesting, and the tree costs most of the time.
+Called by `config.documents` only. No message shows a value, which may be a secret. Works on libyaml's events instead
+of its node tree: PyYAML's composer recurses in C and dies of deep nesting, and the tree costs most of the time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ MAX_DEPTH = 64
 """Deepest nesting of a document."""
 MAX_NODES = 100_000
 """Most values that aliases may add to one document."""
+
+MAX_DOCUMENTS = 20_000
+"""Most documents in one text."""
 
 _Path = tuple[str | int, ...]
 
@@ -72,13 +75,13 @@ class _Node:
 
 
 def parse(text: str) -> list[Parsed | Broken]:
-    """The documents of a text in order. Where the text as a whole is not YAML, each part between `---` lines is
-    read by itself, so that one broken document does not lose the others."""
+    """The documents of a text in order. Where one cannot be read, each part between `---` lines is read by itself, so
+    that a broken document does not lose the others."""
     try:
         return list(_stream(text, 0))
     except _Refused as error:
         parts = _parts(text)
-        if len(parts) == 1:
+        if len(parts) == 1 or len(parts) > MAX_DOCUMENTS:
             return [error.fault]
     found: list[Parsed | Broken] = []
     for offset, part in parts:
@@ -102,8 +105,9 @@ def _parts(text: str) -> list[tuple[int, str]]:
     return parts
 
 
-def _stream(text: str, offset: int) -> Iterator[Parsed | Broken]:
-    """Every document of a YAML stream; _Refused where the stream itself is not YAML."""
+def _stream(text: str, offset: int) -> Iterator[Parsed]:
+    """Every document of a YAML stream; _Refused at the first that cannot be read (going on in a stream that nests
+    deeply would cost libyaml quadratic time)."""
     parser = CParser(text)
 
     def take() -> Any:
@@ -118,21 +122,18 @@ def _stream(text: str, offset: int) -> Iterator[Parsed | Broken]:
             reason = getattr(error, "reason", "") or "a character that YAML does not allow"
             raise _Refused(offset + 1, f"is not valid YAML: {reason}", "Save it as plain UTF-8 text.") from None
 
+    count = 0
     while (event := take()) is not None:
         if not isinstance(event, yaml.DocumentStartEvent):
             continue
-        line = (event.start_mark.line if event.start_mark else 0) + 1 + offset
-        try:
-            root = _Builder(take, offset).build()
-            lines: dict[_Path, int] = {}
-            data = _flatten(root, (), lines)
-            yield Parsed(data, lines, min(lines.values(), default=root.line))
-        except _Refused as error:
-            if error.fault.message.startswith("is not valid YAML"):
-                raise
-            yield Broken(max(error.fault.line, line), error.fault.message, error.fault.remedy)
-            while not isinstance(take(), yaml.DocumentEndEvent):
-                pass
+        count += 1
+        if count > MAX_DOCUMENTS:
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            raise _Refused(line, f"has more than {MAX_DOCUMENTS} documents", "Split it into several files.")
+        root = _Builder(take, offset).build()
+        lines: dict[_Path, int] = {}
+        data = _flatten(root, (), lines)
+        yield Parsed(data, lines, min(lines.values(), default=root.line))
 
 
 class _Builder:
@@ -198,7 +199,9 @@ class _Builder:
     def _alias(self, event: Any, line: int) -> _Node:
         node = self._anchors.get(event.anchor)
         if node is None:
-            raise _Refused(line, f"alias '*{event.anchor[:80]}' stands for nothing above it")
+            raise _Refused(
+                line, "has an alias ('*...') that stands for nothing above it", "Quote the value if it is text."
+            )
         self._grown += _size(node)
         if self._grown > MAX_NODES:
             raise _Refused(line, f"grows by more than {MAX_NODES} values through aliases", "Write the values out.")
@@ -247,7 +250,9 @@ def _flatten(node: _Node, path: _Path, lines: dict[_Path, int]) -> Any:
 
 def _check_tag(event: Any, line: int, expected: str) -> None:
     if event.tag and event.tag not in ("!", _TAG + expected):
-        raise _Refused(line, f"has the YAML tag {str(event.tag)[:80]}, which documents may not use", "Remove the tag.")
+        raise _Refused(
+            line, "has a YAML tag ('!...') that documents may not use", "Remove the tag, or quote the value."
+        )
 
 
 def _scalar(event: Any, line: int) -> Any:
@@ -262,7 +267,7 @@ def _scalar(event: Any, line: int) -> Any:
     if expected is None:
         _check_tag(event, line, "str")
     elif not isinstance(value, expected) or (isinstance(value, bool) and tag != _TAG + "bool"):
-        raise _Refused(line, f"{event.value[:80]!r} does not fit its YAML tag", "Remove the tag.")
+        raise _Refused(line, "has a value that does not fit its YAML tag", "Remove the tag.")
     return value
 
 
@@ -277,10 +282,10 @@ def _plain(text: str, line: int) -> Any:
     if _FLOAT.fullmatch(text):
         value = float(text.replace("_", ""))
         if not math.isfinite(value):
-            raise _Refused(line, f"the number {text[:40]} is too large")
+            raise _Refused(line, "has a number that is too large", "Quote it if it is meant as text.")
         return value
     if _SPECIAL.fullmatch(text):
-        raise _Refused(line, f"{text} is not a number that documents may use", "Quote it if it is meant as text.")
+        raise _Refused(line, "has an infinite or undefined number", "Quote it if it is meant as text.")
     return text
 
 
@@ -290,7 +295,7 @@ def _integer(text: str, line: int) -> int:
     try:
         value = int(digits, 8) if re.fullmatch(r"0[0-7]+", digits) else int(digits, 0)
     except ValueError:
-        raise _Refused(line, f"{text[:40]} is not a number") from None
+        raise _Refused(line, "has digits that are no number", "Quote the value if it is text.") from None
     if value >= 1 << 64:
-        raise _Refused(line, f"the number {text[:40]} is too large", "Quote it if it is meant as text.")
+        raise _Refused(line, "has a number that is too large", "Quote it if it is meant as text.")
     return sign * value
