@@ -62,7 +62,10 @@ class Translator:
 
     def _build_shared(self, view: ProxyView, transparent: bool) -> Mapping[str, Resources]:
         scope = view.scope
-        found = {CLUSTER: self._mapping(scope, CLUSTER, self._clusters(view))}
+        named = self.memo.latest("targets by name", scope.key, scope.targets, targets_by_name, scope.targets)
+        key = (scope.mesh, scope.targets, tuple(view.endpoints.get(target.key, ()) for target in named))
+        clusters = self.memo.latest("clusters of a scope", scope.key, key, self._clusters, view)
+        found = {CLUSTER: self._mapping(scope, CLUSTER, clusters)}
         if transparent:
             tables = port_tables(self.memo, scope)
             listeners = outbound.resources(self.memo, view, tables)
@@ -75,12 +78,12 @@ class Translator:
         key = tuple(resources)
         return self.memo.latest("mapping", (scope.key, type_url), key, _by_name, key)
 
-    def _clusters(self, view: ProxyView) -> list[XdsResource]:
+    def _clusters(self, view: ProxyView) -> tuple[XdsResource, ...]:
         scope = view.scope
         found = [*fixed_clusters(self.memo, scope.mesh, gateway=scope.is_gateway)]
         for target in scope.targets:
             found += target_clusters(self.memo, scope.mesh, target, view.endpoints.get(target.key, ()))
-        return found
+        return tuple(found)
 
     def _routes(self, scope: Scope, tables: tuple[PortTable, ...]) -> tuple[XdsResource, ...]:
         found = [route_table(self.memo, scope, str(table.port), table.hosts) for table in tables]
@@ -93,7 +96,9 @@ class Translator:
 
     def _own(self, view: ProxyView) -> list[XdsResource]:
         """What depends on the proxy's own side: gateway listeners, inbound listeners and clusters, secrets."""
-        found = [*secrets.resources(self.memo, view), *file_secrets.resources(self.memo, view.scope)]
+        found = [*file_secrets.resources(self.memo, view.scope)]
+        if view.scope.secrets:
+            found += secrets.resources(self.memo, view)
         if view.scope.is_gateway:
             found += gateways.resources(self.memo, view)
         elif view.instance.capture.kind is CaptureKind.LOOPBACK:

@@ -167,22 +167,43 @@ def _by_port(targets: Sequence[Target]) -> dict[int, dict[str, Target]]:
     return found
 
 
+_Spoken = tuple[tuple[VirtualService, ...], HostPart, VirtualService | None]
+"""What was found for a host: the claims that it was found for, the part, and the VirtualService that speaks."""
+
+
 def _port_parts(memo: Memo, scope: Scope, port: int, targets: Mapping[str, Target], claims: Claims) -> list[HostPart]:
+    """The virtual hosts of one port. While services stay the same, a host is looked at again only where other
+    VirtualServices claim it than the last time."""
+    known: dict[str, _Spoken] = memo.latest("hosts of a port", (scope.key, port), (scope.mesh, scope.targets), dict)
     parts: list[HostPart] = []
     speaking: dict[VirtualService, None] = {}
     for host, target in targets.items():
-        rest = b""
-        for item in claims.of(host):
-            rest = _claimed_rest(memo, scope, item, port)
-            if rest:
-                speaking[item] = None
-                break
-        rest = rest or _default_rest(memo, scope, target, port)
-        key = (target.service, scope.namespace, port, rest)
-        parts.append(memo.get("virtual host", key, _service_part, *key))
+        claimed = claims.of(host)
+        found = known.get(host)
+        if found is None or found[0] != claimed:
+            found = known[host] = (claimed, *_spoken(memo, scope, port, target, claimed))
+        parts.append(found[1])
+        if found[2] is not None:
+            speaking[found[2]] = None
     parts += _other_hosts(memo, scope, port, targets, claims, speaking)
     parts.sort(key=lambda part: part.name)
     return _without_duplicates(memo, parts)
+
+
+def _spoken(
+    memo: Memo, scope: Scope, port: int, target: Target, claimed: Sequence[VirtualService]
+) -> tuple[HostPart, VirtualService | None]:
+    """A service's virtual host, by the first VirtualService that has a route for this caller, else the default."""
+    speaker: VirtualService | None = None
+    rest = b""
+    for item in claimed:
+        rest = _claimed_rest(memo, scope, item, port)
+        if rest:
+            speaker = item
+            break
+    rest = rest or _default_rest(memo, scope, target, port)
+    key = (target.service, scope.namespace, port, rest)
+    return memo.get("virtual host", key, _service_part, *key), speaker
 
 
 def _service_part(service: Any, namespace: str, port: int, rest: bytes) -> HostPart:
@@ -192,7 +213,6 @@ def _service_part(service: Any, namespace: str, port: int, rest: bytes) -> HostP
 def _claimed_rest(memo: Memo, scope: Scope, item: VirtualService, port: int) -> bytes:
     """The routes that a VirtualService makes for this caller (empty: none)."""
     caller = caller_of(memo, scope, item, port, MESH_GATEWAY)
-
     return memo.get("virtual host routes", (item, caller), _rest_of_routes, memo, item, caller)
 
 
