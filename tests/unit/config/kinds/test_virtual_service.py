@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - tables of one-line documents
 """VirtualService: what is accepted, what is refused and where, and what it becomes."""
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ ACCEPTED = {
         """,
     "every match": route(
         match="[{name: m, uri: {prefix: ''}, scheme: {exact: https}, method: {regex: GET|POST}, "
-        "authority: {prefix: a}, headers: {x: {}, ':path': {exact: ''}}, withoutHeaders: {y: {regex: '*'}}, queryParams: {q: {exact: ''}}, "
+        "authority: {prefix: a}, headers: {x: {}, ':path': {exact: ''}}, withoutHeaders: {y: {regex: '*'}}, "
+        "queryParams: {q: {exact: ''}}, "
         "port: 80, sourceLabels: {app: a}, sourceNamespace: ns, gateways: [mesh, ns/gw], ignoreUriCase: true}]"
     ),
     "numbers as text, snake case": route("retries: {attempts: '3', per_try_timeout: 2s, retry_on: '5xx,503'}"),
