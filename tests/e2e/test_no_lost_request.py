@@ -27,7 +27,7 @@ def mesh(start_mesh: StartMesh) -> RunningMesh:
 def issued(mesh: RunningMesh) -> list[str]:
     """Serial numbers of all certificates in the ledger."""
     with sqlite3.connect(f"file:{mesh.places.ca}/ledger.sqlite?mode=ro", uri=True) as database:
-        return [str(row[0]) for row in database.execute("SELECT serial FROM certificates")]
+        return [str(row[0]) for row in database.execute("SELECT serial FROM issued")]
 
 
 def rotations(mesh: RunningMesh, replica: str) -> int:
@@ -66,6 +66,7 @@ def test_thirty_certificate_rotations(mesh: RunningMesh) -> None:
     def fewest() -> bool:
         return min(rotations(mesh, name) - before[name] for name in names) >= ROTATIONS // len(names) + 1
 
+    handshakes = mesh.stats("default/client-0", "cluster.outbound|80|v2")
     with Load(through_client(mesh)) as load:
         until(lambda: len(set(issued(mesh))) - serials >= ROTATIONS and fewest(), "rotations", 60.0, 0.2)
     count = len(set(issued(mesh))) - serials
