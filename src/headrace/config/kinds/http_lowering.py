@@ -48,11 +48,9 @@ def lower_gateways(names: list[str], namespace: str) -> tuple[str, ...]:
 
 
 def lower_http_route(spec: HttpRouteSpec, namespace: str, position: int, line: int) -> HttpRoute | None:
-    """The route; None where it cannot be translated yet (a delegate, prefixRewrite, only matches on JWT claims)."""
+    """The route; None where it cannot be translated yet (a delegate, or only matches on JWT claims)."""
     matches = tuple(lowered for match in spec.match if (lowered := _match(match, namespace)) is not None)
     if spec.delegate is not None or (spec.match and not matches):
-        return None
-    if spec.redirect is not None and spec.redirect.prefix_rewrite:
         return None
     return HttpRoute(
         name=spec.name,

@@ -149,5 +149,5 @@ KIND = Kind(
     lower=_lower,
     check=_check,
     body_required=True,
-    untranslated=("spec.tls", "spec.tcp", "spec.http[].delegate", "spec.http[].redirect.prefixRewrite"),
+    untranslated=("spec.tls", "spec.tcp", "spec.http[].delegate"),
 )

@@ -96,6 +96,13 @@ def test_redirects_and_direct_responses_are_lowered(judge):
     assert (second.direct_response.status, second.direct_response.body) == (503, b"hi")
 
 
+def test_a_redirect_by_prefix_is_lowered(judge):
+    http = "[{match: [{uri: {prefix: /a}}], redirect: {prefixRewrite: /b}}]"
+    verdict = judge(document(f"hosts: [a.b]\nhttp: {http}"))
+    assert verdict.problems == ()
+    assert verdict.resource.http[0].redirect == Redirect(prefix_rewrite="/b")
+
+
 def test_a_route_knows_its_line(judge):
     verdict = judge("""
         apiVersion: networking.istio.io/v1
