@@ -6,6 +6,7 @@ give the same resources.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from headrace.config.mesh_config import read_mesh_config
 from headrace.config.store import ConfigStore
 from headrace.envoy import readable
 from headrace.envoy.binary import EnvoyError
+from headrace.envoy.bootstrap import BootstrapSettings, bootstrap_json
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, ResourceSet
 from headrace.envoy.translate import Translator
 from headrace.envoy.validation import refusal
@@ -191,8 +193,18 @@ def judge(resources: ResourceSet) -> None:
 
 
 def as_data(resources: ResourceSet) -> dict[str, list[dict[str, Any]]]:
-    """The resources as `headrace translate -o json` prints them (contract.md)."""
-    return {
+    """The resources as `headrace translate -o json` prints them (contract.md), with the bootstrap's own cluster, from
+    which secrets come: so every name that something refers to is there."""
+    data = {
         section: [readable.as_data(resource) for _, resource in sorted(resources.of_type(type_url).items())]
         for section, type_url in SECTIONS
     }
+    data["clusters"] = sorted([*data["clusters"], *_bootstrap_clusters()], key=lambda cluster: cluster["name"])
+    return data
+
+
+def _bootstrap_clusters() -> list[dict[str, Any]]:
+    """The clusters that an Envoy has from its start; the socket's path is that of no real mesh."""
+    settings = BootstrapSettings("", "", Path("/run/headrace/xds.sock"), Path("/run/headrace/admin.sock"))
+    clusters: list[dict[str, Any]] = json.loads(bootstrap_json(settings))["static_resources"]["clusters"]
+    return clusters

@@ -18,17 +18,20 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_pb2
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from google.protobuf import json_format
 
 from headrace.envoy.binary import pinned_envoy
 from headrace.envoy.bootstrap import BootstrapSettings, bootstrap_json
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, ResourceSet
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
-from headrace.envoy.translate.messages import duration, socket_address
+from headrace.envoy.translate.messages import duration, packed, socket_address
+from headrace.envoy.translate.tls import agent_secret
 from headrace.model.mesh import MeshConfig
 
 _SECONDS = 60.0
 _MESSAGE_LIMIT = 4000
+_AT_ONCE = (cluster_pb2.Cluster.STATIC, cluster_pb2.Cluster.ORIGINAL_DST)
 _FIRST_PORT = 1024
 _LAST_PORT = 65_000
 
@@ -74,6 +77,8 @@ def _add(static: Any, prefix: str, resources: ResourceSet, addresses: Any) -> No
     for name, resource in resources.of_type(CLUSTER).items():
         cluster = cluster_pb2.Cluster.FromString(resource.body)
         cluster.name = f"{prefix}/{name}"
+        if cluster.type in _AT_ONCE:
+            _read_secrets_from_agent(cluster)
         static.clusters.append(cluster)
     for name, resource in resources.of_type(LISTENER).items():
         listener = listener_pb2.Listener.FromString(resource.body)
@@ -94,6 +99,25 @@ def _add(static: Any, prefix: str, resources: ResourceSet, addresses: Any) -> No
                 load_assignment=assignment,
             )
         )
+
+
+def _read_secrets_from_agent(cluster: Any) -> None:
+    """Let the cluster's secrets come from the agent's cluster instead of ADS.
+
+    Envoy 1.40 crashes (null pointer) where a static cluster that starts at once reads a secret over ADS, because ADS
+    starts after such clusters. A cluster that comes over ADS itself cannot meet that.
+    """
+    context = tls_pb2.UpstreamTlsContext()
+    if not cluster.transport_socket.typed_config.Unpack(context):
+        return
+    common = context.common_tls_context
+    secrets = [*common.tls_certificate_sds_secret_configs]
+    if common.HasField("combined_validation_context"):
+        secrets.append(common.combined_validation_context.validation_context_sds_secret_config)
+    for secret in secrets:
+        if secret.sds_config.HasField("ads"):
+            secret.CopyFrom(agent_secret(secret.name))
+    cluster.transport_socket.typed_config.CopyFrom(packed(context))
 
 
 def _route_listener(name: str, routes: Any, address: Any) -> Any:
