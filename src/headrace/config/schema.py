@@ -21,6 +21,8 @@ from headrace.model.resource import Metadata, ResourceKey
 
 SCHEMA_ERROR = "IST0106"
 """Istio's SchemaValidationError: a field, value or document that the schema does not allow."""
+INTERNAL_ERROR = "IST0001"
+"""Istio's InternalError: a fault of Headrace itself."""
 NOT_SUPPORTED = "HR0001"
 """A kind or field that is known and valid, but not acted on yet."""
 NO_EFFECT = "HR0002"
@@ -136,7 +138,12 @@ def validate(document: Document) -> Validated:
     kind, problem = find_kind(document)
     if kind is None:
         return Validated(None, None, (problem,) if problem else ())
-    return validate_as(kind, document)
+    try:
+        return validate_as(kind, document)
+    except Exception as error:  # a fault of ours in one kind must not take the other documents with it
+        message = f"Headrace cannot judge this document: {type(error).__name__} in its code for {kind.name}"
+        finding = Finding((), message, "Report this as a bug, with the document.", INTERNAL_ERROR)
+        return Validated(None, None, (problem_of(document, finding),))
 
 
 def validate_as(kind: Kind[Any], document: Document) -> Validated:

@@ -192,7 +192,7 @@ class ConfigStore:
             after.problems.append(problem_of(document, self._owned(key)))
             after.refused[key] = round_.seen[key] = document
             return key
-        unchanged = old is not None and _place(old.document) == _place(document)
+        unchanged = old is not None and _unchanged(old, document)
         if key is not None and old is not None and unchanged and not old.problems:
             moved = document is not old.document and document.lines != old.document.lines
             after.stored[key] = replace(old, document=document) if moved else old
@@ -303,10 +303,15 @@ def _key_of(document: Document) -> ResourceKey | None:
     return key_of(document, kind.namespaced) if kind else None
 
 
-def _place(document: Document) -> tuple[Any, ...]:
-    """What must be equal for a resource to be the same: content and rank among conflicting ones."""
-    metadata = document.data["metadata"]
-    return (document.digest, document.api_version, document.file, document.index, metadata.get("creationTimestamp"))
+def _unchanged(old: Stored, document: Document) -> bool:
+    """Whether a document makes the same resource: same content, and (unless it was applied) the same rank by place."""
+    known = old.document
+    if (known.digest, known.api_version) != (document.digest, document.api_version):
+        return False
+    if old.applied:
+        return True
+    created = known.data["metadata"].get("creationTimestamp") == document.data["metadata"].get("creationTimestamp")
+    return created and (known.file, known.index) == (document.file, document.index)
 
 
 def _same(one: Mapping[ResourceKey, Any], other: Mapping[ResourceKey, Any]) -> bool:

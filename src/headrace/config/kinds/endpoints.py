@@ -114,7 +114,7 @@ def _lower_endpoints(meta: Metadata, spec: EndpointsBody, document: Document) ->
 
 
 def _check_slice(spec: SliceBody, document: Document) -> Iterator[Finding]:
-    if not (document.data["metadata"].get("labels") or {}).get(SERVICE_NAME):
+    if ("metadata", "labels", SERVICE_NAME) not in document.lines:
         message = f"without the label {SERVICE_NAME} the slice belongs to no Service"
         yield Finding(("metadata", "labels"), message, "Add the label.", NO_EFFECT, Severity.WARNING)
     version = {"IPv4": 4, "IPv6": 6}.get(spec.address_type)
