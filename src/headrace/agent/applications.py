@@ -214,7 +214,8 @@ class Applications:
 
     async def _replace_in_place(self, old: Application | None) -> None:
         if old is not None:
-            await old.end(self.spec.grace_period)
+            await self._finish_requests(old)
+            await old.end(old.spec.grace_period)
             self._going.discard(old)
         self.attachment = self._context.capture.successor(self.newest_spec, self.attachment)
         self._replacing = False
@@ -238,6 +239,19 @@ class Applications:
                     return True
             await asyncio.sleep(POLL)
         return False
+
+    async def _finish_requests(self, old: Application) -> None:
+        """Let a process that is out of the mesh, but was in it, end the requests that it still has."""
+        clock = self._context.clock
+
+        async def busy() -> bool:
+            try:
+                return old.running and await self._admin.requests_in_flight(gateway=False) > 0
+            except AdminError:
+                return False
+
+        if old.running and self._machine.app.was_ready:
+            await until_idle(busy, clock.monotonic() + old.spec.grace_period, clock)
 
     async def _retire(self, old: Application) -> None:
         clock = self._context.clock

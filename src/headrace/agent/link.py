@@ -26,6 +26,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _MESSAGE_LIMIT = 256 << 20
 _CALL_SECONDS = 10.0
 _STABLE_SECONDS = 5.0
+_UNCONNECTED_SECONDS = 1.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT),
@@ -98,6 +99,8 @@ class ControlLink:
 
     async def withdraw(self, replica: str, timeout: float) -> bool:
         """Take the replica out of the mesh; whether every proxy acknowledged within `timeout` seconds."""
+        if not self.connected:
+            timeout = min(timeout, _UNCONNECTED_SECONDS)
         request = wire.WithdrawRequest(host=self.host, replica_id=replica, timeout_ms=int(timeout * 1000))
         try:
             reply = await self._stub().Withdraw(request, timeout=timeout + 1.0, wait_for_ready=True)

@@ -22,7 +22,7 @@ from headrace.floor.processes import ProcessMark
 MARK = "HEADRACE_SUPERVISED"
 """Environment variable that names the mesh, the role and one start of a process."""
 _MARK_BYTES = f"{MARK}=".encode()
-_KILL_POLL = 0.02
+_GONE_POLL = 0.02
 
 
 class StartFailed(Exception):
@@ -64,6 +64,7 @@ class Child:
         self._own = own
         self._pidfd = pidfd
         self._ended = asyncio.Event()
+        self._ending = asyncio.Lock()
         self._reason = ""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(pidfd, self._note_end)
@@ -82,29 +83,48 @@ class Child:
         return self._reason
 
     async def stop(self, grace: float) -> None:
-        """SIGTERM to the process group, SIGKILL to what is left of it after `grace` seconds; returns when all its
-        descendants are gone."""
-        if self.running:
-            self._signal_group(signal.SIGTERM)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await self._ended.wait()
-        await self.sweep()
+        """SIGTERM to all descendants, SIGKILL after `grace` seconds to what is left; returns
+        when all are gone. A wrapper that ends before the process it started takes nothing from that one's grace."""
+        async with self._ending:
+            if self.running:
+                self._signal_group(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        await self._asked_to_end()
+            await self._sweep()
 
     async def sweep(self) -> None:
-        """Kill the process where it still runs, and everything it left behind."""
+        """Kill the process where it still runs, and everything it left behind; after a `stop` that is under way."""
+        async with self._ending:
+            await self._sweep()
+
+    async def _asked_to_end(self) -> None:
+        for pid in await asyncio.to_thread(marked, self.mark):
+            with contextlib.suppress(OSError):
+                if os.getpgid(pid) != self.pid:
+                    os.kill(pid, signal.SIGTERM)
+        await self._ended.wait()
+        left = True
+        while left:
+            left = bool(await asyncio.to_thread(marked, self.mark))
+            await asyncio.sleep(_GONE_POLL if left else 0)
+
+    async def _sweep(self) -> None:
         if self.running:
             self._signal_group(signal.SIGKILL)
             await self._ended.wait()
+        self._reap()
         while pids := await asyncio.to_thread(marked, self.mark):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-            await asyncio.sleep(_KILL_POLL)
+            await asyncio.sleep(_GONE_POLL)
 
     def close(self) -> None:
-        """Stop watching; the process itself is left alone."""
-        if self._pidfd >= 0:
+        """Stop watching; a running process is left alone."""
+        if not self.running:
+            self._reap()
+        elif self._pidfd >= 0:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
@@ -119,13 +139,20 @@ class Child:
         if self._own is None:
             self._reason = "ended (how is not known: an earlier agent had started it)"
         else:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)  # not reaped yet, so the group is still this one
-            self._reason = _how(self._own.wait())
-        KNOWN.discard(self.pid)
+            # Not reaped yet: for as long as the leader is a zombie, its group's id cannot become somebody else's.
+            end = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
+            self._reason = _how(end) if end is not None else "ended"
         os.close(self._pidfd)
         self._pidfd = -1
         self._ended.set()
+
+    def _reap(self) -> None:
+        """Kill what is left of the process group, then let the ended leader go."""
+        own, self._own = self._own, None
+        if own is not None:
+            self._signal_group(signal.SIGKILL)
+            own.wait()
+            KNOWN.discard(self.pid)
 
 
 def spawn(launch: Launch) -> Child:
@@ -174,13 +201,13 @@ def open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"exited with code {code}"
+def _how(end: os.waitid_result) -> str:
+    if end.si_code == os.CLD_EXITED:
+        return f"exited with code {end.si_status}"
     try:
-        return f"killed by {signal.Signals(-code).name}"
+        return f"killed by {signal.Signals(end.si_status).name}"
     except ValueError:
-        return f"killed by signal {-code}"
+        return f"killed by signal {end.si_status}"
 
 
 def _why_not(launch: Launch, error: Exception) -> str:

@@ -52,6 +52,7 @@ class Replica:
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stop_at: float | None = None
+        self._told: State | None = None
 
     @property
     def spec(self) -> ReplicaSpec:
@@ -156,13 +157,20 @@ class Replica:
             self._take_wanted()
             for action in self._machine.actions(self._context.clock.monotonic()):
                 self._spawn(self._perform(action), action.name.lower())
-            self._context.changed()
+            self._tell()
             now = self._context.clock.monotonic()
             at = self._machine.wake_at(now)
             wait = None if at is None else at - now
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._wake.wait()
+
+    def _tell(self) -> None:
+        state, detail = self._machine.state, self._machine.detail
+        if state is not self._told:
+            self._told = state
+            _log.info("replica", replica=self.id, state=state.value, **({"detail": detail} if detail else {}))
+        self._context.changed()
 
     def _take_wanted(self) -> None:
         spec, before = self._wanted, self._apps.newest_spec

@@ -157,6 +157,30 @@ async def test_closing_leaves_the_process_alone() -> None:
     os.waitpid(child.pid, 0)
 
 
+WRAPPER = """
+import signal, subprocess, sys, time
+code = "import signal, sys, time\\ndef end(*_):\\n time.sleep(0.4); print('done', flush=True); sys.exit()\\n" \
+    "signal.signal(signal.SIGTERM, end); print('on', flush=True); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", code])
+time.sleep(60)
+"""
+
+
+async def test_a_process_behind_a_wrapper_has_its_grace_too(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    child = spawn(python(WRAPPER, log))
+    await line(log)
+    sweeping = asyncio.create_task(_sweep_when_ended(child))
+    await child.stop(5)
+    await sweeping
+    assert log.read_text() == "on\ndone\n", "the wrapper died at once, the server ended in order"
+
+
+async def _sweep_when_ended(child: Child) -> None:
+    await child.ended()
+    await child.sweep()
+
+
 ORPHAN = """
 import os, time
 if os.fork() == 0:
@@ -176,7 +200,9 @@ async def main():
     assert become_subreaper()
     watch(asyncio.get_running_loop())
     parent = spawn(Launch((sys.executable, "-c", sys.argv[1]), "test:orphan:", dict(os.environ)))
-    print(await parent.ended(), len(children()))
+    reason = await parent.ended()
+    parent.close()
+    print(reason, len(children()))
     for _ in range(200):
         if not children():
             print("collected")
