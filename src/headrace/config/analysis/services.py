@@ -1,15 +1,15 @@
 """Services and ServiceEntries: port names that tell the protocol, ports that do not contradict each other.
 
-IST0118, IST0134, IST0137, IST0177. Called by `analyse`.
+IST0116, IST0118, IST0134, IST0137, IST0150, IST0177. Called by `analyse`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from headrace.config.analysis.codes import Code
-from headrace.config.analysis.index import Index
+from headrace.config.analysis.index import Index, Running
 from headrace.model.problem import Problem
 from headrace.model.resource import selects
 from headrace.model.service import Protocol, Service, ServiceEntry
@@ -20,7 +20,7 @@ def judge_services(index: Index) -> Iterator[Problem]:
     for service in index.services:
         if not _is_system(service):
             yield from _judge_port_names(index, service)
-    yield from _judge_targets(index)
+    yield from _judge_workloads(index)
     for entry in index.service_entries:
         yield from _judge_addresses(index, entry)
     yield from _judge_protocols(index)
@@ -57,28 +57,51 @@ def _judge_port_names(index: Index, service: Service) -> Iterator[Problem]:
             )
 
 
-def _judge_targets(index: Index) -> Iterator[Problem]:
-    """IST0137: several services give one port of a workload different numbers."""
+def _judge_workloads(index: Index) -> Iterator[Problem]:
+    """IST0116 and IST0137: what several services say of one workload's ports."""
     for running in index.running:
         targets: dict[str, dict[int, Service]] = defaultdict(dict)
+        transports: dict[int, dict[bool, Service]] = defaultdict(dict)
         for service in index.services:
             if service.namespace != running.meta.namespace or not service.selector:
                 continue
             if selects(service.selector, running.labels):
                 for port in service.ports:
                     targets[port.target_name or str(port.target or port.number)].setdefault(port.number, service)
+                    transports[port.number].setdefault(port.protocol is Protocol.UDP, service)
+        for number, services in transports.items():
+            if len(services) > 1:
+                yield _several_transports(index, running, number, services.values())
         for target, services in targets.items():
             if len({service.meta.key for service in services.values()}) > 1:
-                names = ", ".join(sorted(f"{found.namespace}/{found.name}" for found in services.values()))
-                ports = ", ".join(str(number) for number in sorted(services))
-                yield index.problem(
-                    running.meta,
-                    Code.CONFLICTING_PORTS,
-                    "metadata.name",
-                    f"This workload {running.meta.name} is associated with multiple services [{names}] using "
-                    f'targetPort "{target}" but different ports: [{ports}].',
-                    "Give one target port one service port.",
-                )
+                yield _several_ports(index, running, target, services)
+
+
+def _names(services: Iterable[Service]) -> str:
+    return ", ".join(sorted({f"{service.namespace}/{service.name}" for service in services}))
+
+
+def _several_transports(index: Index, running: Running, number: int, services: Iterable[Service]) -> Problem:
+    return index.problem(
+        running.meta,
+        Code.SEVERAL_TRANSPORTS,
+        "metadata.name",
+        f"This workload {running.meta.name} is associated with multiple services using port {number} but different "
+        f"protocols: [{_names(services)}].",
+        "Give TCP and UDP different port numbers; only TCP is carried by proxies.",
+    )
+
+
+def _several_ports(index: Index, running: Running, target: str, services: Mapping[int, Service]) -> Problem:
+    ports = ", ".join(str(number) for number in sorted(services))
+    return index.problem(
+        running.meta,
+        Code.CONFLICTING_PORTS,
+        "metadata.name",
+        f"This workload {running.meta.name} is associated with multiple services [{_names(services.values())}] using "
+        f'targetPort "{target}" but different ports: [{ports}].',
+        "Give one target port one service port.",
+    )
 
 
 def _judge_addresses(index: Index, entry: ServiceEntry) -> Iterator[Problem]:

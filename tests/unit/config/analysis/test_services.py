@@ -67,6 +67,19 @@ def test_one_target_with_two_ports(check):
     assert check(workload, first, same) == []
 
 
+def test_one_port_of_two_transports(check):
+    workload = """
+    apiVersion: headrace.dev/v1alpha1
+    kind: Workload
+    metadata: {name: chat-v1}
+    spec: {command: [chat], labels: {app: chat}, ports: [{name: http, port: 80}]}
+    """
+    tcp = service("[{name: http, port: 80}]", more=", selector: {app: chat}")
+    udp = service("[{name: udp, port: 80, protocol: UDP}]", name="udp", more=", selector: {app: chat}")
+    assert "IST0116" in [problem.code for problem in check(workload, tcp, udp)]
+    assert "IST0116" not in [problem.code for problem in check(workload, tcp)]
+
+
 def test_entries_without_addresses(check):
     assert codes(check(entry("[{number: 9000, name: a, protocol: TCP}]"))) == [("IST0134", "spec.ports[0]")]
     assert check(entry("[{number: 9000, name: a, protocol: TCP}]", more=", addresses: [10.0.0.1]")) == []
