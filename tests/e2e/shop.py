@@ -23,6 +23,15 @@ spec:
   - {name: v1, labels: {version: v1}}
   - {name: v2, labels: {version: v2}}
 """
+NEW_CONNECTIONS = """\
+  trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1}}}
+"""
+"""Added to SERVICE: every request makes a connection, and a handshake, of its own."""
+QUICK_EJECTION = """\
+  trafficPolicy:
+    outlierDetection: {consecutive5xxErrors: 5, interval: 1s, baseEjectionTime: 3s, maxEjectionPercent: 100}
+"""
+"""Added to SERVICE: the articles' circuit breaker with short times."""
 CLIENT = """\
 apiVersion: headrace.dev/v1alpha1
 kind: Workload

@@ -98,7 +98,11 @@ def speaks_http2(pool: ConnectionPool | None, *, declared: bool) -> bool:
 
 
 def apply_outlier_detection(cluster: Any, settings: OutlierDetection | None) -> None:
-    """Ejection, and the panic threshold that goes with it (0 where minHealthPercent is not written)."""
+    """Ejection, and the panic threshold that goes with it (0 where minHealthPercent is not written).
+
+    Envoy holds back changes of health that follow another change within a second (update_merge_window): for so long an
+    ejected endpoint would go on to get requests. Here it leaves at once.
+    """
     if settings is None:
         return
     found = outlier_detection_pb2.OutlierDetection(enforcing_success_rate=uint32(0))
@@ -123,6 +127,7 @@ def apply_outlier_detection(cluster: Any, settings: OutlierDetection | None) -> 
     cluster.outlier_detection.CopyFrom(found)
     percent = percent_pb2.Percent(value=float(settings.min_health_percent or 0))
     cluster.common_lb_config.healthy_panic_threshold.CopyFrom(percent)
+    cluster.common_lb_config.update_merge_window.CopyFrom(duration(0))
 
 
 _SIMPLE = {
