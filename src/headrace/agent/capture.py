@@ -56,9 +56,11 @@ class Attachment:
         return f"{self.user}:{{SHA}}{base64.b64encode(digest).decode()}"
 
     def local_port(self, port: int) -> int:
-        """The port on 127.0.0.1 for a port of the workload; 0 and unknown ones stand for the first."""
-        ports = dict(self.app_ports)
-        return ports.get(port) or (self.app_ports[0][1] if self.app_ports else 0)
+        """The port on 127.0.0.1 for a port of the workload. 0 stands for the first; one that is not the workload's is
+        the process's own business and stays as it is."""
+        if not port:
+            return self.app_ports[0][1] if self.app_ports else 0
+        return dict(self.app_ports).get(port, port)
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from headrace.agent.capture import Attachment
 from headrace.agent.spec import ReplicaSpec
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^()$]*)\))")
-_INHERITED_NOT = re.compile(r"HEADRACE_.*|PORT|PORT_.*|(?:HTTPS?|ALL|NO)_PROXY|GRPC_.*", re.IGNORECASE)
+_INHERITED_NOT = re.compile(r"HEADRACE_.*|PORT|PORT_.*|(?:HTTP|NO)_PROXY", re.IGNORECASE)
 
 
 def expand(text: str, values: Mapping[str, str]) -> str:

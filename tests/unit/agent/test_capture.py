@@ -124,7 +124,13 @@ def test_only_a_hash_of_the_secret_can_be_reported() -> None:
 
 def test_a_workload_without_ports_still_has_a_port_to_listen_on() -> None:
     given = capture().attach(replace(spec(), ports=()))
-    assert given.local_port(0) == given.local_port(8000) > 0
+    assert given.local_port(0) > 0
+
+
+def test_a_port_that_is_not_the_workloads_is_asked_as_it_is() -> None:
+    given = capture().attach(spec("chat-0", 8000, 9000))
+    ports = dict(given.app_ports)
+    assert (given.local_port(0), given.local_port(9000), given.local_port(9999)) == (ports[8000], ports[9000], 9999)
 
 
 def test_a_gateway_gets_its_ports_and_the_next_free_one_where_it_cannot() -> None:
