@@ -1,7 +1,7 @@
 """Random policy documents that are valid, for the test that Envoy accepts whatever they become.
 
-Every choice comes from the given `random.Random`, so a seed names a mesh. Hosts, subsets and ports are drawn from a fixed
-set of services, so that rules meet each other; some name what does not exist.
+Every choice comes from the given `random.Random`, so a seed names a mesh. Hosts, subsets and ports are drawn from a
+fixed set of services, so that rules meet each other; some name what does not exist.
 """
 
 from __future__ import annotations
