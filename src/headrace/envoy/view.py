@@ -7,7 +7,7 @@ every proxy and snapshot, through `view_of`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -41,8 +41,13 @@ class Target:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What `Scope.endpoints` is looked up by: namespace and host of the service."""
+        """What `ProxyView.endpoints` is looked up by: namespace and host of the service."""
         return (self.service.namespace, self.service.host)
+
+    @property
+    def slot(self) -> tuple[Hashable, ...]:
+        """What stays the same while the documents behind the target are edited."""
+        return (self.service.namespace, self.service.host, self.rule.meta.key if self.rule else None)
 
 
 _TargetParts = tuple[Service, DestinationRule | None, tuple[str, ...]]

@@ -20,6 +20,8 @@ from headrace.envoy.view import ProxyView, Scope, ScopeKey
 from headrace.model.proxy import CaptureKind
 
 _SCOPES_KEPT = 4096
+_MERGES_KEPT = 2048
+"""Mappings of a scope's resources together with those of one workload: large, so few are kept."""
 
 
 class Translator:
@@ -27,6 +29,7 @@ class Translator:
 
     def __init__(self, memo: Memo | None = None) -> None:
         self.memo = memo or Memo()
+        self._merges = Memo(slots=_MERGES_KEPT)
         self._assignments: OrderedDict[ScopeKey, AssignmentKeeper] = OrderedDict()
 
     def resources(self, view: ProxyView) -> ResourceSet:
@@ -118,9 +121,10 @@ class Translator:
             more = extra.get(type_url, {})
             if base and more:
                 slot = (scope, type_url, tuple(more.values()))
-                found[type_url] = self.memo.latest("merged", slot, _Same(base), _merge, base, more)
+                found[type_url] = self._merges.latest("merged", slot, _Same(base), _merge, base, more)
             elif more:
-                found[type_url] = self.memo.latest("merged", (scope, type_url, tuple(more.values())), None, dict, more)
+                slot = (scope, type_url, tuple(more.values()))
+                found[type_url] = self._merges.latest("merged", slot, None, dict, more)
             elif base:
                 found[type_url] = base
         return ResourceSet(found)

@@ -75,8 +75,9 @@ def _put(
     locality: str,
     failover: bool,
 ) -> None:
-    key = (target.service, target.rule, locality if failover else "")
-    kept = memo.latest("assignments", key, (endpoints,), _assignments, *key, endpoints)
+    near = locality if failover else ""
+    key = (target.service, target.rule, near, endpoints)
+    kept = memo.latest("assignments", (*target.slot, near), key, _assignments, *key)
     for resource in kept:
         found[resource.name] = resource
 

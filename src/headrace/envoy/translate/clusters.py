@@ -82,7 +82,8 @@ def target_clusters(
 ) -> tuple[XdsResource, ...]:
     """All clusters of one service as a scope sees it."""
     named = endpoints if target.service.resolution in _BY_NAME else ()
-    return memo.get("clusters", (mesh, target, named), _build, mesh, target, named)
+    key = (mesh, target, named)
+    return memo.latest("clusters", target.slot, key, _build, *key)
 
 
 def _build(mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...]) -> tuple[XdsResource, ...]:

@@ -28,15 +28,19 @@ class Memo:
     `built` counts by kind how often something was really built (for tests and measurements).
     """
 
-    def __init__(self, limit: int = 100_000, slots: int = 20_000) -> None:
+    def __init__(self, limit: int = 50_000, slots: int = 200_000) -> None:
         self._limit = limit
         self._slot_limit = slots
         self._parts: OrderedDict[tuple[str, Hashable], object] = OrderedDict()
         self._slots: OrderedDict[tuple[str, Hashable], tuple[Hashable, object]] = OrderedDict()
         self.built: Counter[str] = Counter()
 
+    def __len__(self) -> int:
+        """How many results are held."""
+        return len(self._parts) + len(self._slots)
+
     def get(self, kind: str, key: Hashable, build: Callable[..., T], *given: Any) -> T:
-        """The result for `key`, made now by `build(*given)` if it is new. For small parts that several scopes share."""
+        """The result for `key`, made now by `build(*given)` if it is new. For what has no name to put it under."""
         place = (kind, key)
         parts = self._parts
         if place in parts:
@@ -50,8 +54,8 @@ class Memo:
         return value
 
     def latest(self, kind: str, slot: Hashable, key: Hashable, build: Callable[..., T], *given: Any) -> T:
-        """The result for `key` in `slot`, made by `build(*given)`; the slot forgets the one for another key. For large
-        wholes, of which only the newest is worth its memory."""
+        """The result for `key` in `slot`, made by `build(*given)`; the slot forgets the one for another key. For what
+        has a name and of which only the newest is worth its memory, so that a life of changes does not fill it."""
         place = (kind, slot)
         held = self._slots.get(place)
         if held is not None and held[0] == key:

@@ -6,7 +6,7 @@ translating; a rule that cannot apply to this caller makes no route.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,10 @@ class Caller:
     tls: bool
     targets: tuple[tuple[str, Target], ...]
 
+    def slot(self, virtual_service: VirtualService) -> Hashable:
+        """What stays the same while the document and the services are edited."""
+        return (virtual_service.meta.key, self.namespace, self.labels, self.port, self.gateway, self.tls)
+
 
 def http_routes(
     memo: Memo, scope: Scope, virtual_service: VirtualService, port: int, gateway: str, *, tls: bool = False
@@ -59,7 +63,9 @@ def http_routes(
 
 def routes_for(memo: Memo, virtual_service: VirtualService, caller: Caller) -> Sequence[route_pb2.Route]:
     """`http_routes`, where the caller is known."""
-    return memo.get("routes", (virtual_service, caller), _build, virtual_service, caller)
+    return memo.latest(
+        "routes", caller.slot(virtual_service), (virtual_service, caller), _build, virtual_service, caller
+    )
 
 
 def caller_of(
@@ -67,7 +73,9 @@ def caller_of(
 ) -> Caller:
     """What the routes of `virtual_service` depend on: of the scope's labels only those that it selects by, of the
     services only those that it names."""
-    hosts, labels, by_namespace = memo.get("route dependencies", virtual_service, _dependencies, virtual_service)
+    hosts, labels, by_namespace = memo.latest(
+        "route dependencies", virtual_service.meta.key, virtual_service, _dependencies, virtual_service
+    )
     found = ((host, scope.by_host.get(host)) for host in hosts)
     return Caller(
         mesh=scope.mesh,

@@ -203,7 +203,8 @@ def _spoken(
             break
     rest = rest or _default_rest(memo, scope, target, port)
     key = (target.service, scope.namespace, port, rest)
-    return memo.get("virtual host", key, _service_part, *key), speaker
+    slot = (*target.key, scope.namespace, port)
+    return memo.latest("virtual host", slot, key, _service_part, *key), speaker
 
 
 def _service_part(service: Any, namespace: str, port: int, rest: bytes) -> HostPart:
@@ -213,7 +214,7 @@ def _service_part(service: Any, namespace: str, port: int, rest: bytes) -> HostP
 def _claimed_rest(memo: Memo, scope: Scope, item: VirtualService, port: int) -> bytes:
     """The routes that a VirtualService makes for this caller (empty: none)."""
     caller = caller_of(memo, scope, item, port, MESH_GATEWAY)
-    return memo.get("virtual host routes", (item, caller), _rest_of_routes, memo, item, caller)
+    return memo.latest("virtual host routes", caller.slot(item), (item, caller), _rest_of_routes, memo, item, caller)
 
 
 def _rest_of_routes(memo: Memo, item: VirtualService, caller: Caller) -> bytes:
@@ -223,7 +224,7 @@ def _rest_of_routes(memo: Memo, item: VirtualService, caller: Caller) -> bytes:
 
 def _default_rest(memo: Memo, scope: Scope, target: Target, port: int) -> bytes:
     key = (scope.mesh, target, port)
-    return memo.get("default routes", key, _build_default, *key)
+    return memo.latest("default routes", (*target.slot, port), key, _build_default, *key)
 
 
 def _build_default(mesh: MeshConfig, target: Target, port: int) -> bytes:
@@ -254,7 +255,8 @@ def _other_hosts(
             if rest:
                 taken.add(host)
                 key = (host, port, rest)
-                parts.append(memo.get("virtual host", key, _other_part, *key))
+                slot = (scope.key, host, port)
+                parts.append(memo.latest("virtual host", slot, key, _other_part, *key))
     return parts
 
 

@@ -184,6 +184,21 @@ class TestSharing:
             assert not [name for name in after.of_type(kind) if "gone" in name]
 
 
+def test_a_life_of_changes_does_not_fill_the_memory() -> None:
+    chat = workload("chat")
+    route, own = virtual_service("chat"), rule("chat", subset("v1"))
+    rig = Rig(Mesh().put(service("chat"), chat, route, own))
+    sizes = set()
+    for step in range(1, 30):
+        weights = HttpRoute(route=(to("chat", "v1", step), to("chat", "v2", 100 - step)))
+        policy = TrafficPolicy(outlier_detection=OutlierDetection(consecutive_5xx_errors=step))
+        rig.mesh.put(aged_like(route, weights), replace(own, policy=policy))
+        rig.mesh.observe(replica(chat, 0, f"127.0.0.{step}"))
+        rig.resources()
+        sizes.add(len(rig.translator.memo))
+    assert len(sizes) == 1, sizes
+
+
 def test_the_real_envoy_accepts_a_mesh_of_everything() -> None:
     mesh = Mesh().put(
         service("chat", addresses=("10.0.0.1",)),
