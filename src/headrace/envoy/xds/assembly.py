@@ -73,6 +73,24 @@ class Difference:
 _SAME = Difference((), ())
 
 
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A DeltaDiscoveryResponse to one client: a body that others share, and a nonce. Joined when it is written, so that
+    hundreds of large responses do not exist at once."""
+
+    body: bytes
+    nonce: str
+
+    @property
+    def size(self) -> int:
+        """Length in bytes, but for the nonce."""
+        return len(self.body)
+
+    def message(self) -> bytes:
+        """The serialised DeltaDiscoveryResponse."""
+        return self.body + _field(_RESPONSE_NONCE, self.nonce.encode())
+
+
 class Assembler:
     """Shared caches of wrapped resources, differences, bodies and subscriptions. No locks: one event loop."""
 
@@ -80,9 +98,7 @@ class Assembler:
         # Keys by id(): each value holds the object itself, so that its id stays taken.
         self._entries: Recent[int, tuple[XdsResource, bytes]] = Recent(_ENTRIES_BYTES)
         self._differences: Recent[tuple[int, int], tuple[Resources, Resources, Difference]] = Recent(_DIFFERENCES_NAMES)
-        self._bodies: Recent[tuple[str, int, tuple[str, ...], tuple[str, ...]], tuple[Resources, bytes]] = Recent(
-            _BODIES_BYTES
-        )
+        self._bodies: Recent[tuple[str, tuple[XdsResource, ...], tuple[str, ...]], bytes] = Recent(_BODIES_BYTES)
         self._subscriptions: Recent[frozenset[str], frozenset[str]] = Recent(_SUBSCRIPTIONS_NAMES)
         self._versions: Recent[int, tuple[Resources, str]] = Recent(_VERSIONS)
         self.wrapped = 0
@@ -102,17 +118,17 @@ class Assembler:
             self._differences.put(key, found, len(held) + len(target) + 1)
         return found[2]
 
-    def body(self, type_url: str, target: Resources, changed: tuple[str, ...], removed: tuple[str, ...]) -> bytes:
-        """A serialised DeltaDiscoveryResponse without nonce: `changed` out of `target`, and `removed`."""
-        key = (type_url, id(target), changed, removed)
+    def body(self, type_url: str, changed: tuple[XdsResource, ...], removed: tuple[str, ...]) -> bytes:
+        """A serialised DeltaDiscoveryResponse without nonce."""
+        key = (type_url, changed, removed)
         found = self._bodies.get(key)
         if found is None:
             parts = [_field(_RESPONSE_TYPE_URL, type_url.encode())]
-            parts += [self._entry(target[name]) for name in changed]
+            parts += [self._entry(resource) for resource in changed]
             parts += [_field(_RESPONSE_REMOVED, name.encode()) for name in removed]
-            found = (target, b"".join(parts))
-            self._bodies.put(key, found, len(found[1]) + 1)
-        return found[1]
+            found = b"".join(parts)
+            self._bodies.put(key, found, len(found) + 1)
+        return found
 
     def subscription(self, names: frozenset[str]) -> frozenset[str]:
         """The one object that stands for this set of names, so that equal proxies share it."""
@@ -142,11 +158,6 @@ class Assembler:
             found = (resource, _wrap(resource))
             self._entries.put(id(resource), found, len(found[1]))
         return found[1]
-
-
-def with_nonce(body: bytes, nonce: str) -> bytes:
-    """The response `body` as one client gets it."""
-    return body + _field(_RESPONSE_NONCE, nonce.encode())
 
 
 def _compare(held: Resources, target: Resources) -> Difference:

@@ -17,6 +17,10 @@ from headrace.envoy.xds.session import PATIENCE, ProtocolError, Session
 from headrace.envoy.xds.status import Counters, ProxyStatus
 from headrace.floor.clock import Clock
 
+_LARGE = 64 << 10
+_TURNS = 32
+_TURN_SECONDS = 0.25
+
 
 class ResourceSource(Protocol):
     """Where a stream that opens finds what its proxy should have."""
@@ -43,6 +47,32 @@ class _Waiter:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+class _Turns:
+    """Bounds how many large messages are being written at once, and so their memory: a writer waits for a turn, and
+    keeps it until its client has taken the message, or for a short while if the client is slow."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(_TURNS)
+
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        await self._free.acquire()
+        given_back = False
+
+        def give_back() -> None:
+            nonlocal given_back
+            if not given_back:
+                given_back = True
+                self._free.release()
+
+        timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, give_back)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            give_back()
+
+
 class Hub:
     """Owns the sessions of all connected proxies. A stream is bound to the proxy that its caller names (by socket or
     by certificate), whatever the client says of itself."""
@@ -55,6 +85,7 @@ class Hub:
         self._connections: dict[str, list[_Connection]] = {}
         self._waiters: set[_Waiter] = set()
         self._generation = 0
+        self._turns = _Turns()
         self.counters = Counters()
 
     @property
@@ -69,8 +100,8 @@ class Hub:
         self.counters.publishes += 1
         for proxy, resources in sets.items():
             for connection in self._connections.get(proxy, ()):
-                connection.session.update(resources, self._generation)
-                connection.wake.set()
+                if connection.session.update(resources, self._generation):
+                    connection.wake.set()
         return self._generation
 
     async def stream(self, proxy: str, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -83,8 +114,12 @@ class Hub:
         try:
             while not connection.ended:
                 connection.wake.clear()
-                for message in connection.session.outgoing():
-                    yield message
+                for response in connection.session.outgoing():
+                    if response.size < _LARGE:
+                        yield response.message()
+                    else:
+                        async with self._turns.taken():
+                            yield response.message()
                 self._progress(connection)
                 await self._woken(connection)
             await reader

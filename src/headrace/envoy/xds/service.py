@@ -10,8 +10,9 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import grpc
 
@@ -24,6 +25,8 @@ _SOCKET_PATH_LIMIT = 107
 
 Stream = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 """Serialised requests in, serialised responses out: `functools.partial(hub.stream, proxy)`, or a relay."""
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -94,15 +97,12 @@ def _clear(path: Path) -> None:
     raise SocketInUse(f"{path}: another process serves it")
 
 
-def _served(
-    stream: Stream,
-) -> Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext[bytes, bytes]], AsyncIterator[bytes]]:
-    async def method(
-        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> AsyncIterator[bytes]:
+def _served(stream: Stream) -> Callable[[AsyncIterator[bytes], _Context], Awaitable[None]]:
+    async def method(requests: AsyncIterator[bytes], context: _Context) -> None:
         try:
             async for message in stream(requests):
-                yield message
+                await context.write(message)
+                del message  # not kept until the next one, which may be a day away; nor would a generator let go of it
         except ProtocolError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 

@@ -19,7 +19,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, TYPES, Resources, ResourceSet
-from headrace.envoy.xds.assembly import Assembler, with_nonce
+from headrace.envoy.xds.assembly import Assembler, Response
 from headrace.envoy.xds.status import Counters, TypeStatus
 from headrace.envoy.xds.watch import NOTHING, Flight, Watch
 from headrace.floor.clock import Clock
@@ -91,16 +91,19 @@ class Session:
         if request.resource_names_unsubscribe:
             watch.unsubscribe(frozenset(request.resource_names_unsubscribe))
 
-    def update(self, resources: ResourceSet, generation: int) -> None:
-        """The newest set, published as `generation` (which only grows)."""
+    def update(self, resources: ResourceSet, generation: int) -> bool:
+        """The newest set, published as `generation` (which only grows); whether it is another one than before."""
+        if resources is self._target:
+            return False
         self._target = resources
         self._generation = generation
+        return True
 
-    def outgoing(self) -> list[bytes]:
-        """The serialised DeltaDiscoveryResponses to send now, in order."""
+    def outgoing(self) -> list[Response]:
+        """The responses to send now, in order."""
         if self._target is None:
             return []
-        out: list[bytes] = []
+        out: list[Response] = []
         self._blocked = set()
         for watch in self._in_order():
             self._advance(watch, self._target.of_type(watch.type_url), out)
@@ -170,7 +173,7 @@ class Session:
         known = [self._watches[type_url] for type_url in TYPES if type_url in self._watches]
         return known + [watch for type_url, watch in sorted(self._watches.items()) if type_url not in TYPES]
 
-    def _advance(self, watch: Watch, target: Resources, out: list[bytes]) -> None:
+    def _advance(self, watch: Watch, target: Resources, out: list[Response]) -> None:
         """Send what is new of one type; removals too, except of the types that are removed last."""
         urgent = watch.type_url == ENDPOINT and self._repay(watch)
         selection = watch.selection(target)
@@ -212,7 +215,7 @@ class Session:
         """The client may not have asked for everything yet."""
         return self._began is None or self._clock.monotonic() - self._began < ARRIVAL
 
-    def _remove_last(self, target: ResourceSet, out: list[bytes]) -> None:
+    def _remove_last(self, target: ResourceSet, out: list[Response]) -> None:
         """Removals whose dependents must have moved first. Where a client refused to move, nothing is removed below
         what it still uses."""
         for type_url, dependents in _REMOVED_LAST.items():
@@ -229,7 +232,7 @@ class Session:
             else:
                 out.append(self._send(watch, resources, _Push((), gone, ())))
 
-    def _send(self, watch: Watch, target: Resources, push: _Push) -> bytes:
+    def _send(self, watch: Watch, target: Resources, push: _Push) -> Response:
         """The response for one push, noted as under way."""
         self._nonce += 1
         whole = not push.left
@@ -246,10 +249,10 @@ class Session:
         if watch.type_url == CLUSTER:
             self._owed.difference_update(push.removed)
             self._owed.update(push.changed)
-        body = self._assembler.body(watch.type_url, target, push.changed, push.removed)
-        message = with_nonce(body, flight.nonce)
-        self._counters.count_response(watch.type_url, len(push.changed), len(push.removed), len(message))
-        return message
+        changed = tuple(target[name] for name in push.changed)
+        body = self._assembler.body(watch.type_url, changed, push.removed)
+        self._counters.count_response(watch.type_url, len(push.changed), len(push.removed), len(body))
+        return Response(body, flight.nonce)
 
 
 _REMOVED_LAST = {ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE), ENDPOINT: (CLUSTER, LISTENER, ROUTE)}

@@ -358,7 +358,7 @@ def test_equal_clients_share_the_work(clock: ManualClock) -> None:
 
 def test_every_response_of_a_stream_has_its_own_nonce(client: Client) -> None:
     client.publish(resource_set(cds={"a": "1"}, eds={"a": "1"})).ask(CLUSTER).ask(ENDPOINT, ["a"])
-    nonces = [parse(message).nonce for message in client.session.outgoing()]
+    nonces = [parse(response.message()).nonce for response in client.session.outgoing()]
     assert len(set(nonces)) == len(nonces) == 2
 
 

@@ -69,7 +69,7 @@ class ModelEnvoy:
     def server_step(self) -> None:
         if self.up:
             self.session.receive(self.up.popleft())
-        self.down.extend(self.session.outgoing())
+        self.down.extend(response.message() for response in self.session.outgoing())
 
     def client_step(self) -> None:
         if self.down:

@@ -100,7 +100,7 @@ class Client:
         return self
 
     def take(self) -> list[str]:
-        answers = [parse(message) for message in self.session.outgoing()]
+        answers = [parse(response.message()) for response in self.session.outgoing()]
         self.open += answers
         return [str(answer) for answer in answers]
 
