@@ -44,11 +44,13 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadPortView:
-    """A port of the proxy's own workload, with the protocol that the services in front of it declare."""
+    """A port of the proxy's own workload, with the protocol that the services in front of it declare; `engine` is the
+    model engine of a Workload document ('' : none named), None for a workload that others run."""
 
     number: int
     name: str
     protocol: str
+    engine: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

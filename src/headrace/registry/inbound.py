@@ -24,6 +24,10 @@ def target_port(port: ServicePort, ports: tuple[WorkloadPort, ...]) -> int:
 def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: Labels) -> tuple[WorkloadPortView, ...]:
     """All ports at which the workload `name` of `namespace` is called, sorted by number."""
     own = declared_ports(snapshot, namespace, name)
+    workload = next(
+        (item for item in snapshot.workloads if (item.meta.namespace, item.meta.name) == (namespace, name)), None
+    )
+    engine = None if workload is None else str(workload.engine or "")
     found: dict[int, WorkloadPortView] = {}
     for services in snapshot.services.values():
         for service in services:
@@ -32,11 +36,11 @@ def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: La
             for port in service.ports:
                 number = target_port(port, own)
                 if number and number not in found:
-                    found[number] = WorkloadPortView(number, port.name, port.protocol.value)
-    if any(item.meta.namespace == namespace and item.meta.name == name for item in snapshot.workloads):
+                    found[number] = WorkloadPortView(number, port.name, port.protocol.value, engine)
+    if workload is not None:
         for extra in own:
             if extra.number not in found:
-                found[extra.number] = WorkloadPortView(extra.number, extra.name, extra.protocol)
+                found[extra.number] = WorkloadPortView(extra.number, extra.name, extra.protocol, engine)
     return tuple(found[number] for number in sorted(found))
 
 

@@ -31,6 +31,7 @@ from headrace.envoy.translate.inspectors import http_inspector, not_on_ports, on
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import duration, packed, socket_address, uint32
 from headrace.envoy.view import Inbound, ProxyView
+from headrace.model.engine_connections import DESCRIBED_ELSEWHERE, engine_connections
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import inbound_cluster
 from headrace.model.proxy import WorkloadPortView
@@ -228,13 +229,21 @@ def _application_cluster(port: WorkloadPortView, mesh: MeshConfig) -> Any:
         ),
     )
     protocol = protocol_of(port)
+    keeping = DESCRIBED_ELSEWHERE if port.engine is None else engine_connections(port.engine)
     options = http_protocol_options_pb2.HttpProtocolOptions()
     if protocol.is_http2:
         options.explicit_http_config.http2_protocol_options.SetInParent()
     elif protocol is Protocol.UNDECLARED:
         options.use_downstream_protocol_config.CopyFrom(_downstream_protocol())
+    elif protocol.is_http and keeping != DESCRIBED_ELSEWHERE:
+        options.explicit_http_config.http_protocol_options.SetInParent()
     else:
         return cluster
+    common = options.common_http_protocol_options
+    if keeping.idle is not None:
+        common.idle_timeout.CopyFrom(duration(keeping.idle))
+    if keeping.requests is not None and not protocol.is_http2:
+        common.max_requests_per_connection.value = keeping.requests
     cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(options))
     return cluster
 
