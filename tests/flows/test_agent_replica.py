@@ -187,5 +187,18 @@ async def test_the_grace_period_bounds_the_wait_for_a_stream() -> None:
                 await stream.content.read()
 
 
+async def test_a_second_signal_waits_for_nothing() -> None:
+    async with agent_rig() as rig:
+        rig.control.assign(replica("chat-0", "--stubborn", grace_period_ms=60_000))
+        report = await rig.control.ready()
+        async with rig.session.get(f"http://{report.address}:8000/stream?seconds=60") as stream:
+            await stream.content.readline()
+            assert rig.process is not None
+            rig.process.terminate()
+            await until(lambda: rig.control.state() == "draining", "draining")
+            assert await rig.stop(10) == 0
+        assert rig.processes() == []
+
+
 def _exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()

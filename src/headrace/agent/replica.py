@@ -52,6 +52,7 @@ class Replica:
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stop_at: float | None = None
+        self._hurried = asyncio.Event()
         self._told: State | None = None
 
     @property
@@ -88,6 +89,7 @@ class Replica:
             self._stop_at = now
         if hurry:
             self._stop_at = now - self.spec.grace_period
+            self._hurried.set()
         self._machine.stop()
         self._wake.set()
 
@@ -207,13 +209,30 @@ class Replica:
     async def _wind_down(self, action: Action) -> None:
         match action:
             case Action.WITHDRAW:
-                await self._context.control.withdraw(self.id, min(_WITHDRAW_LIMIT, self._grace_left()))
+                await self._unless_hurried(
+                    self._context.control.withdraw(self.id, min(_WITHDRAW_LIMIT, self._grace_left()))
+                )
             case Action.AWAIT_IDLE:
-                await self._await_idle()
+                await self._unless_hurried(self._await_idle())
             case Action.STOP_APP:
-                await self._apps.end(self._grace_left())
+                await self._unless_hurried(self._apps.end(self._grace_left()))
+                await self._apps.end(0.0)  # nothing is left to end unless somebody is in a hurry
             case Action.STOP_PROXY:
                 await self._proxy.end(_PROXY_GRACE)
+
+    async def _unless_hurried(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do the work, or give it up as soon as somebody is in a hurry."""
+        working = asyncio.ensure_future(work)
+        hurrying = asyncio.ensure_future(self._hurried.wait())
+        try:
+            await asyncio.wait((working, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurrying.cancel()
+            if not working.done():
+                working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        if not working.cancelled():
+            working.result()
 
     def _start_proxy(self) -> None:
         context = self._context
