@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -238,8 +237,12 @@ def _step(value: Any, part: str | int) -> str | int | None:
         return None
     if part in value:
         return part
-    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", part).lower()
-    return snake if snake in value else None
+    return next((name for name in value if same_field(name, part)), None)
+
+
+def same_field(written: str, name: str) -> bool:
+    """Whether a field is written as its lowerCamelCase name, or as protobuf's snake_case of it."""
+    return written == name or ("_" in written and written.replace("_", "").lower() == name.lower())
 
 
 class _Unreadable(Exception):

@@ -152,18 +152,6 @@ def _host(value: Any) -> str:
     return text
 
 
-def _wildcard_host(value: Any) -> str:
-    text = text_of(value, "a host name")
-    if text == "*":
-        return text
-    name = text[2:] if text.startswith(("*.", "*-")) else text
-    if "*" in name:
-        raise refuse(f"{shown(text)}: '*' may only be the first label", "Write '*' or '*.example.com'.")
-    if not _is_host(name):
-        raise refuse(f"{shown(text)} is not a host name", "Use letters, digits, '-' and dots, or '*.example.com'.")
-    return text
-
-
 def _dns_label(value: Any) -> str:
     text = text_of(value, "a name")
     if not is_dns_label(text):
@@ -323,13 +311,9 @@ Percent = Annotated[float, BeforeValidator(number(0.0, 100.0))]
 IntPercent = Annotated[int, BeforeValidator(whole(0, 100))]
 Duration = Annotated[float, BeforeValidator(duration())]
 """Seconds, 0 allowed."""
-PositiveDuration = Annotated[float, BeforeValidator(duration(low=0.001))]
-"""Seconds, at least 1 ms (Istio's bound for timeouts and intervals)."""
 Host = Annotated[str, BeforeValidator(_host)]
-WildcardHost = Annotated[str, BeforeValidator(_wildcard_host)]
 DnsLabel = Annotated[str, BeforeValidator(_dns_label)]
 DnsName = Annotated[str, BeforeValidator(_dns_name)]
-Regex = Annotated[str, BeforeValidator(check_regex)]
 Address = Annotated[str, BeforeValidator(_address)]
 Cidr = Annotated[str, BeforeValidator(_cidr)]
 HeaderName = Annotated[str, BeforeValidator(_header)]

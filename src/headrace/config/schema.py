@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from headrace.config.documents import Document, Path
+from headrace.config.documents import Document, Path, same_field
 from headrace.model.problem import Problem, Severity
 from headrace.model.resource import Metadata, ResourceKey
 
@@ -244,5 +244,5 @@ def _paths(value: Any, parts: Sequence[str], path: Path) -> Iterable[Path]:
                 yield from _paths(item, rest, (*path, at))
     elif isinstance(value, dict):
         for name in value:
-            if part == "*" or name == part or to_camel(name) == part:
+            if part == "*" or same_field(name, part):
                 yield from _paths(value[name], rest, (*path, name))

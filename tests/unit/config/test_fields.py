@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from headrace.config import fields
 
@@ -20,6 +20,7 @@ class Colour(StrEnum):
 
 
 COLOUR = Annotated[Colour, fields.EnumOf(Colour, {0: "RED", 2: "BLUE"}, {"AZURE": "BLUE"})]
+REGEX = Annotated[str, BeforeValidator(fields.check_regex)]
 WORD = Annotated[str, fields.Choice("A", "B", numbered=True)]
 
 
@@ -37,7 +38,6 @@ def read(kind: Any, value: Any) -> Any:
         (fields.Duration, "0s", 0.0),
         (fields.Duration, ".5s", 0.5),
         (fields.Duration, "250us", 0.00025),
-        (fields.PositiveDuration, "1ms", 0.001),
         (fields.Port, "65535", 65535),
         (fields.Port, 80.0, 80),
         (fields.UInt32, 2**32 - 1, 2**32 - 1),
@@ -48,10 +48,8 @@ def read(kind: Any, value: Any) -> Any:
         (fields.Host, "chat", "chat"),
         (fields.Host, "Chat.Default.svc", "Chat.Default.svc"),
         (fields.Host, "10.0.0.1", "10.0.0.1"),
-        (fields.WildcardHost, "*", "*"),
-        (fields.WildcardHost, "*.example.com", "*.example.com"),
-        (fields.Regex, "a.*b", "a.*b"),
-        (fields.Regex, "(?i)v[0-9]+", "(?i)v[0-9]+"),
+        (REGEX, "a.*b", "a.*b"),
+        (REGEX, "(?i)v[0-9]+", "(?i)v[0-9]+"),
         (fields.Address, "::1", "::1"),
         (fields.Cidr, "10.0.0.0/8", "10.0.0.0/8"),
         (fields.Cidr, "10.0.0.1", "10.0.0.1"),
@@ -84,8 +82,6 @@ def test_accepted(kind: Any, value: Any, meaning: Any) -> None:
         (fields.Duration, "-1s", "too short"),
         (fields.Duration, "999999999999999h", "too long"),
         (fields.Duration, "٣s", "not a duration"),
-        (fields.PositiveDuration, "0.5ms", "too short"),
-        (fields.PositiveDuration, "0s", "too short"),
         (fields.Port, 0, "out of range"),
         (fields.Port, 65536, "out of range"),
         (fields.Port, "http", "not a whole number"),
@@ -105,14 +101,12 @@ def test_accepted(kind: Any, value: Any, meaning: Any) -> None:
         (fields.Host, "-a", "not a host name"),
         (fields.Host, "a" * 64, "not a host name"),
         (fields.Host, "a\n", "not a host name"),
-        (fields.WildcardHost, "a.*.b", "'*' may only be the first label"),
-        (fields.WildcardHost, "*a.b", "'*' may only be the first label"),
-        (fields.Regex, "(?=a)", "RE2"),
-        (fields.Regex, r"(a)\1", "RE2"),
-        (fields.Regex, "a(", "RE2"),
-        (fields.Regex, "", "empty"),
-        (fields.Regex, "a" * 5000, "too long"),
-        (fields.Regex, "(((a{100}){100}){100})", "RE2"),
+        (REGEX, "(?=a)", "RE2"),
+        (REGEX, r"(a)\1", "RE2"),
+        (REGEX, "a(", "RE2"),
+        (REGEX, "", "empty"),
+        (REGEX, "a" * 5000, "too long"),
+        (REGEX, "(((a{100}){100}){100})", "RE2"),
         (fields.Address, "10.0.0.256", "not an IP address"),
         (fields.Cidr, "10.0.0.0/33", "not an IP address"),
         (fields.HeaderName, "x y", "not a header name"),
@@ -156,7 +150,7 @@ def test_any_text_is_a_duration_or_refused(text: str) -> None:
 @given(st.text(max_size=40))
 def test_any_text_is_a_pattern_of_re2_or_refused(text: str) -> None:
     try:
-        assert read(fields.Regex, text) == text
+        assert read(REGEX, text) == text
     except ValidationError as error:
         assert error.errors()[0]["type"] == "headrace"
 
