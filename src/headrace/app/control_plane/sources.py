@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from watchfiles import awatch
 
-from headrace.config.documents import ReadResult, read_paths
+from headrace.config.documents import FileCache, ReadResult, read_paths
 from headrace.config.mesh_config import read_mesh_config
 
 _log = structlog.get_logger()
