@@ -23,6 +23,7 @@ from headrace.envoy.resources import ResourceSet
 from headrace.envoy.validation import refusal
 
 HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "examples" / "canary"
 CASES = sorted(path.parent.name for path in HERE.glob("*/case.yaml"))
 
 
@@ -81,6 +82,27 @@ def test_golden(name: str) -> None:
 
 def test_envoy_accepts_every_golden() -> None:
     assert refusal({name: translated(name) for name in CASES}) is None
+
+
+def test_the_articles_case_holds_the_documents_of_the_example() -> None:
+    """examples/canary/articles.yaml and the golden are the same two documents."""
+    example = list(yaml.safe_load_all((EXAMPLE / "articles.yaml").read_text()))
+    golden = list(yaml.safe_load_all((HERE / "articles" / "input.yaml").read_text()))
+    assert len(example) == 2
+    assert all(document in golden for document in example)
+
+
+def test_envoy_accepts_what_the_example_becomes() -> None:
+    """Offline, every proxy of examples/canary; running it is another test's business."""
+    mesh = offline.load([EXAMPLE])
+    names = ["sidecar/default/client", "sidecar/default/model-v1", "gateway/istio-system/istio-ingressgateway"]
+    sets = {}
+    for name in names:
+        for capture in ("transparent", "loopback"):
+            proxy = offline.find_proxy(mesh.snapshot, offline.ProxyName.parse(name), offline.capture_of(capture))
+            sets[f"{name}/{capture}"] = offline.translate(mesh, proxy)
+    assert mesh.problems == ()
+    assert refusal(sets) is None
 
 
 @pytest.mark.parametrize("name", ["defaults", "subsets", "tls-modes", "gateway-http", "entry-static", "export"])
