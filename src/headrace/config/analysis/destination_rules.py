@@ -72,19 +72,20 @@ def _unverified(tls: ClientTls, rule: DestinationRule) -> bool:
 
 def _judge_subsets(index: Index, rule: DestinationRule, target: Target) -> Iterator[Problem]:
     """IST0173, where the documents declare workloads in the service's namespace at all."""
-    candidates = [running.labels for running in index.running if running.meta.namespace == target.meta.namespace]
-    if isinstance(target.source, ServiceEntry):
-        if target.source.endpoints:
-            candidates = [dict(endpoint.labels) for endpoint in target.source.endpoints]
-        elif target.selector is None:
-            return
-    elif target.selector is None:
+    namespace, inline = target.meta.namespace, None
+    if isinstance(target.source, ServiceEntry) and target.source.endpoints:
+        inline = [dict(endpoint.labels) for endpoint in target.source.endpoints]
+    elif target.selector is None or not index.has_workloads(namespace):
         return
-    for number, subset in enumerate(rule.subsets) if candidates else ():
+    for number, subset in enumerate(rule.subsets):
         wanted: Labels = {**(target.selector or {}), **dict(subset.labels)}
         if any(name.startswith(_PLACES) for name in wanted):
             continue
-        if not any(selects(wanted, labels) for labels in candidates):
+        if inline is None:
+            empty = not index.workloads_with(namespace, wanted)
+        else:
+            empty = not any(selects(wanted, labels) for labels in inline)
+        if empty:
             yield index.problem(
                 rule.meta,
                 Code.SUBSET_SELECTS_NOTHING,

@@ -15,6 +15,9 @@ from headrace.model.names import MESH_GATEWAY
 from headrace.model.problem import Problem
 from headrace.model.traffic import Destination, VirtualService
 
+_Subsets = dict[str, set[str]]
+"""Names of subsets by the host of their DestinationRule."""
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -40,10 +43,11 @@ def written_destinations(rule: VirtualService) -> Iterator[Written]:
 def judge_destinations(index: Index) -> Iterator[Problem]:
     """IST0101 and IST0112 for every destination of every VirtualService."""
     subsets = _declared_subsets(index)
+    wide = {host: names for host, names in subsets.items() if host.startswith("*")}
     for rule in index.virtual_services:
         for written in written_destinations(rule):
             yield from _judge_host(index, rule, written)
-            yield from _judge_subset(index, rule, written, subsets)
+            yield from _judge_subset(index, rule, written, subsets, wide)
 
 
 def _callers(rule: VirtualService) -> tuple[str, ...]:
@@ -90,7 +94,7 @@ def _judge_port(index: Index, rule: VirtualService, written: Written, target: Ta
         )
 
 
-def _declared_subsets(index: Index) -> dict[str, set[str]]:
+def _declared_subsets(index: Index) -> _Subsets:
     subsets: dict[str, set[str]] = defaultdict(set)
     for rule in index.destination_rules:
         subsets[rule.host].update(subset.name for subset in rule.subsets)
@@ -98,12 +102,14 @@ def _declared_subsets(index: Index) -> dict[str, set[str]]:
 
 
 def _judge_subset(
-    index: Index, rule: VirtualService, written: Written, subsets: dict[str, set[str]]
+    index: Index, rule: VirtualService, written: Written, subsets: _Subsets, wide: _Subsets
 ) -> Iterator[Problem]:
     destination = written.destination
     if not destination.subset:
         return
-    if any(destination.subset in names and covers(host, destination.host) for host, names in subsets.items()):
+    if destination.subset in subsets.get(destination.host, ()):
+        return
+    if any(destination.subset in names and covers(host, destination.host) for host, names in wide.items()):
         return
     what = "mirror+subset" if written.mirror else "host+subset"
     yield index.problem(

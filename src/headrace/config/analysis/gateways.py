@@ -5,15 +5,17 @@ IST0101 (selector, credentialName), IST0138, IST0145, IST0161, IST0162. Called b
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from headrace.config.analysis.codes import Code
-from headrace.config.analysis.index import Index, Running, shown
+from headrace.config.analysis.index import Index, Running, listed, shown
 from headrace.model.gateway import Gateway, Server, ServerTlsMode
 from headrace.model.problem import Problem
 from headrace.model.resource import selects
 from headrace.model.security import Secret
 from headrace.model.service import Protocol
+from headrace.model.traffic import Pairs
 
 DEFAULT_GATEWAY = {"app": "istio-ingressgateway", "istio": "ingressgateway"}
 """Labels of the gateway that Istio's default installation brings, and that may go without saying."""
@@ -28,6 +30,7 @@ def judge_gateways(index: Index) -> Iterator[Problem]:
     can only miss where the documents describe a cluster, with Pods.
     """
     described = any(running.pod for running in index.running)
+    doors = _Doors(index)
     for gateway in index.gateways.values():
         proxies = [running for running in index.running if _runs(running, gateway)]
         if described and not proxies and not selects(dict(gateway.selector), DEFAULT_GATEWAY):
@@ -42,7 +45,7 @@ def judge_gateways(index: Index) -> Iterator[Problem]:
             namespace = proxies[0].meta.namespace if proxies else index.mesh.root_namespace
             yield from _judge_credentials(index, gateway, namespace)
             yield from _judge_ports(index, gateway, proxies)
-        yield from _judge_conflicts(index, gateway)
+        yield from _judge_conflicts(index, gateway, doors)
 
 
 def _runs(running: Running, gateway: Gateway) -> bool:
@@ -111,12 +114,62 @@ def _judge_ports(index: Index, gateway: Gateway, proxies: list[Running]) -> Iter
             )
 
 
-def _same_proxies(index: Index, one: Gateway, other: Gateway) -> bool:
-    """Whether some proxy takes both: equal selectors, or a workload that both select."""
-    if sorted(one.selector) == sorted(other.selector):
-        return True
-    mine, theirs = dict(one.selector), dict(other.selector)
-    return any(selects(mine, running.labels) and selects(theirs, running.labels) for running in index.running)
+class _Doors:
+    """Gateways by what two of them can share: a host of a port, or a certificate."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._by_host: dict[tuple[int, str, str], list[Gateway]] = defaultdict(list)
+        self._by_certificate: dict[tuple[str, ...], list[Gateway]] = defaultdict(list)
+        self._shared: dict[frozenset[Pairs], bool] = {}
+        for gateway in index.gateways.values():
+            for server in gateway.servers:
+                for _, host in server.hosts:
+                    self._by_host[server.port, server.bind, host].append(gateway)
+                if certificate := _certificate(server):
+                    self._by_certificate[certificate].append(gateway)
+
+    def rivals(self, gateway: Gateway, server: Server) -> list[Gateway]:
+        """Other gateways of the same proxies that take a host of the server on its port and address."""
+        near = {id(found): found for _, host in server.hosts for found in self._by_host[server.port, server.bind, host]}
+        return [
+            other
+            for other in near.values()
+            if other is not gateway
+            and any(_same_door(server, theirs) for theirs in other.servers)
+            and self._same_proxies(gateway, other)
+        ]
+
+    def sharing(self, gateway: Gateway, server: Server) -> list[Gateway]:
+        """Other gateways, of at least these proxies, with a server of the same certificate."""
+        found = self._by_certificate[certificate] if (certificate := _certificate(server)) else []
+        return [
+            other
+            for other in {id(other): other for other in found}.values()
+            if other is not gateway and set(gateway.selector) <= set(other.selector)
+        ]
+
+    def _same_proxies(self, one: Gateway, other: Gateway) -> bool:
+        """Whether some proxy takes both: equal selectors, or a workload that both select."""
+        if one.selector == other.selector:
+            return True
+        key = frozenset((one.selector, other.selector))
+        if key not in self._shared:
+            both = (dict(one.selector), dict(other.selector))
+            self._shared[key] = any(
+                all(selects(selector, running.labels) for selector in both) for running in self._index.running
+            )
+        return self._shared[key]
+
+
+def _certificate(server: Server) -> tuple[str, ...]:
+    """What names the server's certificate; empty where nothing does."""
+    if server.tls is None:
+        return ()
+    if server.tls.credential_name:
+        return (server.tls.credential_name,)
+    files = (server.tls.server_certificate, server.tls.private_key)
+    return files if all(files) else ()
 
 
 def _same_door(one: Server, other: Server) -> bool:
@@ -130,24 +183,11 @@ def _same_door(one: Server, other: Server) -> bool:
     )
 
 
-def _same_certificate(one: Server, other: Server) -> bool:
-    if one.tls is None or other.tls is None:
-        return False
-    mine, theirs = one.tls, other.tls
-    if mine.credential_name or theirs.credential_name:
-        return mine.credential_name == theirs.credential_name
-    files = (mine.server_certificate, mine.private_key)
-    return all(files) and files == (theirs.server_certificate, theirs.private_key)
-
-
-def _judge_conflicts(index: Index, gateway: Gateway) -> Iterator[Problem]:
-    others = [
-        other for other in index.gateways.values() if other is not gateway and _same_proxies(index, gateway, other)
-    ]
+def _judge_conflicts(index: Index, gateway: Gateway, doors: _Doors) -> Iterator[Problem]:
     for number, server in enumerate(gateway.servers):
-        clashing = [other for other in others if any(_same_door(server, theirs) for theirs in other.servers)]
+        clashing = doors.rivals(gateway, server)
         if clashing:
-            names = ",".join(sorted(f"{other.meta.namespace}/{other.meta.name}" for other in clashing))
+            names = listed(other.meta for other in clashing)
             hosts = ",".join(host if namespace == "*" else f"{namespace}/{host}" for namespace, host in server.hosts)
             yield index.problem(
                 gateway.meta,
@@ -157,21 +197,14 @@ def _judge_conflicts(index: Index, gateway: Gateway) -> Iterator[Problem]:
                 f"hosts {hosts}).",
                 "Give each host of a port to one Gateway only.",
             )
-    for other in others:
-        if not set(gateway.selector) <= set(other.selector):
-            continue
-        shared = [
-            number
-            for number, server in enumerate(gateway.servers)
-            if any(_same_certificate(server, theirs) for theirs in other.servers)
-        ]
-        if shared:
-            both = sorted(f"{found.meta.namespace}/{found.meta.name}" for found in (gateway, other))
+        sharing = doors.sharing(gateway, server)
+        if sharing:
+            names = listed(found.meta for found in (gateway, *sharing))
             yield index.problem(
                 gateway.meta,
                 Code.DUPLICATE_CERTIFICATE,
-                f"spec.servers[{shared[0]}].tls",
-                f"Duplicate certificate in multiple gateways {', '.join(both)} may cause 404s if clients re-use HTTP2 "
+                f"spec.servers[{number}].tls",
+                f"Duplicate certificate in multiple gateways {names} may cause 404s if clients re-use HTTP2 "
                 "connections.",
                 "Put the hosts of one certificate into one Gateway.",
             )

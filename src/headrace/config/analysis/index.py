@@ -21,6 +21,8 @@ from headrace.model.service import Service, ServiceEntry
 from headrace.model.traffic import VirtualService
 from headrace.model.workload import Engine, StaticWorkload, Workload, WorkloadRole
 
+_MOST_NAMES = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -76,6 +78,8 @@ class Index:
     metas: list[Metadata] = field(default_factory=list)
     _exact: dict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))
     _wild: list[Target] = field(default_factory=list)
+    _labelled: dict[tuple[str, str, str], list[Running]] = field(default_factory=lambda: defaultdict(list))
+    _peopled: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, resources: Iterable[object], mesh: MeshConfig) -> Index:
@@ -102,9 +106,9 @@ class Index:
                 self._add_callable(resource)
             case Workload():
                 gateway = resource.role is WorkloadRole.GATEWAY
-                self.running.append(Running(meta, resource.labels or {}, resource.engine, gateway))
+                self._add_running(Running(meta, resource.labels or {}, resource.engine, gateway))
             case StaticWorkload():
-                self.running.append(Running(meta, resource.labels, pod=meta.key.kind == "Pod"))
+                self._add_running(Running(meta, resource.labels, pod=meta.key.kind == "Pod"))
             case _:
                 pass
 
@@ -150,13 +154,26 @@ class Index:
         named = {target.meta.namespace if scope == "." else scope for scope in scopes}
         return any(namespace in named for namespace in namespaces)
 
-    def workloads_of(self, target: Target) -> Iterator[Running]:
+    def workloads_of(self, target: Target) -> list[Running]:
         """Workloads behind a target, in its namespace; none for a target without a selector."""
-        if not target.selector:
-            return
-        for running in self.running:
-            if running.meta.namespace == target.meta.namespace and selects(target.selector, running.labels):
-                yield running
+        return self.workloads_with(target.meta.namespace, target.selector) if target.selector else []
+
+    def workloads_with(self, namespace: str, labels: Labels) -> list[Running]:
+        """Workloads of a namespace with all of these labels."""
+        if not labels:
+            return [running for running in self.running if running.meta.namespace == namespace]
+        found = min((self._labelled.get((namespace, *pair), []) for pair in labels.items()), key=len)
+        return [running for running in found if selects(labels, running.labels)]
+
+    def has_workloads(self, namespace: str) -> bool:
+        """Whether the documents declare any workload in the namespace."""
+        return namespace in self._peopled
+
+    def _add_running(self, running: Running) -> None:
+        self.running.append(running)
+        self._peopled.add(running.meta.namespace)
+        for pair in running.labels.items():
+            self._labelled[(running.meta.namespace, *pair)].append(running)
 
     def problem(self, meta: Metadata, code: Code, place: str, message: str, remedy: str) -> Problem:
         """A problem of the document; `place` is a field path, whose line `config.revision` finds."""
@@ -185,3 +202,10 @@ def shown(labels: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     """Labels as people write selectors: `a=b,c=d`, sorted."""
     pairs = labels.items() if isinstance(labels, Mapping) else labels
     return ",".join(f"{name}={value}" for name, value in sorted(pairs))
+
+
+def listed(metas: Iterable[Metadata]) -> str:
+    """Names of documents for a message: sorted, `namespace/name`, at most ten."""
+    names = sorted({f"{meta.namespace}/{meta.name}" for meta in metas})
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more

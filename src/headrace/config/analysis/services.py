@@ -9,9 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from headrace.config.analysis.codes import Code
-from headrace.config.analysis.index import Index, Running
+from headrace.config.analysis.index import Index, Running, listed
 from headrace.model.problem import Problem
-from headrace.model.resource import selects
 from headrace.model.service import Protocol, Service, ServiceEntry
 
 
@@ -59,26 +58,23 @@ def _judge_port_names(index: Index, service: Service) -> Iterator[Problem]:
 
 def _judge_workloads(index: Index) -> Iterator[Problem]:
     """IST0116 and IST0137: what several services say of one workload's ports."""
+    services_of: dict[int, list[Service]] = defaultdict(list)
+    for service in index.services:
+        for running in index.workloads_with(service.namespace, service.selector) if service.selector else ():
+            services_of[id(running)].append(service)
     for running in index.running:
         targets: dict[str, dict[int, Service]] = defaultdict(dict)
         transports: dict[int, dict[bool, Service]] = defaultdict(dict)
-        for service in index.services:
-            if service.namespace != running.meta.namespace or not service.selector:
-                continue
-            if selects(service.selector, running.labels):
-                for port in service.ports:
-                    targets[port.target_name or str(port.target or port.number)].setdefault(port.number, service)
-                    transports[port.number].setdefault(port.protocol is Protocol.UDP, service)
-        for number, services in transports.items():
-            if len(services) > 1:
-                yield _several_transports(index, running, number, services.values())
+        for service in services_of[id(running)]:
+            for port in service.ports:
+                targets[port.target_name or str(port.target or port.number)].setdefault(port.number, service)
+                transports[port.number].setdefault(port.protocol is Protocol.UDP, service)
+        for number, kinds in transports.items():
+            if len(kinds) > 1:
+                yield _several_transports(index, running, number, kinds.values())
         for target, services in targets.items():
             if len({service.meta.key for service in services.values()}) > 1:
                 yield _several_ports(index, running, target, services)
-
-
-def _names(services: Iterable[Service]) -> str:
-    return ", ".join(sorted({f"{service.namespace}/{service.name}" for service in services}))
 
 
 def _several_transports(index: Index, running: Running, number: int, services: Iterable[Service]) -> Problem:
@@ -87,18 +83,19 @@ def _several_transports(index: Index, running: Running, number: int, services: I
         Code.SEVERAL_TRANSPORTS,
         "metadata.name",
         f"This workload {running.meta.name} is associated with multiple services using port {number} but different "
-        f"protocols: [{_names(services)}].",
+        f"protocols: [{listed(service.meta for service in services)}].",
         "Give TCP and UDP different port numbers; only TCP is carried by proxies.",
     )
 
 
 def _several_ports(index: Index, running: Running, target: str, services: Mapping[int, Service]) -> Problem:
     ports = ", ".join(str(number) for number in sorted(services))
+    names = listed(service.meta for service in services.values())
     return index.problem(
         running.meta,
         Code.CONFLICTING_PORTS,
         "metadata.name",
-        f"This workload {running.meta.name} is associated with multiple services [{_names(services.values())}] using "
+        f"This workload {running.meta.name} is associated with multiple services [{names}] using "
         f'targetPort "{target}" but different ports: [{ports}].',
         "Give one target port one service port.",
     )
@@ -133,7 +130,7 @@ def _judge_protocols(index: Index) -> Iterator[Problem]:
         others = seen.get(("*", host, number), []) if scope != "*" else []
         entries = [*found, *others]
         protocols = sorted({str(protocol) for protocol, _ in entries})
-        names = ", ".join(sorted({f"{entry.meta.namespace}/{entry.meta.name}" for _, entry in entries}))
+        names = listed(entry.meta for _, entry in entries)
         for _, entry in entries if len(protocols) > 1 else ():
             if id(entry) in reported:
                 continue

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from headrace.config.analysis.codes import Code
-from headrace.config.analysis.index import Index, overlaps
+from headrace.config.analysis.index import Index, listed, overlaps
 from headrace.model.gateway import Gateway
 from headrace.model.names import MESH_GATEWAY
 from headrace.model.problem import Problem
@@ -33,7 +33,7 @@ def judge_bindings(index: Index) -> Iterator[Problem]:
                     "Add the Gateway, or correct the name; without '/' it is of the VirtualService's own namespace.",
                 )
             elif rule.hosts and not _serves(gateway, rule):
-                hosts = ", ".join(rule.hosts)
+                hosts = ", ".join(rule.hosts[:10])
                 own = f"{rule.meta.namespace}/{rule.meta.name}"
                 yield index.problem(
                     rule.meta,
@@ -75,7 +75,7 @@ def judge_shared_hosts(index: Index) -> Iterator[Problem]:
     ]
     reported: set[int] = set()
     for host, rules in clashes:
-        names = ",".join(sorted(f"{rule.meta.namespace}/{rule.meta.name}" for rule in rules))
+        names = listed(rule.meta for rule in rules)
         for rule in rules if len(rules) > 1 else ():
             if id(rule) in reported:
                 continue
