@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from headrace.envoy.resources import ENDPOINT, XdsResource
 from headrace.envoy.translate.clusters import is_eds, parts_of
 from headrace.envoy.translate.destination_rules import effective_policy
-from headrace.envoy.translate.endpoints import in_subset, load_assignment
+from headrace.envoy.translate.endpoints import in_subset, is_address, load_assignment
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.view import ProxyView, Target
 from headrace.model.destination import DestinationRule
@@ -92,7 +92,8 @@ def _assignments(
         policy = effective_policy(rule, part.port.number, part.subset)
         if not is_eds(service, policy):
             continue
-        chosen = in_subset(endpoints, part.port.number, part.subset.labels if part.subset else ())
+        labels = part.subset.labels if part.subset else ()
+        chosen = [item for item in in_subset(endpoints, part.port.number, labels) if is_address(item.address)]
         name = part.cluster(service)
         message = load_assignment(name, chosen, locality, failover=policy.outlier_detection is not None)
         found.append(resource_of(ENDPOINT, name, message))

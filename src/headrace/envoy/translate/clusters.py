@@ -53,9 +53,9 @@ class Part:
 
 
 def parts_of(service: Service, rule: DestinationRule | None) -> Iterator[Part]:
-    """Every port that has clusters (all but UDP), whole and by subset. A wildcard host has no clusters of its own
-    unless it is passed through."""
-    if service.host.startswith("*") and service.resolution is not Resolution.NONE:
+    """Every port that has clusters (all but UDP), whole and by subset. DYNAMIC_DNS has none: it is not supported yet,
+    and `check` says so."""
+    if service.resolution is Resolution.DYNAMIC_DNS:
         return
     for port in service.ports:
         if port.protocol is Protocol.UDP:

@@ -7,6 +7,7 @@ certificate (`tlsMode`), and who they are, in Istio's form.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +26,18 @@ _HEALTH = {
     Health.UNHEALTHY: health_check_pb2.UNHEALTHY,
     Health.DRAINING: health_check_pb2.DRAINING,
 }
+
+
+def is_address(text: str) -> bool:
+    """Whether a load assignment may hold it: an IP address or a socket's path. A host name there makes Envoy refuse the
+    whole assignment; only DNS clusters resolve names."""
+    if text.startswith(_UNIX):
+        return True
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def in_subset(endpoints: Iterable[Endpoint], port: int, labels: Pairs) -> list[Endpoint]:

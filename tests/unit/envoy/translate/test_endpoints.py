@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import pytest
 from tests.unit.envoy.translate.outbound_rig import Rig
-from tests.unit.registry.meshes import Mesh, pod, port, replica, rule, service, sidecar, subset, workload
+from tests.unit.registry.meshes import (
+    Mesh,
+    entry,
+    pod,
+    port,
+    replica,
+    rule,
+    service,
+    sidecar,
+    subset,
+    workload,
+    workload_entry,
+)
 
 from headrace.envoy.translate.assignments import caller_locality
 from headrace.envoy.translate.endpoints import load_assignment
 from headrace.model.destination import OutlierDetection, TrafficPolicy
-from headrace.model.service import Endpoint
+from headrace.model.service import Endpoint, InlineEndpoint
 
 CHAT = "outbound|8000||chat.default.svc.cluster.local"
 
@@ -53,6 +65,17 @@ def test_metadata_says_who_speaks_mutual_tls_and_who_it_is() -> None:
 def test_a_unix_socket_is_a_pipe() -> None:
     found = load_assignment("c", [Endpoint("unix:///run/x.sock", 0, 80)], "", failover=False)
     assert found.endpoints[0].lb_endpoints[0].endpoint.address.pipe.path == "/run/x.sock"
+
+
+def test_a_host_name_is_no_endpoint_of_an_assignment() -> None:
+    mesh = Mesh().put(service("chat"), pod("a", "10.0.0.1", labels={"app": "chat"}))
+    mesh.put(workload_entry("b", "vm.example", labels={"app": "chat"}))
+    assert addresses(Rig(mesh).endpoints()[CHAT]) == ["10.0.0.1"]
+
+
+def test_a_static_wildcard_entry_has_endpoints() -> None:
+    mesh = Mesh().put(entry("*.example.com", endpoints=(InlineEndpoint("10.0.0.1"),)))
+    assert addresses(Rig(mesh).endpoints()["outbound|80||*.example.com"]) == ["10.0.0.1"]
 
 
 class TestLocality:
