@@ -140,7 +140,7 @@ def mutated(source: random.Random, document: Any) -> Any:
             holder = holder[key]
         action = source.random()
         if action < 0.6:
-            holder[last] = source.choice(JUNK)
+            holder[last] = copy.deepcopy(source.choice(JUNK))
         elif action < 0.75:
             del holder[last]
         elif isinstance(holder, list):
