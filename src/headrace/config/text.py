@@ -21,6 +21,8 @@ MAX_DEPTH = 64
 MAX_NODES = 100_000
 """Most values that aliases may add to one document."""
 
+MAX_VALUES = 400_000
+"""Most values that one document may write out."""
 MAX_DOCUMENTS = 20_000
 """Most documents in one text."""
 
@@ -144,6 +146,7 @@ class _Builder:
         self._offset = offset
         self._anchors: dict[str, _Node] = {}
         self._grown = 0
+        self._values = 0
 
     def build(self) -> _Node:
         return self._node(self._take(), 0)
@@ -151,6 +154,9 @@ class _Builder:
     def _node(self, event: Any, depth: int) -> _Node:
         line = event.start_mark.line + 1 + self._offset
         kind = type(event)
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise _Refused(line, f"has more than {MAX_VALUES} values", "Split it into several documents.")
         if kind is yaml.ScalarEvent:
             node = _Node(line, _scalar(event, line))
         elif kind is yaml.AliasEvent:

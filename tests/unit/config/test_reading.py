@@ -286,3 +286,7 @@ def test_a_file_without_permission_is_a_problem(tmp_path: Path) -> None:
 def test_a_text_of_very_many_documents_is_refused() -> None:
     assert "more than 20000 documents" in refusal("---\na: 1\n" * 20_001)[1]
     assert len(read("---\n[\n" * 300 + "---\nkind: A\n").problems) == 300
+
+
+def test_a_document_of_very_many_values_is_refused() -> None:
+    assert "more than 400000 values" in refusal("a: [" + "1," * 400_001 + "]\n")[1]
