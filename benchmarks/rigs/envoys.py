@@ -2,7 +2,7 @@
 
 The bare pair does the least that could be called the same job: one HTTP connection manager with the router alone on
 each side, mutual TLS 1.3 between them with certificates of a Headrace authority, SANs verified, no access log. Read by
-mesh_overhead.py; `python rigs/envoys.py DIRECTORY` as a Workload's command runs the backend on $PORT.
+mesh_overhead.py; `python rigs/envoys.py DIRECTORY [VERSION]` as a Workload's command runs the backend on $PORT.
 """
 
 from __future__ import annotations
@@ -107,16 +107,15 @@ def server_side(listen: tuple[str, int], backend: tuple[str, int], certificates:
     return {"listeners": [_listener(*listen, chain)], "clusters": [_cluster(*backend)]}
 
 
-def constant_server(host: str, port: int) -> dict[str, Any]:
-    """A server that reads each request whole and answers ANSWER."""
+def constant_server(host: str, port: int, version: str = "") -> dict[str, Any]:
+    """A server that reads each request whole and answers ANSWER, with the version as header `x-version`."""
+    headers = {"content-type": "application/json"} | ({"x-version": version} if version else {})
     route = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 200, "body": {"inline_string": ANSWER}},
         "response_headers_to_add": [
-            {
-                "header": {"key": "content-type", "value": "application/json"},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in headers.items()
         ],
     }
     # Without the buffer Envoy would answer at the end of the headers and close the connection.
@@ -179,10 +178,10 @@ def command(bootstrap: Path) -> list[str]:
 
 
 def main() -> None:
-    """Become the constant server on $PORT; its files go to the directory that is the one argument."""
+    """Become the constant server on $PORT: `envoys.py DIRECTORY [VERSION]`, its files go to the directory."""
     port = int(os.environ["PORT"])
     file = Path(sys.argv[1]) / f"backend-{port}.json"
-    write_bootstrap(file, constant_server("127.0.0.1", port))
+    write_bootstrap(file, constant_server("127.0.0.1", port, *sys.argv[2:]))
     words = command(file)
     os.execv(words[0], words)
 
