@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
 from headrace.config.documents import Document, read_text
 from headrace.config.store import ConfigStore
+from headrace.envoy.bootstrap import DEFAULT_SECRET, ROOT_SECRET
 from headrace.envoy.resources import ResourceSet
+from headrace.envoy.secrets import validation_secret, workload_secret
 from headrace.envoy.translate import Translator
 from headrace.envoy.view import Scopes, view_of
 from headrace.model.identity import Identity
@@ -51,6 +60,9 @@ spec:
   trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: {number}}}}}}}
 ---
 """
+
+
+_CREDENTIALS = "user:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc="
 
 
 class GeneratedMesh:
@@ -110,6 +122,23 @@ class GeneratedMesh:
         return _ENDPOINTS.format(n=n, entries=entries)
 
 
+def secrets() -> ResourceSet:
+    """A certificate, its key and its root, as an agent serves them: without them no cluster gets warm."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
+    unprotected = serialization.NoEncryption()
+    key_pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, unprotected)
+    return ResourceSet.collect((workload_secret(DEFAULT_SECRET, pem, key_pem), validation_secret(ROOT_SECRET, pem)))
+
+
 def _proxy(n: int, capture: CaptureKind) -> Proxy:
     name = f"p-{n}"
     return Proxy(
@@ -119,5 +148,5 @@ def _proxy(n: int, capture: CaptureKind) -> Proxy:
         identity=Identity("cluster.local", "default", "p"),
         labels={"app": "p"},
         addresses=(f"127.1.{n // 250}.{n % 250 + 1}",),
-        capture=Capture(kind=capture, outbound_port=15001),
+        capture=Capture(kind=capture, outbound_port=15001, credentials=_CREDENTIALS),
     )

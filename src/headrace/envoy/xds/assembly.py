@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from headrace.envoy.resources import Resources, XdsResource
+from headrace.envoy.resources import SECRET, Resources, XdsResource
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -33,6 +33,8 @@ _BODIES_BYTES = 16 << 20
 _DIFFERENCES_NAMES = 200_000
 _SUBSCRIPTIONS_NAMES = 200_000
 _VERSIONS = 256
+_SMALL = 16
+"""Mappings of so few resources are not worth a place in a cache; a proxy's secrets are among them."""
 
 
 class Recent(Generic[K, V]):
@@ -110,6 +112,8 @@ class Assembler:
         """Names whose version in `target` is new or another, and names that `target` lacks."""
         if held is target:
             return _SAME
+        if len(held) + len(target) <= _SMALL:
+            return _compare(held, target)
         key = (id(held), id(target))
         found = self._differences.get(key)
         if found is None:
@@ -119,14 +123,14 @@ class Assembler:
         return found[2]
 
     def body(self, type_url: str, changed: tuple[XdsResource, ...], removed: tuple[str, ...]) -> bytes:
-        """A serialised DeltaDiscoveryResponse without nonce."""
+        """A serialised DeltaDiscoveryResponse without nonce. Those with secrets are not kept: nobody shares them, and a
+        key must go with its owner."""
+        if type_url == SECRET:
+            return _join(type_url, [_wrap(resource) for resource in changed], removed)
         key = (type_url, changed, removed)
         found = self._bodies.get(key)
         if found is None:
-            parts = [_field(_RESPONSE_TYPE_URL, type_url.encode())]
-            parts += [self._entry(resource) for resource in changed]
-            parts += [_field(_RESPONSE_REMOVED, name.encode()) for name in removed]
-            found = b"".join(parts)
+            found = _join(type_url, [self._entry(resource) for resource in changed], removed)
             self._bodies.put(key, found, len(found) + 1)
         return found
 
@@ -140,14 +144,11 @@ class Assembler:
 
     def version(self, resources: Resources) -> str:
         """The version of a whole mapping: a hash over names and versions, 12 hex digits; empty for an empty one."""
-        if not resources:
-            return ""
+        if len(resources) <= _SMALL:
+            return _digest(resources)
         found = self._versions.get(id(resources))
         if found is None:
-            digest = hashlib.blake2b(digest_size=6)
-            for name in sorted(resources):
-                digest.update(f"{name}\0{resources[name].version}\0".encode())
-            found = (resources, digest.hexdigest())
+            found = (resources, _digest(resources))
             self._versions.put(id(resources), found, 1)
         return found[1]
 
@@ -167,6 +168,20 @@ def _compare(held: Resources, target: Resources) -> Difference:
         if before is not resource and (before is None or before.version != resource.version):
             changed.append(name)
     return Difference(tuple(sorted(changed)), tuple(sorted(name for name in held if name not in target)))
+
+
+def _digest(resources: Resources) -> str:
+    if not resources:
+        return ""
+    digest = hashlib.blake2b(digest_size=6)
+    for name in sorted(resources):
+        digest.update(f"{name}\0{resources[name].version}\0".encode())
+    return digest.hexdigest()
+
+
+def _join(type_url: str, entries: list[bytes], removed: tuple[str, ...]) -> bytes:
+    gone = [_field(_RESPONSE_REMOVED, name.encode()) for name in removed]
+    return b"".join((_field(_RESPONSE_TYPE_URL, type_url.encode()), *entries, *gone))
 
 
 def _wrap(resource: XdsResource) -> bytes:

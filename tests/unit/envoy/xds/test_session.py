@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 from tests.unit.envoy.xds.xds_client import Client, ManualClock, parse, resource_set
 
-from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, ResourceSet, XdsResource
 from headrace.envoy.xds.assembly import Assembler
 from headrace.envoy.xds.session import MAX_REQUEST_BYTES, ProtocolError, Session
 
@@ -354,6 +356,17 @@ def test_equal_clients_share_the_work(clock: ManualClock) -> None:
     for client in clients:
         assert client.publish(second).take() == ["CDS c7=2"]
     assert (assembler.wrapped, assembler.compared) == (101, 2)
+
+
+def test_secrets_are_not_kept_for_others(clock: ManualClock) -> None:
+    assembler = Assembler()
+    client = Client.connect(clock, assembler)
+    secret = XdsResource.of(SECRET, "default", b"the private key")
+    client.publish(ResourceSet.collect([secret])).ask(SECRET, ["default"])
+    assert client.take() == [f"{SECRET} default=the private key"]
+    client.ack().publish(resource_set()).take()
+    client.ack().take()
+    assert sys.getrefcount(secret) == 2, "the variable and the argument"
 
 
 def test_every_response_of_a_stream_has_its_own_nonce(client: Client) -> None:
