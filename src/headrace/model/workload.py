@@ -5,7 +5,7 @@ Made by `config.kinds`; `registry` makes endpoints of them, the control plane as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from headrace.model.resource import Labels, Metadata
@@ -70,7 +70,7 @@ class Workload:
     command: tuple[str, ...]
     role: WorkloadRole = WorkloadRole.SIDECAR
     replicas: int = 1
-    env: Pairs = ()
+    env: Pairs = field(default=(), repr=False)
     directory: str = ""
     ports: tuple[WorkloadPort, ...] = ()
     labels: Labels | None = None

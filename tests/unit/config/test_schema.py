@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import pytest
@@ -247,3 +248,17 @@ def test_every_kind_in_the_registry_describes_itself() -> None:
         assert kind.versions
         assert kind.model.model_config["extra"] in ("forbid", "ignore")
         assert kind.model.model_config["strict"]
+
+
+def test_a_fault_of_ours_in_one_kind_is_a_problem_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(meta: Metadata, spec: Body, document: Document) -> object:
+        raise KeyError("hidden")
+
+    kind = dataclasses.replace(TREE, lower=broken)
+    monkeypatch.setattr("headrace.config.kinds.find_kind", lambda document: (kind, None))
+    (document,) = read_text(
+        "apiVersion: test.dev/v1\nkind: Tree\nmetadata: {name: oak}\nspec: {}\n", "t.yaml", "s"
+    ).documents
+    result = validate(document)
+    assert (result.resource, [problem.code for problem in result.problems]) == (None, ["IST0001"])
+    assert "hidden" not in result.problems[0].as_line()

@@ -116,3 +116,9 @@ def test_workloads_that_are_refused(spec: str, field: str) -> None:
     assert result.resource is None
     assert [problem.field for problem in result.problems] == [field]
     assert result.problems[0].code == "IST0106"
+
+
+def test_a_variables_value_is_never_shown() -> None:
+    said = [problem.as_line() for problem in judge("command: [a]\nenv: [{name: A, value: 31337}]").problems]
+    assert len(said) == 1
+    assert "31337" not in said[0]

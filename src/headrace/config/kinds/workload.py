@@ -46,6 +46,13 @@ def _word(value: Any) -> str:
     return text
 
 
+def _env_value(value: Any) -> str:
+    """A variable's value, which may be a secret: no message shows it."""
+    if not isinstance(value, str):
+        raise refuse("a variable's value must be text", "Quote it.")
+    return _word(value)
+
+
 def _env_name(value: Any) -> str:
     text = text_of(value, "a variable's name")
     if not _ENV_NAME.fullmatch(text):
@@ -70,7 +77,7 @@ class EnvSpec(Spec):
     """A variable: core/v1 EnvVar with a plain value."""
 
     name: Annotated[str, BeforeValidator(_env_name)]
-    value: Word = ""
+    value: Annotated[str, Field(repr=False), BeforeValidator(_env_value)] = ""
 
 
 class PortSpec(Spec):
