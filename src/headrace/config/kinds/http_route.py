@@ -317,7 +317,7 @@ def route_findings(spec: HttpRouteSpec, path: Path) -> Iterator[Finding]:
     for name in ("delay", "abort"):
         part = getattr(spec.fault, name, None)
         if part is not None and part.percentage is None and not getattr(part, "percent", 0):
-            message = f"a {name} without a percentage does nothing"
+            message = f"{name} without a percentage does nothing"
             remedy = "Add percentage.value."
             yield Finding((*path, "fault", name), message, remedy, NO_EFFECT, Severity.WARNING)
     body = spec.direct_response.body if spec.direct_response else None

@@ -109,7 +109,7 @@ class ServerTlsSpec(Spec):
             remedy = "Add caCertificates, or credentialName."
             raise refuse(f"{self.mode} needs certificates to verify clients with", remedy, at=("caCertificates",))
         remedy = "Add it, or credentialName."
-        pairs: list[CertificateFilesSpec | ServerTlsSpec] = [*self.tls_certificates] if self.tls_certificates else [self]
+        pairs: list[CertificateFilesSpec | ServerTlsSpec] = [*(self.tls_certificates or ())] or [self]
         for at, pair in enumerate(pairs):
             base: Path = ("tlsCertificates", at) if self.tls_certificates else ()
             if not pair.server_certificate:
