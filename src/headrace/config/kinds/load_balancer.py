@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from headrace.config.documents import Path
 from headrace.config.fields import Bool, Duration, EnumOf, Number, Text, UInt32, UInt64, number, shown, whole
 from headrace.config.kinds.istio_names import Timespan, at_most_one, set_fields, warning
-from headrace.config.schema import Finding, Spec, refuse
+from headrace.config.schema import NOT_SUPPORTED, Finding, Spec, refuse
 from headrace.model.destination import ConsistentHash, LbPolicy, LoadBalancer
+from headrace.model.problem import Severity
 
 MAGLEV_LIMIT = 5_000_011
 """Envoy's bound of a Maglev table."""

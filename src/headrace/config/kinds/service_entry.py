@@ -30,7 +30,10 @@ from headrace.model.resource import Metadata
 from headrace.model.service import InlineEndpoint, Protocol, Resolution, ServiceEntry, ServicePort
 
 _DNS = (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
-_NOT_TRANSLATED = (Resolution.NONE, Resolution.DYNAMIC_DNS)
+_NOT_TRANSLATED = {
+    Resolution.NONE: "works with transparent capture only: a mesh of `headrace up` cannot tell the original address yet",
+    Resolution.DYNAMIC_DNS: "is valid, but Headrace does not act on it yet: the document is ignored",
+}
 _DYNAMIC_PROTOCOLS = (Protocol.HTTP, Protocol.TLS, Protocol.GRPC, Protocol.HTTP2)
 _RESOLUTIONS = ("NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS")
 _WAYPOINT = "istio.io/use-waypoint"
@@ -81,9 +84,8 @@ def _check(spec: ServiceEntrySpec, document: Document) -> Iterator[Finding]:
         message = f"resolution {resolution} allows single addresses only"
         yield Finding(("spec", "addresses"), message, "Use NONE or STATIC for CIDR blocks.")
     if resolution in _NOT_TRANSLATED:
-        message = f"resolution {resolution} is valid, but Headrace does not act on it yet: the document is ignored"
-        remedy = "Use STATIC or DNS."
-        yield Finding(("spec", "resolution"), message, remedy, NOT_SUPPORTED, Severity.WARNING)
+        message = f"resolution {resolution} {_NOT_TRANSLATED[resolution]}"
+        yield Finding(("spec", "resolution"), message, "Use STATIC or DNS.", NOT_SUPPORTED, Severity.WARNING)
     yield from export_findings(spec.export_to, document.namespace, private=True)
 
 

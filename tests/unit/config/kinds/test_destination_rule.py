@@ -197,6 +197,7 @@ def test_rejected(judge, text, field, message):
 
 
 NOT_YET = {
+    "passthrough": ("loadBalancer: {simple: PASSTHROUGH}", f"{TP}.loadBalancer.simple"),
     "locality": ("loadBalancer: {localityLbSetting: {enabled: true}}", f"{TP}.loadBalancer.localityLbSetting"),
     "zone": ("loadBalancer: {zoneAwareLbSetting: {enabled: true}}", f"{TP}.loadBalancer.zoneAwareLbSetting"),
     "warm-up": ("loadBalancer: {warmup: {duration: 1s}}", f"{TP}.loadBalancer.warmup"),
