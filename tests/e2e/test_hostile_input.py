@@ -3,6 +3,8 @@ revision stays in force, and traffic goes on."""
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Iterator
 
@@ -33,7 +35,7 @@ def load(mesh: RunningMesh) -> Iterator[Load]:
         yield load
     print(f"hostile input: {load.tally}")
     assert load.tally.failed == 0, load.tally
-    assert load.tally.sent > 200
+    assert load.tally.sent > 60
 
 
 def problems(mesh: RunningMesh, file: str) -> list[str]:
@@ -80,10 +82,12 @@ def test_the_last_good_revision_of_a_spoiled_document_stays(mesh: RunningMesh, l
     good = weights(100, 0)
     data = yaml.safe_load(good)
     for kind, text in mutated([data], len(MUTATIONS), SEED + 1):
-        (mesh.documents / "routes.yaml").write_bytes(text.replace(b"spoiled-", b"chat-"))
+        (mesh.documents / "routes.yaml").write_bytes(re.sub(rb"spoiled-\d+", b"chat", text))
         found = until(lambda: problems(mesh, "routes.yaml"), f"a problem of {kind}")
         assert any(" error " in line for line in found), found
         assert burst(through_client(mesh), 10).models() == {"v1": 10}, kind
+        mesh.write("routes.yaml", good)
+        until(lambda: not problems(mesh, "routes.yaml"), "all is well again")
     mesh.write("routes.yaml", weights(0, 100))
     until(lambda: burst(through_client(mesh), 5).models() == {"v2": 5}, "the mended document is in force")
     assert not problems(mesh, "routes.yaml")
@@ -105,8 +109,6 @@ def test_monsters(mesh: RunningMesh, load: Load, name: str) -> None:
         case "not-utf-8":
             path.write_bytes(weights(1, 99).encode("utf-16"))
         case "a-pipe":
-            import os
-
             os.mkfifo(path)
         case "no-permission":
             path.symlink_to("/proc/1/mem")
