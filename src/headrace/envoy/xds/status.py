@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from headrace.envoy.resources import CLUSTER, LISTENER
+
 
 @dataclass(frozen=True, slots=True)
 class Nack:
@@ -47,8 +49,11 @@ class ProxyStatus:
 
     @property
     def in_sync(self) -> bool:
-        """Everything that was published has been acknowledged."""
-        return all(kind.in_sync for kind in self.types)
+        """Everything that was published has been acknowledged. Envoy asks for listeners once its clusters are warm: a
+        stream that asked for clusters only is still starting."""
+        asked = {kind.type_url for kind in self.types}
+        starting = not asked or (CLUSTER in asked and LISTENER not in asked)
+        return not starting and all(kind.in_sync for kind in self.types)
 
     @property
     def nacks(self) -> tuple[Nack, ...]:

@@ -9,7 +9,7 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 from tests.unit.envoy.xds.xds_client import Answer, parse, resource_set
 
-from headrace.envoy.resources import CLUSTER, ENDPOINT, ResourceSet
+from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ResourceSet
 from headrace.envoy.xds.hub import Hub
 from headrace.envoy.xds.session import ProtocolError
 from headrace.envoy.xds.status import ProxyStatus
@@ -74,7 +74,7 @@ class Peer:
 
 async def in_sync(hub: Hub, proxy: str) -> ProxyStatus:
     async with asyncio.timeout(5):
-        while (status := hub.status(proxy)) is None or not status.types or not status.in_sync:
+        while (status := hub.status(proxy)) is None or not status.types or not status.types[0].in_sync:
             await asyncio.sleep(0)
     return status
 
@@ -196,6 +196,21 @@ async def test_counters_and_status_follow_the_stream(hub: Hub, source: Source) -
     await peer.end()
 
 
+async def test_a_proxy_is_not_in_sync_before_it_asked_for_listeners(hub: Hub, source: Source) -> None:
+    source["p"] = resource_set(cds={"x": "1"})
+    peer = Peer(hub, "p")
+    peer.send()
+    await peer.receive_and_acknowledge()
+    status = await in_sync(hub, "p")
+    assert not status.in_sync
+    peer.send(LISTENER)
+    await peer.receive_and_acknowledge()
+    async with asyncio.timeout(5):
+        while (status := hub.status("p")) is None or not status.in_sync:
+            await asyncio.sleep(0)
+    await peer.end()
+
+
 async def test_a_proxy_with_several_streams_is_in_sync_when_all_of_them_are(hub: Hub, source: Source) -> None:
     source["p"] = resource_set(eds={"x": "1", "y": "1"})
     first, second = Peer(hub, "p"), Peer(hub, "p")
@@ -206,6 +221,8 @@ async def test_a_proxy_with_several_streams_is_in_sync_when_all_of_them_are(hub:
     status = hub.status("p")
     assert status is not None and status.streams == 2 and not status.in_sync
     second.send(ENDPOINT, answer.nonce)
-    await in_sync(hub, "p")
+    async with asyncio.timeout(5):
+        while (status := hub.status("p")) is None or not status.in_sync:
+            await asyncio.sleep(0)
     await first.end()
     await second.end()
