@@ -185,7 +185,7 @@ class _Builder:
         while type(event := self._take()) is not yaml.MappingEndEvent:
             line = event.start_mark.line + 1 + self._offset
             if type(event) is not yaml.ScalarEvent:
-                raise _Refused(line, "a field name must be plain text")
+                raise _Refused(line, "a field name must be plain text", "Quote it; render templates first.")
             name = event.value
             if event.anchor:
                 self._anchors[event.anchor] = _Node(line, name)

@@ -224,6 +224,8 @@ def test_the_namespace_is_default_and_age_is_place_where_none_is_written() -> No
         ("{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: apps/v1, kind: Deployment}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: v1, kind: ConfigMap}", "HR0001", Severity.WARNING, "kind"),
+        ("{apiVersion: skaffold/v2, kind: Config}", "HR0002", Severity.WARNING, "kind"),
+        ("{apiVersion: v1, kind: Servic}", "HR0003", Severity.ERROR, "kind"),
         ("{apiVersion: cert-manager.io/v1, kind: Issuer}", "HR0002", Severity.WARNING, "kind"),
         ("{apiVersion: networking.istio.io/v1, kind: VirtualServce}", "HR0003", Severity.ERROR, "kind"),
         ("{apiVersion: headrace.dev/v1alpha1, kind: Turbine}", "HR0003", Severity.ERROR, "kind"),

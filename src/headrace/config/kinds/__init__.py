@@ -83,8 +83,8 @@ def _other_kind(document: Document) -> Finding:
     if groups:
         message = f"{name} does not belong to the API group '{group[:80]}'"
         return Finding(("apiVersion",), message, f"Its group is {groups[0] or 'the core one (v1)'}.", SCHEMA_ERROR)
-    ours = group == "" or group.endswith(("istio.io", "k8s.io", "headrace.dev")) or "." not in group
-    if not ours:
+    known_group = group in ELSEWHERE or group.endswith((".istio.io", "headrace.dev"))
+    if not known_group:
         message = f"{name} ({document.api_version[:80]}) belongs to another program: the document is ignored"
         return Finding(("kind",), message, "", NO_EFFECT, Severity.WARNING)
     near = difflib.get_close_matches(name, sorted({kind for _, kind in MODULES}), 1, 0.6)

@@ -45,7 +45,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "autoscaling": ("HorizontalPodAutoscaler",),
     "batch": ("CronJob", "Job"),
     "networking.k8s.io": ("IPAddress", "Ingress", "IngressClass", "NetworkPolicy", "ServiceCIDR"),
-    "policy": ("PodDisruptionBudget",),
+    "policy": ("PodDisruptionBudget", "PodSecurityPolicy"),
     "rbac.authorization.k8s.io": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
     "apiextensions.k8s.io": ("CustomResourceDefinition",),
     "admissionregistration.k8s.io": (
