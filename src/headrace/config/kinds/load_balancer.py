@@ -221,6 +221,9 @@ def load_balancer_findings(spec: LoadBalancerSpec, outlier: bool, path: Path) ->
     if spec.consistent_hash and spec.consistent_hash.minimum_ring_size:
         place: Path = (*path, "consistentHash", "minimumRingSize")
         yield warning(place, "minimumRingSize is deprecated", "Use ringHash.minimumRingSize.")
+    if spec.simple is LbPolicy.PASSTHROUGH:
+        message = "PASSTHROUGH works with transparent capture only: a mesh of `headrace up` has no original address yet"
+        yield Finding((*path, "simple"), message, "Use another policy.", NOT_SUPPORTED, Severity.WARNING)
     for name, setting in (
         ("localityLbSetting", spec.locality_lb_setting),
         ("zoneAwareLbSetting", spec.zone_aware_lb_setting),

@@ -31,7 +31,7 @@ from headrace.model.service import InlineEndpoint, Protocol, Resolution, Service
 
 _DNS = (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
 _NOT_TRANSLATED = {
-    Resolution.NONE: "works with transparent capture only: a mesh of `headrace up` cannot tell the original address yet",
+    Resolution.NONE: "works with transparent capture only: a mesh of `headrace up` has no original address yet",
     Resolution.DYNAMIC_DNS: "is valid, but Headrace does not act on it yet: the document is ignored",
 }
 _DYNAMIC_PROTOCOLS = (Protocol.HTTP, Protocol.TLS, Protocol.GRPC, Protocol.HTTP2)
