@@ -87,4 +87,4 @@ def test_demo() -> None:
     assert counted, done.stdout
     assert int(counted[1]) > 150 and int(counted[2]) == 0 and int(counted[3]) >= 5
     assert re.search(r"with 0 requests to it, then back", done.stdout), done.stdout
-    assert re.search(r"weights 0/100 .* v1-fast-model +0\.0 % +v2-smart-model +100\.0 %", done.stdout), done.stdout
+    assert re.search(r"ejected: .* failed +0 +v1-fast-model +0\.0 % +v2-smart-model +100\.0 %", done.stdout), done.stdout
