@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -99,12 +99,16 @@ def _clear(path: Path) -> None:
 
 def _served(stream: Stream) -> Callable[[AsyncIterator[bytes], _Context], Awaitable[None]]:
     async def method(requests: AsyncIterator[bytes], context: _Context) -> None:
+        messages = stream(requests)
         try:
-            async for message in stream(requests):
+            async for message in messages:
                 await context.write(message)
                 del message  # not kept until the next one, which may be a day away; nor would a generator let go of it
         except ProtocolError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            if isinstance(messages, AsyncGenerator):
+                await messages.aclose()  # a stream that was cut while writing
 
     return method
 

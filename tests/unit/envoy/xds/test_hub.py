@@ -145,6 +145,16 @@ async def test_acknowledged_names_those_who_did_not_answer_in_time(hub: Hub, sou
     await other.end()
 
 
+async def test_a_proxy_for_which_nothing_is_published_is_not_waited_for(hub: Hub) -> None:
+    peer = Peer(hub, "unknown")
+    peer.send()
+    async with asyncio.timeout(5):
+        while not hub.counters.requests:
+            await asyncio.sleep(0)
+    assert await hub.acknowledged(hub.publish({}), 5) == frozenset()
+    await peer.end()
+
+
 async def test_a_proxy_that_goes_away_is_not_waited_for(hub: Hub, source: Source) -> None:
     source["p"] = resource_set(cds={"x": "1"})
     peer = Peer(hub, "p")
