@@ -15,7 +15,7 @@ from tests.flows.envoy_process import EnvoyProcess, running_envoy
 
 from headrace.envoy import module as native
 from headrace.envoy.binary import pinned_envoy
-from headrace.envoy.translate.hcm import MODULE_NAME, module_filter
+from headrace.envoy.module_filter import MODULE_NAME, module_filter
 
 needs_module = pytest.mark.skipif(
     not native.module_path().is_file(),

@@ -22,7 +22,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import any_pb2, json_format
 
 from headrace.envoy.binary import PINNED_VERSION, EnvoyError, envoy_version, find_envoy
-from headrace.envoy.translate.hcm import HCM_FILTER, MODULE_NAME, module_filter
+from headrace.envoy.module_filter import MODULE_NAME, module_filter
 from headrace.floor.files import write_private
 
 PINNED_ABI = "v0.2.0"
@@ -155,7 +155,7 @@ def _smoke_bootstrap() -> str:
     listener.address.socket_address.port_value = 0
     packed = any_pb2.Any()
     packed.Pack(manager)
-    listener.filter_chains.add().filters.add(name=HCM_FILTER, typed_config=packed)
+    listener.filter_chains.add().filters.add(name="envoy.filters.network.http_connection_manager", typed_config=packed)
     return json_format.MessageToJson(bootstrap, preserving_proto_field_name=True)
 
 

@@ -15,22 +15,18 @@ from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import protocol_pb2, substitution_format_string_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
-from envoy.extensions.dynamic_modules.v3 import dynamic_modules_pb2 as module_pb2
 from envoy.extensions.filters.http.cors.v3 import cors_pb2
-from envoy.extensions.filters.http.dynamic_modules.v3 import dynamic_modules_pb2 as module_filter_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 from envoy.extensions.filters.http.grpc_stats.v3 import config_pb2 as grpc_stats_pb2
 from envoy.extensions.filters.http.grpc_web.v3 import grpc_web_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
+from headrace.envoy.module_filter import module_filter
 from headrace.envoy.translate.messages import ads, boolean, duration, http_filter, packed
 from headrace.model.mesh import MeshConfig
 
 HCM_FILTER = "envoy.filters.network.http_connection_manager"
-MODULE_NAME = "headrace_envoy"
-"""The native module: Envoy looks for `libheadrace_envoy.so` in ENVOY_DYNAMIC_MODULES_SEARCH_PATH."""
-MODULE_FILTER = "noop"
 
 _LOG_FIELDS = (
     ("start_time", "START_TIME"),
@@ -142,15 +138,6 @@ def _http_filters(settings: HcmSettings) -> list[Any]:
     filters.append(http_filter("envoy.filters.http.cors", cors_pb2.Cors()))
     filters.append(http_filter("envoy.filters.http.router", router_pb2.Router()))
     return filters
-
-
-def module_filter() -> Any:
-    """Headrace's native module as an HTTP filter."""
-    config = module_filter_pb2.DynamicModuleFilter(
-        dynamic_module_config=module_pb2.DynamicModuleConfig(name=MODULE_NAME, do_not_close=True),
-        filter_name=MODULE_FILTER,
-    )
-    return http_filter("envoy.filters.http.dynamic_modules", config)
 
 
 def access_logs(mesh: MeshConfig) -> list[Any]:
