@@ -1,0 +1,19 @@
+//! Which model server takes a request. Pure algorithms: no Envoy, no I/O, no clock, no global state; time (seconds, any
+//! origin) and random numbers are passed in. Used live by the Envoy module, and by tests and the simulator, which run
+//! the same code.
+//!
+//! A [`Pool`] knows its endpoints and the requests it sent them. [`Pool::pick`] answers for one request;
+//! [`Pool::start`], [`Pool::first_token`] and [`Pool::finish`] keep the books.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod cost;
+mod endpoint;
+mod pool;
+mod prefix;
+
+pub use cost::{CostModel, Learned};
+pub use endpoint::{EndpointState, Observed};
+pub use pool::{Pick, Policy, Pool, PoolConfig, Reason, Request};
+pub use prefix::PrefixIndex;
