@@ -92,11 +92,8 @@ def _run_simulated(settings: object, host: str, port: int) -> None:
 
 def _run_llama(text: str, model: str, address: tuple[str, int], size: tuple[int, int, int]) -> None:
     from headrace.inference.llamacpp_server import EngineMissing, LlamaServer, LlamaSettings
+    from headrace.inference.tiny_model import TinyModel, ensure_model
 
-    try:
-        from headrace.inference.tiny_model import TinyModel, ensure_model
-    except ImportError:
-        raise CommandFailed("the llamacpp engine is not installed: pip install 'headrace[models]'") from None
     host, port = address
     slots, context, threads = size
     try:
@@ -107,5 +104,7 @@ def _run_llama(text: str, model: str, address: tuple[str, int], size: tuple[int,
         signal.signal(signal.SIGUSR1, lambda *_: server.fall_sick())
         signal.signal(signal.SIGUSR2, lambda *_: server.recover())
         server.run(lambda line: print(line, flush=True))
+    except ImportError:
+        raise CommandFailed("the llamacpp engine is not installed: pip install 'headrace[models]'") from None
     except (EngineMissing, ValueError, OSError) as error:
         raise CommandFailed(str(error)) from error
