@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -28,6 +28,7 @@ class Source:
 
     path: Path
     mesh_config: bool = False
+    _known: FileCache = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -36,8 +37,10 @@ class Source:
         return f"{kind}:{self.path}"
 
     def read(self) -> ReadResult:
-        """Its documents as they are on disk now."""
-        return read_mesh_config(self.path, self.name) if self.mesh_config else read_paths([self.path], self.name)
+        """Its documents as they are on disk now. Files whose bytes did not change are not parsed again."""
+        if self.mesh_config:
+            return read_mesh_config(self.path, self.name)
+        return read_paths([self.path], self.name, self._known)
 
     def concerns(self, changed: Path) -> bool:
         """Whether a change of that file can change what is read."""
