@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-
 from tests.e2e.running import RunningMesh
 
 StartMesh = Callable[..., RunningMesh]
@@ -32,5 +31,3 @@ def start_mesh() -> Iterator[StartMesh]:
         finally:
             mesh.remove()
     assert not problems, "\n".join(problems)
-
-

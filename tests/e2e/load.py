@@ -14,7 +14,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import aiohttp
-
 from tests.e2e.running import RunningMesh
 
 _MODEL = re.compile(rb'"model": ?"([^"]*)"')
@@ -99,8 +98,8 @@ def _session() -> aiohttp.ClientSession:
 
 
 class Load:
-    """`rate` short streams start every second whether or not earlier ones have ended, and each `long_every`-th is a long
-    one. Use as a context manager: leaving it waits for every answer."""
+    """`rate` short streams start every second whether or not earlier ones have ended, and each `long_every`-th is a
+    long one. Use as a context manager: leaving it waits for every answer."""
 
     def __init__(self, target: Target, *, rate: float = 60.0, tokens: int = 6, long_every: int = 30) -> None:
         self._target = target
@@ -174,8 +173,8 @@ def burst(target: Target, count: int, *, at_once: int = 24, tokens: int = 1) -> 
 
 
 def binomial_bounds(count: int, share: float, error: float = 1e-6) -> tuple[int, int]:
-    """The least and the greatest number of successes in `count` trials that a correct share leaves with a probability of
-    at most `error` (exact tails, half of it on each side)."""
+    """The least and the greatest number of successes in `count` trials that a correct share leaves with a probability
+    of at most `error` (exact tails, half of it on each side)."""
 
     def log_mass(hits: int) -> float:
         choose = math.lgamma(count + 1) - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)

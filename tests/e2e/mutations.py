@@ -41,7 +41,7 @@ def _put(data: Data, place: Place, value: Any) -> Data:
 
 
 def _scalar(data: Data, source: random.Random) -> Place:
-    return source.choice([place for place in _places(data["spec"], ("spec",))])
+    return source.choice(list(_places(data["spec"], ("spec",))))
 
 
 def unknown_field(data: Data, source: random.Random) -> str:
@@ -79,7 +79,9 @@ def unknown_version(data: Data, source: random.Random) -> str:
 
 def half_a_document(data: Data, source: random.Random) -> str:
     """YAML that breaks off."""
-    return _written(data) + source.choice(["  x: {a: [1, 2", '  "open', "\t- tab: 1\n", "  &a *a : b\n", "}{][\n", "  - : :\n -"])
+    return _written(data) + source.choice(
+        ["  x: {a: [1, 2", '  "open', "\t- tab: 1\n", "  &a *a : b\n", "}{][\n", "  - : :\n -"]
+    )
 
 
 def a_key_twice(data: Data, source: random.Random) -> str:

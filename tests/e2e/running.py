@@ -1,4 +1,4 @@
-"""A whole mesh for tests: `headrace up` of a temporary directory, real processes, and everything that a test may look at.
+"""A whole mesh for tests: `headrace up` of a temporary directory, real processes, and all that a test may look at.
 
 Started by the fixtures of conftest.py, which also take it down and look for what it left behind.
 """

@@ -1,4 +1,4 @@
-"""Documents of the meshes under test: a chat service in two versions on simulated model servers, a client, a gateway."""
+"""Documents of the meshes under test: a chat service in two versions on simulated servers, a client, a gateway."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-
 from tests.e2e.conftest import StartMesh
 from tests.e2e.load import burst, through_client, through_gateway
 from tests.e2e.running import Done, RunningMesh, until
@@ -161,17 +160,17 @@ def test_no_secret_gets_out(mesh: RunningMesh) -> None:
     assert "token" in shown["get all -o json"] and all(shown[f"config {name}"] for name in mesh.proxies())
     leaks = [f"{place}: {secret[:12]}" for place, text in shown.items() for secret in secrets if secret in text]
     assert not leaks, leaks
-    basic = [base64.b64encode(f"{name}:{password}".encode()).decode() for name, password in zip(
-        ("client-0", "chat-v1-0"), passwords, strict=True
-    )]
+    basic = [
+        base64.b64encode(f"{name}:{password}".encode()).decode()
+        for name, password in zip(("client-0", "chat-v1-0"), passwords, strict=True)
+    ]
     assert not [place for place, text in shown.items() if any(line in text for line in basic)]
 
 
 def test_what_is_private_is_private_on_disk(mesh: RunningMesh) -> None:
-    loose = []
-    for path in [mesh.state, *mesh.state.rglob("*"), mesh.places.sockets, *mesh.places.sockets.iterdir()]:
-        if path.lstat().st_mode & 0o077 and not path.is_symlink():
-            loose.append(f"{path} {path.lstat().st_mode & 0o777:o}")
+    paths = [mesh.state, *mesh.state.rglob("*"), mesh.places.sockets, *mesh.places.sockets.iterdir()]
+    modes = {path: path.lstat().st_mode & 0o777 for path in paths if not path.is_symlink()}
+    loose = [f"{path} {mode:o}" for path, mode in modes.items() if mode & 0o077]
     assert not loose, loose
     keys = [path for path in mesh.state.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
     assert {path.parent for path in keys} == {mesh.places.ca}, "keys of replicas live in memory only"

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-
 from tests.e2e.conftest import StartMesh
 from tests.e2e.load import burst, through_client
 from tests.e2e.running import RunningMesh, until

@@ -12,7 +12,6 @@ from typing import Any
 
 import openai
 import pytest
-
 from tests.e2e.conftest import StartMesh
 from tests.e2e.running import RunningMesh, until
 from tests.e2e.shop import EXAMPLE
@@ -87,4 +86,6 @@ def test_demo() -> None:
     assert counted, done.stdout
     assert int(counted[1]) > 150 and int(counted[2]) == 0 and int(counted[3]) >= 5
     assert re.search(r"with 0 requests to it, then back", done.stdout), done.stdout
-    assert re.search(r"ejected: .* failed +0 +v1-fast-model +0\.0 % +v2-smart-model +100\.0 %", done.stdout), done.stdout
+    assert re.search(r"ejected: .* failed +0 +v1-fast-model +0\.0 % +v2-smart-model +100\.0 %", done.stdout), (
+        done.stdout
+    )

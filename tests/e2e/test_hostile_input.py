@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-
 from tests.e2e.conftest import StartMesh
 from tests.e2e.load import Load, burst, through_client
 from tests.e2e.mutations import MUTATIONS, mutated
@@ -63,7 +62,7 @@ def test_two_hundred_mutated_documents(mesh: RunningMesh, load: Load) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(text)
         if number % 20 == 19:
-            until(lambda: problems(mesh, f"spoiled/{number:03}.yaml"), f"a problem of {path.name} ({kind})")
+            until(lambda path=path: problems(mesh, f"spoiled/{path.name}"), f"a problem of {path.name} ({kind})")
     silent = [f"{name} ({kind})" for name, kind in names.items() if not problems(mesh, name)]
     assert not silent, silent
     vague = [line for line in mesh.status()["problems"] if len(line) > 1000 or "\n" in line or "\x1b" in line]

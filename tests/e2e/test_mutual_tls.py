@@ -7,7 +7,6 @@ import ssl
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import StartMesh
 from tests.e2e.load import burst, through_client
 from tests.e2e.running import RunningMesh, listeners, until

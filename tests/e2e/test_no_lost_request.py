@@ -8,7 +8,6 @@ import sqlite3
 import time
 
 import pytest
-
 from tests.e2e.conftest import StartMesh
 from tests.e2e.load import Load, burst, through_client, through_gateway
 from tests.e2e.running import RunningMesh, until

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.e2e.conftest import StartMesh
 from tests.e2e.load import binomial_bounds, burst, through_client, through_gateway
 from tests.e2e.running import RunningMesh, until
