@@ -7,7 +7,7 @@ configuration and its translation.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 from headrace.floor.cell import LatestValue
@@ -54,19 +54,22 @@ class Debounce:
         return True
 
 
-async def settled(cell: LatestValue[T], clock: Clock, debounce: Debounce) -> AsyncIterator[T]:
-    """The newest value of `cell` after each burst of changes, beginning with the first change after the call."""
+async def settled(
+    cell: LatestValue[T], clock: Clock, debounce: Debounce, urgent: Callable[[T], bool] = lambda _: False
+) -> AsyncIterator[T]:
+    """The newest value of `cell` after each burst of changes, beginning with the first change after the call; at once
+    after a value that is `urgent`."""
     generation = cell.generation
     while True:
         value, generation = await cell.newer_than(generation)
-        debounce.change(clock.monotonic())
+        debounce.change(clock.monotonic(), urgent=urgent(value))
         while not debounce.take(now := clock.monotonic()):
             due = debounce.due_at()
             assert due is not None  # something waits, else take() would not have refused
             try:
                 async with asyncio.timeout(due - now):
                     value, generation = await cell.newer_than(generation)
-                debounce.change(clock.monotonic())
+                debounce.change(clock.monotonic(), urgent=urgent(value))
             except TimeoutError:
                 pass
         yield value

@@ -127,9 +127,8 @@ class Session:
         """The client has answered (or did not need) all that was published up to `generation`. A refusal is an answer:
         what was refused is not sent again. Before its first request nothing is known of a client; one for which nothing
         was ever published has nothing to answer."""
-        return (
-            self._target is None
-            or bool(self._watches)
+        return self._target is None or (
+            bool(self._watches)
             and all(watch.settled >= min(generation, self._generation) for watch in self._watches.values())
         )
 

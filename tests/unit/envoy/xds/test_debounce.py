@@ -61,6 +61,19 @@ def test_no_change_waits_longer_than_the_limit(gaps: list[tuple[float, bool]]) -
     assert due is not None and first is not None and due <= first + 0.05
 
 
+async def test_an_urgent_value_does_not_wait() -> None:
+    cell = LatestValue(0)
+    values = settled(cell, SystemClock(), Debounce(quiet=60, limit=120), urgent=lambda value: value >= 2)
+    task = asyncio.ensure_future(anext(values))
+    await asyncio.sleep(0)
+    cell.set(1)
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    cell.set(2)
+    async with asyncio.timeout(5):
+        assert await task == 2
+
+
 async def test_settled_yields_the_newest_value_of_each_burst() -> None:
     cell = LatestValue(0)
     seen: list[int] = []
