@@ -186,6 +186,7 @@ class Hub:
             async for message in requests:
                 connection.session.receive(message)
                 connection.wake.set()
+                del message  # not kept until the next one
         except ProtocolError:
             self.counters.streams_refused += 1
             raise
