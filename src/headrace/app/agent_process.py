@@ -1,4 +1,4 @@
-"""The agent as a process: takes its state directory, wires the agent's room together, and runs until told to stop.
+"""The agent as a process: takes its state directory, starts the control plane, and runs the host until told to stop.
 
 Called by `headrace agent` (which `headrace up` starts). SIGTERM or SIGINT end everything that it runs, gracefully; a
 second one skips the waiting. SIGKILL leaves everything running for the next agent.
@@ -20,29 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import aiohttp
-import structlog
-
-from headrace.agent.capture import LoopbackCapture
-from headrace.agent.context import HostContext
+from headrace.agent.children import Children
 from headrace.agent.guardian import Charge, Guardian
-from headrace.agent.host import Host, HostLimits
-from headrace.agent.link import ControlLink, HostFacts
-from headrace.agent.prober import probe_session
-from headrace.agent.proxy import ProxySettings
 from headrace.agent.reaper import become_subreaper, watch
-from headrace.agent.sds import SecretStore
-from headrace.envoy.binary import PINNED_VERSION, pinned_envoy
-from headrace.envoy.module import ModuleCheck, check_module
-from headrace.floor.backoff import Backoff
+from headrace.envoy.binary import pinned_envoy
 from headrace.floor.clock import SystemClock
 from headrace.floor.places import Places, StateError
 from headrace.floor.processes import ProcessMark, write_mark
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-_RECONNECT_FIRST = 0.05
-_RECONNECT_LIMIT = 1.0
-_ENVOY_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +49,11 @@ def run_agent(options: AgentOptions) -> None:
     lock = _lock(places)
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # processes are started by vfork, which needs no help
     envoy = pinned_envoy()
-    module = check_module(places.agent / "module-check.json")
     own = ProcessMark.of(os.getpid())
     assert own is not None, "/proc does not know this process"
     write_mark(places.pid_file("agent"), own)
     try:
-        asyncio.run(_run(options, places, envoy, module))
+        asyncio.run(_run(options, places, envoy))
     finally:
         places.pid_file("agent").unlink(missing_ok=True)
         lock.close()
@@ -81,7 +64,7 @@ def headrace_command(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "headrace", *arguments)
 
 
-async def _run(options: AgentOptions, places: Places, envoy: Path, module: ModuleCheck) -> None:
+async def _run(options: AgentOptions, places: Places, envoy: Path) -> None:
     loop = asyncio.get_running_loop()
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -94,51 +77,23 @@ async def _run(options: AgentOptions, places: Places, envoy: Path, module: Modul
         loop.add_signal_handler(number, asked_to_stop)
     if become_subreaper():
         watch(loop)
-    async with probe_session() as session:
-        host = _host(options, places, HostPieces(envoy, module, session))
-        await host.run(stop, hurry)
-
-
-@dataclass(frozen=True, slots=True)
-class HostPieces:
-    """What was found and opened before a host can be made."""
-
-    envoy: Path
-    module: ModuleCheck
-    session: aiohttp.ClientSession
-
-
-def _host(options: AgentOptions, places: Places, pieces: HostPieces) -> Host:
-    clock, source = SystemClock(), random.Random()  # noqa: S311 - spreads load in time, hides nothing
-    mesh = hashlib.blake2b(os.fsencode(places.state), digest_size=8).hexdigest()
+    mesh_mark = f"{hashlib.blake2b(os.fsencode(places.state), digest_size=8).hexdigest()}:"
 
     def mark(role: str, name: str) -> str:
-        return f"{mesh}:{role}:{name}:{secrets.token_hex(4)}:"
+        return f"{mesh_mark}{role}:{name}:{secrets.token_hex(4)}:"
 
-    facts = HostFacts(options.host, PINNED_VERSION, pieces.module.usable, pieces.module.problem)
-    reconnect = Backoff(_RECONNECT_FIRST, _RECONNECT_LIMIT, source=source)
-    link = ControlLink(f"unix:{places.agent_socket}", facts, reconnect, clock)
-    environment = {name: value for name in _ENVOY_ENVIRONMENT if (value := os.environ.get(name)) is not None}
-    context = HostContext(
-        places=places,
-        clock=clock,
-        source=source,
-        capture=LoopbackCapture(places.state, lambda: secrets.token_urlsafe(32)),
-        control=link,
-        secrets=SecretStore(clock),
-        session=pieces.session,
-        proxy=ProxySettings(pieces.envoy, {**environment, **pieces.module.environment()}),
-        mark=mark,
-        changed=lambda: host.changed(),
-        inherited=dict(os.environ),
-    )
     guardian = None
     if options.control_plane:
         log = places.logs / "control-plane.log"
         charge = Charge(options.control_plane, log, lambda: mark("control-plane", ""), dict(os.environ))
-        guardian = Guardian(charge, lambda: host.changed(), clock, source)
-    host = Host(context, link, guardian, f"{mesh}:", HostLimits(options.log_bytes))
-    return host
+        source = random.Random()  # noqa: S311 - spreads load in time, hides nothing
+        guardian = Guardian(charge, lambda: None, SystemClock(), source)
+        guardian.begin(Children.load(places.agent)[0].control_plane)
+    # Not before: this takes as long as the control plane takes to load itself, at the same time.
+    from headrace.app.agent_host import HostStart, run_host
+
+    start = HostStart(places, options.host, envoy, guardian, mesh_mark, mark, options.log_bytes)
+    await run_host(start, stop, hurry)
 
 
 def _lock(places: Places) -> IO[bytes]:

@@ -28,7 +28,7 @@ class XdsResource:
 
     type_url: str
     name: str
-    body: bytes
+    body: bytes = field(repr=False)
     version: str
 
     @classmethod

@@ -26,7 +26,7 @@ class ProcessMark:
     def of(cls, pid: int) -> ProcessMark | None:
         """The mark of a running process; None where there is none (a zombie counts as none)."""
         try:
-            text = Path(f"/proc/{pid}/stat").read_text()
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except OSError:
             return None
         fields = text.rpartition(")")[2].split()

@@ -80,8 +80,8 @@ def test_delete_of_an_applied_document(live: LiveDocuments) -> None:
 def test_strict_mutual_tls_is_added_only_where_no_document_speaks_for_the_mesh(live: LiveDocuments) -> None:
     (added,) = answers.documents(live, "pa", None, None)
     assert added["spec"]["mtls"]["mode"] == "STRICT" and added["metadata"]["namespace"] == "istio-system"
-    own = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: own, namespace: istio-system}\n"
+    own = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: istio-system}\n"
     answers.apply(live, [("pa.yaml", own + "spec: {mtls: {mode: PERMISSIVE}}\n")])
-    assert [item["metadata"]["name"] for item in answers.documents(live, "pa", None, None)] == ["own"]
-    answers.delete(live, "pa", "istio-system", "own")
     assert [item["metadata"]["name"] for item in answers.documents(live, "pa", None, None)] == ["default"]
+    answers.delete(live, "pa", "istio-system", "default")
+    assert [item["metadata"]["name"] for item in answers.documents(live, "pa", None, None)] == ["headrace-strict"]

@@ -27,7 +27,7 @@ DEFAULTS_SOURCE = "headrace"
 _STRICT = """\
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
-metadata: {{name: default, namespace: {root}}}
+metadata: {{name: headrace-strict, namespace: {root}}}
 spec: {{mtls: {{mode: STRICT}}}}
 """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -33,13 +32,13 @@ class Source:
 
     def __init__(self, path: Path, *, mesh_config: bool = False) -> None:
         self.path = path
-        self._mesh_config = mesh_config
+        self.is_mesh_config = mesh_config
         self.name = f"{'mesh-config' if mesh_config else 'dir' if path.is_dir() else 'file'}:{path}"
         self._cache: FileCache = {}
 
     def read(self) -> ReadResult:
         """Its documents as they are on disk now; only files whose bytes changed are parsed again."""
-        if self._mesh_config:
+        if self.is_mesh_config:
             return read_mesh_config(self.path, self.name)
         return read_paths([self.path], self.name, self._cache)
 
@@ -52,7 +51,7 @@ class Source:
     @property
     def watched(self) -> Path:
         """What to watch: of a file its directory, because editors replace files."""
-        return self.path.parent if self.mesh_config or self.name.startswith("file:") else self.path
+        return self.path.parent if self.is_mesh_config or self.name.startswith("file:") else self.path
 
 
 async def follow(sources: Sequence[Source], changed: Callable[[str, ReadResult], None]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from envoy.config.core.v3 import base_pb2, config_source_pb2, grpc_service_pb2
+from envoy.config.core.v3 import backoff_pb2, base_pb2, config_source_pb2, grpc_service_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
 from envoy.type.matcher.v3 import string_pb2
 
@@ -27,6 +27,9 @@ ROOT_SECRET = "ROOTCA"  # noqa: S105 - a resource name, as in Istio
 CA_SUFFIX = "-cacert"
 """What Istio appends to a credential's name for its CA."""
 TLS_SOCKET = "envoy.transport_sockets.tls"
+_RECONNECT_FIRST = 0.1
+_RECONNECT_LIMIT = 1.0
+"""Seconds until a lost stream of secrets is opened again, as for discovery (`envoy.bootstrap`)."""
 
 MESH_ALPN = ("istio-peer-exchange", "istio")
 """What a client sidecar offers; PERMISSIVE servers tell mesh traffic from other TLS by it (Istio's names)."""
@@ -42,8 +45,13 @@ def _version(name: str) -> int:
 
 def agent_secret(name: str) -> Any:
     """A reference to a secret that the agent serves (`default`, `ROOTCA`)."""
+    back_off = backoff_pb2.BackoffStrategy(
+        base_interval=duration(_RECONNECT_FIRST), max_interval=duration(_RECONNECT_LIMIT)
+    )
     service = grpc_service_pb2.GrpcService(
-        envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=AGENT_CLUSTER)
+        envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(
+            cluster_name=AGENT_CLUSTER, retry_policy=base_pb2.RetryPolicy(retry_back_off=back_off)
+        )
     )
     source = config_source_pb2.ConfigSource(
         api_config_source=config_source_pb2.ApiConfigSource(
