@@ -33,7 +33,9 @@ class Source:
     def __init__(self, path: Path, *, mesh_config: bool = False) -> None:
         self.path = path
         self.is_mesh_config = mesh_config
-        self.name = f"{'mesh-config' if mesh_config else 'dir' if path.is_dir() else 'file'}:{path}"
+        # A path that is missing now will most likely be again what its name looks like.
+        is_file = path.is_file() or (path.suffix in _SUFFIXES and not path.is_dir())
+        self.name = f"{'mesh-config' if mesh_config else 'file' if is_file else 'dir'}:{path}"
         self._cache: FileCache = {}
 
     def read(self) -> ReadResult:
