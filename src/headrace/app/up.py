@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.agent.reaper import KNOWN, become_subreaper, reap_orphans
 from headrace.app.api.client import ApiClient, ApiUnreachable
 from headrace.app.cli import CommandFailed
 from headrace.app.settings import MeshSettings
@@ -42,6 +43,7 @@ class MeshProcess:
         """Start the agent; CommandFailed where a mesh already runs here."""
         refuse_second(self.places)
         settings.save(self.places)
+        become_subreaper()  # children of a killed agent come to us, not to a PID 1 that may never wait for them
         own = ProcessMark.of(os.getpid())
         assert own is not None
         write_mark(self.places.pid_file("up"), own)
@@ -61,6 +63,8 @@ class MeshProcess:
             )
         finally:
             os.close(handle)
+        KNOWN.clear()
+        KNOWN.add(self._agent.pid)
 
     def watch(self, on_restart: Callable[[int], None]) -> None:
         """Restart the agent whenever it dies, until `asked` to end (then returns)."""
@@ -77,10 +81,12 @@ class MeshProcess:
             self._spawn_agent()
 
     def _wait(self) -> int:
+        """The agent's exit code, or 0 when asked to end; meanwhile ended orphans are reaped."""
         assert self._agent is not None
         while not self.asked.is_set():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._agent.wait(_POLL)
+            reap_orphans()
         return 0
 
     @contextlib.contextmanager
@@ -105,6 +111,7 @@ class MeshProcess:
             self._agent.terminate()
             try:
                 self._agent.wait(STOP_LIMIT)
+                reap_orphans()
             except subprocess.TimeoutExpired:
                 graceful = False
                 self._agent.kill()

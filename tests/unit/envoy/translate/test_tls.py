@@ -53,7 +53,9 @@ def test_client_speaks_tls_1_3_only_and_gets_keys_from_the_agent() -> None:
     assert secret["name"] == "default"
     source = secret["sds_config"]["api_config_source"]
     assert source["api_type"] == "DELTA_GRPC"
-    assert source["grpc_services"] == [{"envoy_grpc": {"cluster_name": "agent"}}]
+    (service,) = source["grpc_services"]
+    assert service["envoy_grpc"]["cluster_name"] == "agent"
+    assert service["envoy_grpc"]["retry_policy"]["retry_back_off"] == {"base_interval": "0.100s", "max_interval": "1s"}
 
 
 def test_simple_server_takes_its_credential_over_ads_and_no_client_certificate() -> None:
