@@ -33,20 +33,29 @@ class Charge:
 
 
 class Guardian:
-    """One process that must run for as long as this agent does."""
+    """One process that must run for as long as this agent does. `changed` is called whenever its record differs."""
 
     def __init__(self, charge: Charge, changed: Callable[[], None], clock: Clock, source: random.Random) -> None:
         self._charge = charge
-        self._changed = changed
+        self.changed = changed
         self._clock = clock
         self._supervision = Supervision(POLICY, source)
         self._child: Child | None = None
 
     def adopt(self, record: ChildRecord) -> None:
-        """Take over the process of an earlier agent, where it still runs."""
+        """Take over the process of an earlier agent, where it still runs (and none was started since)."""
+        if self._child is not None:
+            return
         self._child = adopt(record.process, record.mark)
         if self._child is not None:
             self._supervision.adopted(self._clock.monotonic(), 0)
+
+    def begin(self, record: ChildRecord | None) -> None:
+        """Take over or start the process now, in a running event loop; `run` goes on with it."""
+        if record is not None:
+            self.adopt(record)
+        if self._child is None:
+            self._start()
 
     def record(self) -> ChildRecord | None:
         """What a restarted agent must know of it."""
@@ -86,4 +95,4 @@ class Guardian:
             _log.error("control plane not started", reason=str(error))
             return
         self._supervision.started(self._clock.monotonic())
-        self._changed()
+        self.changed()

@@ -1,0 +1,80 @@
+"""Makes an agent's host out of its parts and runs it: the half of `app.agent_process` that takes long to load.
+
+Called by it once the control plane, which takes as long, has been started beside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from headrace.agent.capture import LoopbackCapture
+from headrace.agent.context import HostContext
+from headrace.agent.guardian import Guardian
+from headrace.agent.host import Host, HostLimits
+from headrace.agent.link import ControlLink, HostFacts
+from headrace.agent.prober import probe_session
+from headrace.agent.proxy import ProxySettings
+from headrace.agent.sds import SecretStore
+from headrace.envoy.binary import PINNED_VERSION
+from headrace.envoy.module import check_module
+from headrace.floor.backoff import Backoff
+from headrace.floor.clock import SystemClock
+from headrace.floor.places import Places
+
+_RECONNECT_FIRST = 0.05
+_RECONNECT_LIMIT = 1.0
+_ENVOY_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
+
+
+@dataclass(frozen=True, slots=True)
+class HostStart:
+    """What is there when a host is made. `name`: the host's; `mesh_mark` starts the mark of every process of this mesh,
+    `mark(role, replica)` makes a new one; `log_bytes`: size beyond which a log is rotated."""
+
+    places: Places
+    name: str
+    envoy: Path
+    guardian: Guardian | None
+    mesh_mark: str
+    mark: Callable[[str, str], str]
+    log_bytes: int
+
+
+async def run_host(start: HostStart, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Run until `stop`, then end everything gracefully (`hurry`: without waiting for requests in flight)."""
+    async with probe_session() as session:
+        await _host(start, session).run(stop, hurry)
+
+
+def _host(start: HostStart, session: aiohttp.ClientSession) -> Host:
+    clock, source = SystemClock(), random.Random()  # noqa: S311 - spreads load in time, hides nothing
+    module = check_module(start.places.agent / "module-check.json")
+    facts = HostFacts(start.name, PINNED_VERSION, module.usable, module.problem)
+    reconnect = Backoff(_RECONNECT_FIRST, _RECONNECT_LIMIT, source=source)
+    link = ControlLink(f"unix:{start.places.agent_socket}", facts, reconnect, clock)
+    environment = {name: value for name in _ENVOY_ENVIRONMENT if (value := os.environ.get(name)) is not None}
+    context = HostContext(
+        places=start.places,
+        clock=clock,
+        source=source,
+        capture=LoopbackCapture(start.places.state, lambda: secrets.token_urlsafe(32)),
+        control=link,
+        secrets=SecretStore(clock),
+        session=session,
+        proxy=ProxySettings(start.envoy, {**environment, **module.environment()}),
+        mark=start.mark,
+        changed=lambda: host.changed(),
+        inherited=dict(os.environ),
+    )
+    host = Host(context, link, start.guardian, start.mesh_mark, HostLimits(start.log_bytes))
+    if start.guardian is not None:
+        start.guardian.changed = host.changed
+    return host
