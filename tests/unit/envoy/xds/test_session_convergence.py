@@ -32,7 +32,7 @@ class ModelEnvoy:
         self.versions: dict[str, dict[str, str]] = {kind: {} for kind in self.held}
         self.wanted: dict[str, set[str]] = {ENDPOINT: set(), ROUTE: set()}
         # Applied out of a refused response: Envoy notes no version for it, so no server can know of it after a cut.
-        self.unnoted: set[str] = set()
+        self.unnoted: set[tuple[str, str]] = set()
         self.unknown: set[str] = set()
         self.connect(None)
 
@@ -45,7 +45,7 @@ class ModelEnvoy:
         self.withheld: list[discovery_pb2.DeltaDiscoveryRequest] = []
         # Envoy gives up waiting for endpoints after a while, by itself: a cut between the two responses costs that.
         self.warming: set[str] = set()
-        self.unknown |= self.unnoted
+        self.unknown |= {name for _, name in self.unnoted}
         for kind in (CLUSTER, LISTENER):
             self._request(kind, versions=self.versions[kind])
         for kind in (ENDPOINT, ROUTE):
@@ -88,9 +88,9 @@ class ModelEnvoy:
             if wanted and (not bad or (partly and name not in bad)):
                 self.held[kind][name] = body
                 if bad:
-                    self.unnoted.add(name)
+                    self.unnoted.add((kind, name))
                 else:
-                    self.unnoted.discard(name)
+                    self.unnoted.discard((kind, name))
                     self.versions[kind][name] = answer.versions[name]
                 self._after(kind, name)
         if kind in (CLUSTER, LISTENER):
