@@ -55,12 +55,13 @@ class Translator:
 
     def _shared(self, view: ProxyView) -> Mapping[str, Resources]:
         """What all proxies of the scope have alike: outbound clusters, and for transparent sidecars the outbound
-        listeners and routes. DNS services' endpoints are part of their clusters."""
+        listeners and routes. DNS services' endpoints are part of their clusters, those of headless ones of listeners."""
         scope = view.scope
         module = view.instance.module
         transparent = not scope.is_gateway and view.instance.capture.kind is CaptureKind.TRANSPARENT
         named = self.memo.latest("targets by name", scope.key, scope.targets, targets_by_name, scope.targets)
-        key = (scope, tuple(view.endpoints.get(target.key, ()) for target in named))
+        placed = self.memo.latest("headless", scope.key, scope.targets, outbound.headless_targets, scope.targets)
+        key = (scope, *(view.endpoints.get(target.key, ()) for target in (named + placed if transparent else named)))
         return self.memo.latest("shared", (scope.key, transparent, module), key, self._build_shared, view, transparent)
 
     def _build_shared(self, view: ProxyView, transparent: bool) -> Mapping[str, Resources]:
@@ -71,9 +72,10 @@ class Translator:
         found = {CLUSTER: self._mapping(scope, CLUSTER, clusters)}
         if transparent:
             tables = port_tables(self.memo, scope)
-            listeners = outbound.resources(self.memo, view, tables)
+            shared = outbound.shared_tables(scope, tables)
+            listeners = outbound.resources(self.memo, view, shared)
             found[LISTENER] = self._mapping(scope, LISTENER, listeners)
-            found[ROUTE] = self._mapping(scope, ROUTE, self._routes(scope, tables))
+            found[ROUTE] = self._mapping(scope, ROUTE, self._routes(scope, tables, shared))
         return found
 
     def _mapping(self, scope: Scope, type_url: str, resources: Iterable[XdsResource]) -> Resources:
@@ -88,8 +90,10 @@ class Translator:
             found += target_clusters(self.memo, scope.mesh, target, view.endpoints.get(target.key, ()))
         return tuple(found)
 
-    def _routes(self, scope: Scope, tables: tuple[PortTable, ...]) -> tuple[XdsResource, ...]:
-        found = [route_table(self.memo, scope, str(table.port), table.hosts) for table in tables]
+    def _routes(
+        self, scope: Scope, tables: tuple[PortTable, ...], shared: tuple[PortTable, ...]
+    ) -> tuple[XdsResource, ...]:
+        found = [route_table(self.memo, scope, str(table.port), table.hosts) for table in shared]
         parts = {part.name: part for table in tables for part in table.hosts}
         for target, port in outbound.sniffed_tables(scope):
             part = parts.get(f"{target.service.host}:{port}")

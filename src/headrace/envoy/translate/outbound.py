@@ -2,33 +2,36 @@
 
 Called by `translate` for sidecars under transparent capture. Redirected connections arrive at `virtualOutbound`
 (15001), which hands them to the listener of their original destination: `0.0.0.0_PORT` for HTTP (any address, routed by
-name) and TLS (by SNI), `ADDRESS_PORT` for TCP services and for ports without a declared protocol, which are sniffed.
-What no listener knows is passed through, or refused under REGISTRY_ONLY.
+name) and TLS (by SNI), `ADDRESS_PORT` for TCP services and for ports without a declared protocol, which are sniffed; a
+headless service is found at the addresses of its endpoints. What no listener knows is passed through, or refused under
+REGISTRY_ONLY.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from envoy.config.core.v3 import base_pb2
+from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as part_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
 from headrace.envoy.resources import LISTENER, XdsResource
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
+from headrace.envoy.translate.endpoints import is_address
 from headrace.envoy.translate.hcm import Direction, HcmSettings, access_logs, hcm_filter
 from headrace.envoy.translate.inbound import listener_access_logs
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
-from headrace.envoy.translate.messages import boolean, duration, packed, socket_address
+from headrace.envoy.translate.messages import boolean, duration, packed, socket_address, uint32
 from headrace.envoy.translate.virtual_hosts import PortTable
 from headrace.envoy.view import ProxyView, Scope, Target
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.names import outbound_cluster
-from headrace.model.service import Protocol, Resolution, ServicePort
+from headrace.model.service import Protocol, ServicePort
 
 VIRTUAL_OUTBOUND = "virtualOutbound"
 VIRTUAL_OUTBOUND_PORT = 15001
@@ -39,12 +42,18 @@ _BY_SNI = (Protocol.TLS, Protocol.HTTPS)
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A port of a service whose bytes are passed on as they are. `hosts` not empty: chosen by SNI; `sniffed`: what
-    looks like HTTP goes through the service's own route table."""
+    """A port of a service whose bytes are passed on as they are. `hosts` not empty: chosen by SNI; `blocks` not empty:
+    chosen by the destination's address; `routes`: what looks like HTTP goes through this route table."""
 
     cluster: str
     hosts: tuple[str, ...] = ()
     routes: str = ""
+    blocks: tuple[str, ...] = ()
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether it takes every connection of its listener."""
+        return not self.hosts and not self.blocks
 
 
 @dataclass(slots=True)
@@ -55,28 +64,60 @@ class Plan:
     opaque: list[Opaque] = field(default_factory=list)
 
 
+_Instances = tuple[tuple[tuple[str, str, int], tuple[str, ...]], ...]
+"""Addresses of headless services' endpoints by service and port."""
+
+
 def resources(memo: Memo, view: ProxyView, tables: Sequence[PortTable]) -> Sequence[XdsResource]:
-    """All outbound listeners, the same for every proxy of the scope with or without the module."""
+    """All outbound listeners, the same for every proxy of the scope with or without the module; `tables` are those of
+    `shared_tables`."""
     scope, module = view.scope, view.instance.module
     ports = tuple(table.port for table in tables)
-    key = (scope.mesh, scope.targets, ports)
-    return memo.latest("outbound listeners", (scope.key, module), key, _build, memo, scope, ports, module)
+    instances = tuple(_instances(view))
+    key = (scope.mesh, scope.targets, ports, instances)
+    return memo.latest("outbound listeners", (scope.key, module), key, _build, memo, scope, ports, instances, module)
+
+
+def shared_tables(scope: Scope, tables: Sequence[PortTable]) -> tuple[PortTable, ...]:
+    """The tables that listeners on any address read: those with a host that has no listener of its own."""
+    own = {f"{target.service.host}:{port}" for target, port in sniffed_tables(scope)}
+    return tuple(table for table in tables if any(part.name not in own for part in table.hosts))
 
 
 def sniffed_tables(scope: Scope) -> Iterable[tuple[Target, int]]:
-    """Services and ports that need a route table of their own: without a declared protocol, at an own address."""
+    """Services and ports that need a route table of their own: without a declared protocol, at own addresses."""
     for target in scope.targets:
-        if _addresses(target):
+        if target.service.headless or _addresses(target):
             for port in target.service.ports:
                 if port.protocol is Protocol.UNDECLARED:
                     yield target, port.number
 
 
-def _build(memo: Memo, scope: Scope, ports: tuple[int, ...], module: bool) -> tuple[XdsResource, ...]:
-    plans: dict[tuple[str, int], Plan] = {(ANY, port): Plan(table=str(port)) for port in ports}
-    for target in scope.targets:
+def headless_targets(targets: Iterable[Target]) -> tuple[Target, ...]:
+    """Those that connections reach at their endpoints' addresses, which decide the listeners."""
+    return tuple(
+        target
+        for target in targets
+        if target.service.headless and not all(port.protocol.is_http for port in target.service.ports)
+    )
+
+
+def _instances(view: ProxyView) -> Iterable[tuple[tuple[str, str, int], tuple[str, ...]]]:
+    for target in headless_targets(view.scope.targets):
         for port in target.service.ports:
-            _plan_port(plans, target, port)
+            found = {item.address for item in view.endpoints_of(target) if item.service_port == port.number}
+            yield (*target.key, port.number), tuple(sorted(filter(is_address, found)))
+
+
+def _build(
+    memo: Memo, scope: Scope, ports: tuple[int, ...], instances: _Instances, module: bool
+) -> tuple[XdsResource, ...]:
+    plans: dict[tuple[str, int], Plan] = {(ANY, port): Plan(table=str(port)) for port in ports}
+    known = dict(instances)
+    for target in sorted(scope.targets, key=lambda item: item.service.meta.age()):
+        for port in target.service.ports:
+            headless = known.get((*target.key, port.number), ())
+            _plan_port(plans, target, port, headless if target.service.headless else _addresses(target))
     mesh = scope.mesh
     found = [memo.get("virtual outbound", mesh, _virtual_outbound, mesh)]
     for (address, number), plan in sorted(plans.items()):
@@ -85,30 +126,34 @@ def _build(memo: Memo, scope: Scope, ports: tuple[int, ...], module: bool) -> tu
     return tuple(found)
 
 
-def _plan_port(plans: dict[tuple[str, int], Plan], target: Target, port: ServicePort) -> None:
+def _plan_port(
+    plans: dict[tuple[str, int], Plan], target: Target, port: ServicePort, addresses: tuple[str, ...]
+) -> None:
+    """Plan the listeners of a port that is no HTTP; called oldest service first, which has what several ask for."""
     service = target.service
     if port.protocol.is_http or port.protocol is Protocol.UDP:
         return
     cluster = outbound_cluster(port.number, "", service.host)
-    addresses = _addresses(target)
     for address in addresses:
         routes = f"{service.host}:{port.number}" if port.protocol is Protocol.UNDECLARED else ""
         plan = plans.setdefault((address, port.number), Plan())
-        if not plan.opaque:  # the first service of an address has it
+        if not plan.opaque:
             plan.opaque.append(Opaque(cluster, (), routes))
-    if addresses or port.protocol is Protocol.UNDECLARED:
+    if addresses or service.headless:
         return
+    plan = plans.setdefault((ANY, port.number), Plan())
+    blocks = tuple(address for address in service.addresses if "/" in address)
     if port.protocol in _BY_SNI:
-        plan = plans.setdefault((ANY, port.number), Plan())
-        plan.opaque.append(Opaque(cluster, (service.host,)))
-    elif service.resolution is not Resolution.NONE or service.external:
-        plan = plans.setdefault((ANY, port.number), Plan())
-        if not any(not item.hosts for item in plan.opaque):  # without an address only one service can have a port
-            plan.opaque.append(Opaque(cluster))
+        plan.opaque.append(Opaque(cluster, (service.host,), blocks=blocks))
+    elif blocks:
+        routes = plan.table if port.protocol is Protocol.UNDECLARED else ""
+        plan.opaque.append(Opaque(cluster, (), routes, blocks))
+    elif not any(item.takes_all for item in plan.opaque):  # without an address only one service can have a port
+        plan.opaque.append(Opaque(cluster))
 
 
 def _addresses(target: Target) -> tuple[str, ...]:
-    """The service's own addresses; blocks of addresses have no listener of their own here."""
+    """The service's own addresses; a block of addresses is a filter chain of the listener on any address."""
     return tuple(address for address in target.service.addresses if "/" not in address)
 
 
@@ -132,18 +177,19 @@ def _listener(
     mesh: MeshConfig, module: bool, address: str, port: int, table: str, opaque: tuple[Opaque, ...]
 ) -> XdsResource:
     name = f"{address}_{port}"
+    prefix = f"outbound_{name}"
     chains: list[Any] = []
     default = part_pb2.FilterChain(name="PassthroughFilterChain", filters=[_unknown(mesh)])
     for item in opaque:
-        if item.hosts:
-            chain = part_pb2.FilterChain(filters=[_tcp(item.cluster, item.cluster, mesh)])
-            chain.filter_chain_match.server_names.extend(item.hosts)
-            chains.append(chain)
-        else:
+        if item.takes_all:
             default = part_pb2.FilterChain(filters=[_tcp(item.cluster, item.cluster, mesh)])
             table = item.routes or table
+        else:
+            chains += _chosen_chains(
+                item, HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=item.routes, module=module)
+            )
     if table:
-        chains.append(_http_chain(HcmSettings(Direction.OUTBOUND, f"outbound_{name}", mesh, rds=table, module=module)))
+        chains.append(_http_chain(HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=table, module=module)))
     listener = listener_pb2.Listener(
         name=name,
         address=socket_address(address, port),
@@ -154,12 +200,32 @@ def _listener(
     )
     if chains:
         listener.default_filter_chain.CopyFrom(default)
-        listener.listener_filters.append(tls_inspector())
-        if table:
-            listener.listener_filters.append(http_inspector())
         listener.continue_on_listener_filters_timeout = True
-        listener.listener_filters_timeout.CopyFrom(duration(mesh.protocol_detection_timeout))
+        listener.listener_filters_timeout.CopyFrom(duration(mesh.protocol_detection_timeout if table else 0))
+    # An inspector waits for the client's first bytes, which never come where the server speaks first.
+    if any(item.hosts for item in opaque):
+        listener.listener_filters.append(tls_inspector())
+    if table:
+        listener.listener_filters.append(http_inspector())
     return resource_of(LISTENER, name, listener)
+
+
+def _chosen_chains(item: Opaque, settings: HcmSettings) -> list[Any]:
+    """The chains of what is chosen by SNI or address. Envoy looks at the address before the protocol, so that HTTP to a
+    block has a chain with the block too."""
+    chain = part_pb2.FilterChain(filters=[_tcp(item.cluster, item.cluster, settings.mesh)])
+    chain.filter_chain_match.server_names.extend(item.hosts)
+    chain.filter_chain_match.prefix_ranges.extend(_range(block) for block in item.blocks)
+    if not item.routes:
+        return [chain]
+    http = _http_chain(settings)
+    http.filter_chain_match.prefix_ranges.extend(chain.filter_chain_match.prefix_ranges)
+    return [http, chain]
+
+
+def _range(block: str) -> Any:
+    network = ipaddress.ip_network(block, strict=False)
+    return address_pb2.CidrRange(address_prefix=str(network.network_address), prefix_len=uint32(network.prefixlen))
 
 
 def _http_chain(settings: HcmSettings) -> Any:

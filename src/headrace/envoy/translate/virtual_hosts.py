@@ -21,6 +21,7 @@ from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import boolean, duration, serialized, uint32
 from headrace.envoy.translate.routes import Caller, caller_of, default_route, routes_for
 from headrace.envoy.view import Scope, Target
+from headrace.envoy.visibility import wildcard_covers
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.names import MESH_GATEWAY
 from headrace.model.service import Protocol
@@ -167,8 +168,8 @@ def _by_port(targets: Sequence[Target]) -> dict[int, dict[str, Target]]:
     return found
 
 
-_Spoken = tuple[tuple[VirtualService, ...], HostPart, VirtualService | None]
-"""What was found for a host: the claims that it was found for, the part, and the VirtualService that speaks."""
+_Spoken = tuple[tuple[VirtualService, ...], HostPart]
+"""What was found for a host: the claims that it was found for, and the part."""
 
 
 def _port_parts(memo: Memo, scope: Scope, port: int, targets: Mapping[str, Target], claims: Claims) -> list[HostPart]:
@@ -176,35 +177,30 @@ def _port_parts(memo: Memo, scope: Scope, port: int, targets: Mapping[str, Targe
     VirtualServices claim it than the last time."""
     known: dict[str, _Spoken] = memo.latest("hosts of a port", (scope.key, port), (scope.mesh, scope.targets), dict)
     parts: list[HostPart] = []
-    speaking: dict[VirtualService, None] = {}
+    claiming: dict[VirtualService, None] = {}
     for host, target in targets.items():
         claimed = claims.of(host)
         found = known.get(host)
         if found is None or found[0] != claimed:
-            found = known[host] = (claimed, *_spoken(memo, scope, port, target, claimed))
+            found = known[host] = (claimed, _spoken(memo, scope, port, target, claimed))
         parts.append(found[1])
-        if found[2] is not None:
-            speaking[found[2]] = None
-    parts += _other_hosts(memo, scope, port, targets, claims, speaking)
+        claiming.update(dict.fromkeys(claimed))
+    parts += _other_hosts(memo, scope, port, targets, claiming)
     parts.sort(key=lambda part: part.name)
     return _without_duplicates(memo, parts)
 
 
-def _spoken(
-    memo: Memo, scope: Scope, port: int, target: Target, claimed: Sequence[VirtualService]
-) -> tuple[HostPart, VirtualService | None]:
+def _spoken(memo: Memo, scope: Scope, port: int, target: Target, claimed: Sequence[VirtualService]) -> HostPart:
     """A service's virtual host, by the first VirtualService that has a route for this caller, else the default."""
-    speaker: VirtualService | None = None
     rest = b""
     for item in claimed:
         rest = _claimed_rest(memo, scope, item, port)
         if rest:
-            speaker = item
             break
     rest = rest or _default_rest(memo, scope, target, port)
     key = (target.service, scope.namespace, port, rest)
     slot = (*target.key, scope.namespace, port)
-    return memo.latest("virtual host", slot, key, _service_part, *key), speaker
+    return memo.latest("virtual host", slot, key, _service_part, *key)
 
 
 def _service_part(service: Any, namespace: str, port: int, rest: bytes) -> HostPart:
@@ -237,19 +233,18 @@ def _other_hosts(
     scope: Scope,
     port: int,
     targets: Mapping[str, Target],
-    claims: Claims,
-    speaking: Mapping[VirtualService, None],
+    claiming: Mapping[VirtualService, None],
 ) -> list[HostPart]:
-    """Virtual hosts for names that are no service on this port: those of a VirtualService that speaks for a service
-    here, and on port 80 those of any."""
-    candidates = scope.virtual_services if port == _PLAIN_HTTP else [*speaking]
+    """Virtual hosts for names that are no service on this port: those of every VirtualService that claims a service
+    here (also where an older one speaks for that), and on port 80 those of any."""
+    candidates = [item for item in scope.virtual_services if port == _PLAIN_HTTP or item in claiming]
     parts: list[HostPart] = []
     taken: set[str] = set()
     for item in candidates:
         for host in item.hosts:
-            if host in targets or host in taken or (port == _PLAIN_HTTP and host in scope.by_host):
+            if host in targets or host in taken or (item not in claiming and host in scope.by_host):
                 continue
-            if host.startswith("*") and item in speaking:
+            if host.startswith("*") and any(wildcard_covers(host, name) for name in targets):
                 continue
             rest = _claimed_rest(memo, scope, item, port)
             if rest:

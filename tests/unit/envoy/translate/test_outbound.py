@@ -7,7 +7,7 @@ from typing import Any
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from tests.unit.envoy.translate.outbound_rig import Rig
 from tests.unit.envoy.translate.samples import unpacked
-from tests.unit.registry.meshes import Mesh, entry, port, service
+from tests.unit.registry.meshes import Mesh, entry, pod, port, service
 
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.service import Protocol, Resolution
@@ -49,7 +49,7 @@ def test_http_is_routed_by_name_whatever_the_address() -> None:
     assert list(chain.filter_chain_match.application_protocols) == ["http/1.1", "h2c"]
     assert unpacked(chain).rds.route_config_name == "8000"
     assert tcp(listener.default_filter_chain) == "PassthroughCluster"
-    assert [item.name.rpartition(".")[2] for item in listener.listener_filters] == ["tls_inspector", "http_inspector"]
+    assert [item.name.rpartition(".")[2] for item in listener.listener_filters] == ["http_inspector"]
 
 
 def test_tcp_at_the_services_address() -> None:
@@ -90,3 +90,46 @@ def test_http_and_tls_on_one_port() -> None:
 
 def test_udp_has_no_listener() -> None:
     assert sorted(listeners(service("dns", port(53, Protocol.UDP)))) == ["virtualInbound", "virtualOutbound"]
+
+
+def test_an_undeclared_protocol_without_an_address_shares_the_listener_of_the_port() -> None:
+    listener = listeners(service("chat", port(8000, Protocol.UNDECLARED)))["0.0.0.0_8000"]
+    (chain,) = listener.filter_chains
+    assert unpacked(chain).rds.route_config_name == "8000"
+    assert tcp(listener.default_filter_chain) == "outbound|8000||chat.default.svc.cluster.local"
+
+
+def test_an_undeclared_protocol_with_an_address_makes_no_listener_on_any_address() -> None:
+    rig = Rig(Mesh().put(service("chat", port(8000, Protocol.UNDECLARED), addresses=("10.0.0.1",))))
+    assert "0.0.0.0_8000" not in rig.listeners()
+    assert sorted(rig.routes()) == ["chat.default.svc.cluster.local:8000"]
+
+
+def test_a_headless_service_is_at_its_endpoints_and_nowhere_else() -> None:
+    ports = (port(5432, Protocol.TCP), port(7000, Protocol.UNDECLARED), port(8000))
+    mesh = Mesh().put(service("db", *ports, headless=True), pod("db", "10.0.0.1"))
+    rig = Rig(mesh)
+    found = {name for name in rig.listeners() if not name.startswith("virtual")}
+    assert found == {"10.0.0.1_5432", "10.0.0.1_7000", "0.0.0.0_8000"}
+    assert tcp(rig.listeners()["10.0.0.1_5432"].filter_chains[0]) == "outbound|5432||db.default.svc.cluster.local"
+    mesh.put(pod("db", "10.0.0.2"))
+    assert "10.0.0.2_5432" in rig.listeners()
+    assert "10.0.0.1_5432" not in rig.listeners()
+
+
+def test_a_block_of_addresses_is_a_chain_and_not_the_whole_port() -> None:
+    mongo = entry("mongo.example.com", ports=(port(27018, Protocol.MONGO),), addresses=("192.192.192.192/24",))
+    listener = listeners(mongo)["0.0.0.0_27018"]
+    (chain,) = listener.filter_chains
+    (block,) = chain.filter_chain_match.prefix_ranges
+    assert (block.address_prefix, block.prefix_len.value) == ("192.192.192.0", 24)
+    assert tcp(chain) == "outbound|27018||mongo.example.com"
+    assert tcp(listener.default_filter_chain) == "PassthroughCluster"
+    assert not listener.listener_filters
+
+
+def test_http_to_a_block_of_a_port_nobody_declared() -> None:
+    blk = entry("blk.example.com", ports=(port(7000, Protocol.UNDECLARED),), addresses=("192.0.2.0/24",))
+    http, tcp_chain, _ = listeners(blk)["0.0.0.0_7000"].filter_chains
+    assert unpacked(http).rds.route_config_name == "7000"
+    assert [chain.filter_chain_match.prefix_ranges[0].prefix_len.value for chain in (http, tcp_chain)] == [24, 24]

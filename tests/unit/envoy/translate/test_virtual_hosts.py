@@ -143,6 +143,12 @@ class TestClaims:
         mesh = Mesh().put(service("chat"), virtual_service("out", answers(201), hosts=("chat", "alias.example")))
         assert spoken(Rig(mesh))["alias.example"] == 201
 
+    def test_also_where_an_older_one_has_that_service(self) -> None:
+        mesh = Mesh().put(service("chat"), virtual_service("old", answers(201), hosts=("chat",)))
+        mesh.put(virtual_service("young", answers(202), hosts=("chat", "alias.example")))
+        found = spoken(Rig(mesh))
+        assert (found["chat.default.svc.cluster.local"], found["alias.example"]) == (201, 202)
+
 
 class TestParts:
     def test_a_part_can_stand_under_other_domains(self) -> None:
