@@ -46,8 +46,11 @@ native-test: ## Checks of the Rust module.
 		&& $(CARGO) test --locked --offline --quiet; \
 	else echo "SKIPPED: checks of the Rust module (no cargo on this machine; apt-get install cargo rust-clippy rustfmt)"; fi
 
-bench: dev ## Measure; see benchmarks/RESULTS.md for what each figure means.
-	for file in benchmarks/*.py; do echo "== $$file"; python "$$file"; done
+bench: dev ## Measure everything anew into benchmarks/RESULTS.md (about ten minutes; leave the machine alone meanwhile).
+	for name in mesh_overhead change_latency startup check_many; do python benchmarks/$$name.py --write; done
+	python benchmarks/record.py "Answers of the command line" cli_start.py
+	python benchmarks/record.py "Push to acknowledgement" xds_push.py
+	python benchmarks/record.py "Control plane with 1,000 services and 500 proxies" xds_scale.py
 
 proto: dev ## Generate the code of the agent API from proto/.
 	python -m grpc_tools.protoc -I proto --python_out=src --grpc_python_out=src --mypy_out=src --mypy_grpc_out=src \

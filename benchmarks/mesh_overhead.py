@@ -5,7 +5,10 @@
 Three ways to the same constant server take turns in every round: straight, through a hand-written pair of bare Envoys
 (rigs/envoys.py) and through a Headrace client sidecar and server sidecar. Every request is a POST of about 1 KiB like a
 small chat completion, every answer about 300 bytes. One connection gives the latency, 16 connections the throughput.
-Needs wrk. The proxies share one core; load and server share the other.
+The proxies share one core; load
+and server share the other.
+
+Needs wrk.
 """
 
 from __future__ import annotations
@@ -113,7 +116,8 @@ def main() -> None:
         raise SystemExit("wrk is missing: apt-get install wrk (Debian, Ubuntu), or build github.com/wg/wrk")
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("this needs two cores: one for the proxies, one for load and server")
-    os.sched_setaffinity(0, {LOAD_CORE})
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {LOAD_CORE})  # what is started below inherits it; the proxies are moved
     with ways() as found:
         samples: dict[tuple[str, int], list[Sample]] = {}
         for way in found:
@@ -123,6 +127,7 @@ def main() -> None:
                 for connections in CONNECTIONS:
                     sample = measure(wrk, way, connections, arguments.seconds)
                     samples.setdefault((way.name, connections), []).append(sample)
+    os.sched_setaffinity(0, cores)
     publish(samples, arguments)
 
 

@@ -12,13 +12,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from _machine import machine
+
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 _ROOT = Path(__file__).parents[2]
 
 
-def publish(title: str, lines: Sequence[str], *, write: bool) -> None:
-    """Print a section; with `write`, also put it into RESULTS.md, in place of the one of that title or at the end."""
-    section = "\n".join([f"## {title}", "", *lines, "", _origin(), ""])
+def publish(title: str, lines: Sequence[str], *, write: bool, command: Sequence[str] = ()) -> None:
+    """Print a section; with `write`, also put it into RESULTS.md, in place of the one of that title or at the end.
+    `command` is what was run, where it is not this program."""
+    section = "\n".join([f"## {title}", "", *lines, "", _origin(command or _own_command()), ""])
     print(section)
     if not write:
         return
@@ -45,18 +48,15 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
 
 
-def _origin() -> str:
+def _own_command() -> list[str]:
     arguments = [word for word in sys.argv[1:] if word != "--write"]
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
+    return ["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments]
+
+
+def _origin(command: Sequence[str]) -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     load = os.getloadavg()[0]
-    return f"`{command}` · {machine()} · {now} · commit {_commit()} · load average at the end {load:.1f}"
-
-
-def machine() -> str:
-    """Processors and kernel."""
-    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return f"{os.cpu_count()} × {model[1] if model else 'unknown'}, Linux {os.uname().release}"
+    return f"`{shlex.join(command)}` · {machine()} · {now} · commit {_commit()} · load average at the end {load:.1f}"
 
 
 def _commit() -> str:
