@@ -1,0 +1,410 @@
+//! The gate: it lets in, holds, releases and refuses.
+
+use super::config::{Arrival, Decision, Event, GateConfig, Refusal, RefusalReason};
+use super::estimate::{promise, Outlook, RunTime};
+use super::fair::whole_weight;
+use super::moment::Moment;
+use super::queue::{Queue, Ticket};
+use super::rate::Bucket;
+use std::collections::{BTreeMap, HashMap};
+
+/// Decides who may go to one pool. Bounded memory: at most `queue.depth` tickets wait, and as many run as the caller
+/// has let run; events are kept until they are polled.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    config: GateConfig,
+    bucket: Option<Bucket>,
+    endpoints: u32,
+    queue: Queue,
+    running: HashMap<u64, Moment>,
+    news: News,
+    run_time: RunTime,
+    promised: Moment,
+    now: Moment,
+}
+
+/// What a gate holds at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Tokens of their prompts.
+    pub waiting_tokens: u64,
+    /// Requests that run.
+    pub running: usize,
+}
+
+/// Events that have not been polled, in order, each found by its ticket.
+#[derive(Debug, Clone, Default)]
+struct News {
+    events: BTreeMap<u64, Event>,
+    by_id: HashMap<u64, u64>,
+    next: u64,
+}
+
+impl News {
+    fn push(&mut self, event: Event) {
+        let _ = self.by_id.insert(event.id(), self.next);
+        let _ = self.events.insert(self.next, event);
+        self.next += 1;
+    }
+
+    fn forget(&mut self, id: u64) {
+        if let Some(at) = self.by_id.remove(&id) {
+            let _ = self.events.remove(&at);
+        }
+    }
+
+    fn take(&mut self) -> Vec<Event> {
+        self.by_id.clear();
+        std::mem::take(&mut self.events).into_values().collect()
+    }
+}
+
+/// No prompt counts as more tokens than this.
+const MOST_TOKENS: f64 = 1e12;
+
+impl Gate {
+    /// A gate with nothing in it, before a pool of so many endpoints.
+    pub fn new(config: GateConfig, endpoints: u32, now: f64) -> Self {
+        let now = Moment::at(now);
+        Gate {
+            config,
+            bucket: config.rate.map(|rate| Bucket::new(rate, now)),
+            endpoints,
+            queue: Queue::default(),
+            running: HashMap::new(),
+            news: News::default(),
+            run_time: RunTime::new(config.expected_run),
+            promised: now,
+            now,
+        }
+    }
+
+    /// Other settings from now on. What waits keeps its place and its times, even where the new bounds are narrower.
+    pub fn configure(&mut self, config: GateConfig, now: f64) {
+        self.advance(now);
+        match (&mut self.bucket, config.rate) {
+            (Some(bucket), Some(rate)) => bucket.change(rate, self.now),
+            (bucket, rate) => *bucket = rate.map(|rate| Bucket::new(rate, self.now)),
+        }
+        self.config = config;
+        self.settle();
+    }
+
+    /// The pool has so many endpoints from now on. With none, arrivals are refused at once, and what waits goes on
+    /// waiting for one.
+    pub fn set_endpoints(&mut self, endpoints: u32, now: f64) {
+        self.advance(now);
+        self.endpoints = endpoints;
+        self.settle();
+    }
+
+    /// A request asks to be let in.
+    pub fn arrive(&mut self, arrival: &Arrival, now: f64) -> Decision {
+        self.advance(now);
+        let id = arrival.id;
+        if self.queue.contains(id) || self.running.contains_key(&id) || self.news.by_id.contains_key(&id) {
+            return reject(RefusalReason::Duplicate, None);
+        }
+        if self.endpoints == 0 {
+            return reject(RefusalReason::NoEndpoint, None);
+        }
+        let spare = arrival
+            .deadline
+            .map(|deadline| deadline - not_negative(arrival.prefill));
+        if spare.map_or(false, |spare| spare < 0.0) {
+            return reject(RefusalReason::Deadline, None);
+        }
+        if self.queue.len() == 0 && self.has_slot() && self.pass() {
+            let _ = self.running.insert(id, self.now);
+            return Decision::Admit;
+        }
+        self.hold(arrival, spare)
+    }
+
+    /// What has happened to requests that were held, in order, each told once. Call it after every other call, and at
+    /// [`Gate::next_wake`].
+    pub fn poll(&mut self, now: f64) -> Vec<Event> {
+        self.advance(now);
+        self.news.take()
+    }
+
+    /// A request's client has gone away: if it waits, its place is free; if it runs (or is being released), it ended.
+    pub fn leave(&mut self, id: u64, now: f64) {
+        self.advance(now);
+        self.news.forget(id);
+        if self.queue.remove(id).is_none() {
+            self.end(id);
+        }
+        self.settle();
+    }
+
+    /// A request that was let in has ended, whatever way. What it does not know is ignored.
+    pub fn finished(&mut self, id: u64, now: f64) {
+        self.leave(id, now);
+    }
+
+    /// When to poll if nothing else happens before: never earlier than `now`; None where there is nothing to wait for.
+    pub fn next_wake(&self, now: f64) -> Option<f64> {
+        let now = Moment::at(now).max(self.now);
+        if !self.news.events.is_empty() {
+            return Some(now.seconds());
+        }
+        let expiry = self.queue.first_expiry().map_or(Moment::NEVER, |(at, _)| at);
+        match self.next_release().min(expiry) {
+            Moment::NEVER => None,
+            moment => Some(moment.max(now).seconds()),
+        }
+    }
+
+    /// What waits and runs.
+    pub fn load(&self) -> Load {
+        Load {
+            waiting: self.queue.len(),
+            waiting_tokens: self.queue.tokens(),
+            running: self.running.len(),
+        }
+    }
+
+    /// Seconds that a new request would probably wait.
+    pub fn predicted_wait(&self, priority: u8, tenant: u64, weight: f64) -> f64 {
+        let priority = priority.min(self.config.highest_priority);
+        self.outlook()
+            .wait(self.queue.ahead(priority, tenant, whole_weight(weight)))
+    }
+
+    /// Seconds that requests run, on average, of late.
+    pub fn run_seconds(&self) -> f64 {
+        self.run_time.mean()
+    }
+
+    fn hold(&mut self, arrival: &Arrival, spare: Option<f64>) -> Decision {
+        let ticket = self.ticket(arrival, spare);
+        if let Err(reason) = self.has_room(&ticket) {
+            let retry_after = match reason {
+                RefusalReason::TenantFull => self.tenant_retry_after(&ticket),
+                _ => self.retry_after(),
+            };
+            return reject(reason, retry_after);
+        }
+        let ahead = self.queue.ahead(ticket.priority, ticket.tenant, ticket.weight);
+        let predicted = self.outlook().wait(ahead);
+        if let Some(too_long) = spare.map(|spare| predicted - spare).filter(|&too_long| too_long > 0.0) {
+            let retry_after = Some(too_long.min(self.config.longest_retry)).filter(|_| predicted.is_finite());
+            return reject(RefusalReason::Deadline, retry_after);
+        }
+        self.make_room(&ticket);
+        self.queue.push(ticket);
+        Decision::Hold { predicted }
+    }
+
+    fn ticket(&self, arrival: &Arrival, spare: Option<f64>) -> Ticket {
+        let config = &self.config;
+        let tokens = not_negative(arrival.tokens).min(MOST_TOKENS);
+        let cost = config.request_cost + config.token_cost * tokens;
+        let timeout = self.now.after(config.queue.wait);
+        let useless = spare.map_or(Moment::NEVER, |spare| self.now.after(spare));
+        let (expires, then) = if useless < timeout {
+            (useless, RefusalReason::Deadline)
+        } else {
+            (timeout, RefusalReason::QueueTimeout)
+        };
+        let priority = arrival.priority.min(config.highest_priority);
+        Ticket {
+            id: arrival.id,
+            tenant: arrival.tenant,
+            weight: whole_weight(arrival.weight),
+            priority,
+            tokens: tokens as u64,
+            cost: (not_negative(cost).min(MOST_TOKENS) as u64).max(1),
+            arrived: self.now,
+            expires,
+            then,
+            rises: if priority < config.highest_priority {
+                self.now.after(config.starvation)
+            } else {
+                Moment::NEVER
+            },
+        }
+    }
+
+    /// Whether a ticket has room in the queue, perhaps after others have given way; if not, why.
+    fn has_room(&mut self, ticket: &Ticket) -> Result<(), RefusalReason> {
+        let bounds = self.config.queue;
+        if bounds.depth == 0 {
+            return Err(RefusalReason::QueueFull);
+        }
+        let (count, tokens) = self
+            .queue
+            .tenant(ticket.tenant)
+            .map_or((0, 0), |load| (load.count, load.tokens));
+        if count >= bounds.tenant_depth || tokens.saturating_add(ticket.tokens) > bounds.tenant_tokens {
+            return Err(RefusalReason::TenantFull);
+        }
+        let whole = self.queue.tokens().saturating_add(ticket.tokens);
+        let below = self.queue.tokens_below(ticket.priority);
+        if ticket.tokens > bounds.tokens || whole.saturating_sub(bounds.tokens) > below {
+            return Err(RefusalReason::QueueTokens);
+        }
+        let full = self.queue.len() >= bounds.depth as usize;
+        if full && self.gives_way(ticket).is_none() {
+            return Err(RefusalReason::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Displace who must give way to a ticket that has room.
+    fn make_room(&mut self, ticket: &Ticket) {
+        let bounds = self.config.queue;
+        while self.queue.len() >= bounds.depth as usize
+            || self.queue.tokens().saturating_add(ticket.tokens) > bounds.tokens
+        {
+            match self.gives_way(ticket).and_then(|id| self.queue.remove(id)) {
+                Some(displaced) => self.refuse(&displaced, RefusalReason::Displaced),
+                None => return,
+            }
+        }
+    }
+
+    fn gives_way(&self, ticket: &Ticket) -> Option<u64> {
+        self.queue.gives_way(ticket.priority, ticket.tenant, ticket.weight)
+    }
+
+    /// Do what is due until now, each thing as of when it was due; at one moment releases come before expiries.
+    fn advance(&mut self, now: f64) {
+        let now = Moment::at(now).max(self.now);
+        loop {
+            let release = self.next_release();
+            let expiry = self.queue.first_expiry();
+            let expires = expiry.map_or(Moment::NEVER, |(at, _)| at);
+            let next = release.min(expires);
+            if next > now || next == Moment::NEVER {
+                break;
+            }
+            self.now = self.now.max(next);
+            if release <= expires {
+                self.release();
+            } else if let Some(ticket) = expiry.and_then(|(_, id)| self.queue.remove(id)) {
+                let reason = if self.endpoints == 0 {
+                    RefusalReason::NoEndpoint
+                } else {
+                    ticket.then
+                };
+                self.refuse(&ticket, reason);
+            }
+        }
+        self.now = now;
+        if let Some(bucket) = &mut self.bucket {
+            bucket.fill(now);
+        }
+    }
+
+    /// Release what a change has made room for.
+    fn settle(&mut self) {
+        while self.next_release() <= self.now {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if !self.pass() {
+            return;
+        }
+        if let Some(ticket) = self.queue.pop(self.now, self.config.highest_priority) {
+            let _ = self.running.insert(ticket.id, self.now);
+            self.news.push(Event::Released {
+                id: ticket.id,
+                waited: self.now.since(ticket.arrived),
+            });
+        }
+    }
+
+    fn refuse(&mut self, ticket: &Ticket, reason: RefusalReason) {
+        let retry_after = self.retry_after();
+        self.news.push(Event::Refused {
+            id: ticket.id,
+            waited: self.now.since(ticket.arrived),
+            refusal: Refusal { reason, retry_after },
+        });
+    }
+
+    fn end(&mut self, id: u64) {
+        if let Some(since) = self.running.remove(&id) {
+            self.run_time.observe(self.now.since(since));
+        }
+    }
+
+    fn pass(&mut self) -> bool {
+        let now = self.now;
+        self.bucket.as_mut().map_or(true, |bucket| bucket.take(now))
+    }
+
+    fn has_slot(&self) -> bool {
+        self.slots().map_or(true, |slots| (self.running.len() as u64) < slots)
+    }
+
+    fn slots(&self) -> Option<u64> {
+        let config = &self.config;
+        let each = config
+            .concurrency_per_endpoint
+            .map(|each| u64::from(each) * u64::from(self.endpoints));
+        let whole = config.concurrency.map(u64::from);
+        match (each, whole) {
+            _ if self.endpoints == 0 => Some(0),
+            (Some(each), Some(whole)) => Some(each.min(whole)),
+            (each, whole) => each.or(whole),
+        }
+    }
+
+    fn next_release(&self) -> Moment {
+        if self.queue.len() == 0 || !self.has_slot() {
+            return Moment::NEVER;
+        }
+        self.bucket
+            .as_ref()
+            .map_or(self.now, |bucket| bucket.ready(1).max(self.now))
+    }
+
+    fn outlook(&self) -> Outlook<'_> {
+        Outlook {
+            now: self.now,
+            bucket: self.bucket.as_ref(),
+            slots: self.slots(),
+            running: self.running.len() as u64,
+            run_time: self.run_time.mean(),
+        }
+    }
+
+    /// When one more refused request may find room: once the queue is short enough to be passed in time, and after
+    /// those that were refused before it.
+    fn retry_after(&mut self) -> Option<f64> {
+        let outlook = self.outlook();
+        let (wait, interval) = (outlook.wait(self.queue.len()), outlook.interval());
+        let base = not_negative(wait - self.config.queue.wait);
+        let (now, longest) = (self.now, self.config.longest_retry);
+        Some(wait)
+            .filter(|wait| wait.is_finite())
+            .map(|_| promise(&mut self.promised, now, base, interval, longest))
+    }
+
+    /// The same for a request whose tenant has too many waiting: they go at the tenant's share.
+    fn tenant_retry_after(&mut self, ticket: &Ticket) -> Option<f64> {
+        let share = self.queue.share(ticket.priority, ticket.tenant, ticket.weight);
+        let interval = self.outlook().interval() / share;
+        let (now, longest) = (self.now, self.config.longest_retry);
+        let load = self.queue.tenant(ticket.tenant)?;
+        Some(interval)
+            .filter(|interval| interval.is_finite())
+            .map(|interval| promise(&mut load.promised, now, 0.0, interval, longest))
+    }
+}
+
+fn reject(reason: RefusalReason, retry_after: Option<f64>) -> Decision {
+    Decision::Reject(Refusal { reason, retry_after })
+}
+
+/// The number, or 0 where it is negative or none.
+fn not_negative(number: f64) -> f64 {
+    number.max(0.0)
+}

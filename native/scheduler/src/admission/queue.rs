@@ -1,0 +1,218 @@
+//! What waits: a fair queue for each priority, the times at which tickets expire or rise, and the bounds.
+
+use super::config::RefusalReason;
+use super::fair::{FairQueue, Place};
+use super::moment::Moment;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A ticket that waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticket {
+    pub(super) id: u64,
+    pub(super) tenant: u64,
+    pub(super) weight: u64,
+    pub(super) priority: u8,
+    pub(super) tokens: u64,
+    pub(super) cost: u64,
+    pub(super) arrived: Moment,
+    /// When it is no use to wait on, and why.
+    pub(super) expires: Moment,
+    pub(super) then: RefusalReason,
+    /// When it counts as of the highest priority.
+    pub(super) rises: Moment,
+}
+
+/// What one tenant has waiting, of all priorities.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TenantLoad {
+    pub(super) count: u32,
+    pub(super) tokens: u64,
+    /// Until when its refused requests have been told to stay away.
+    pub(super) promised: Moment,
+}
+
+type Timer = (Moment, u64, u64);
+
+#[derive(Debug, Clone)]
+struct Entry {
+    ticket: Ticket,
+    seq: u64,
+    level: u8,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Queue {
+    levels: BTreeMap<u8, Level>,
+    entries: HashMap<u64, Entry>,
+    tenants: HashMap<u64, TenantLoad>,
+    expiries: BTreeSet<Timer>,
+    rises: BTreeSet<Timer>,
+    tokens: u64,
+    next_seq: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Level {
+    fair: FairQueue,
+    tokens: u64,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    pub(super) fn contains(&self, id: u64) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    pub(super) fn tenant(&mut self, tenant: u64) -> Option<&mut TenantLoad> {
+        self.tenants.get_mut(&tenant)
+    }
+
+    /// Put a ticket in; its name must be new.
+    pub(super) fn push(&mut self, ticket: Ticket) {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let _ = self.expiries.insert((ticket.expires, seq, ticket.id));
+        if ticket.rises != Moment::NEVER {
+            let _ = self.rises.insert((ticket.rises, seq, ticket.id));
+        }
+        let load = self.tenants.entry(ticket.tenant).or_insert(TenantLoad {
+            count: 0,
+            tokens: 0,
+            promised: Moment::at(0.0),
+        });
+        load.count += 1;
+        load.tokens = load.tokens.saturating_add(ticket.tokens);
+        self.tokens = self.tokens.saturating_add(ticket.tokens);
+        self.enter_level(ticket.priority, seq, &ticket);
+        let level = ticket.priority;
+        let _ = self.entries.insert(ticket.id, Entry { ticket, seq, level });
+    }
+
+    /// Take a ticket out, wherever it stands.
+    pub(super) fn remove(&mut self, id: u64) -> Option<Ticket> {
+        let entry = self.entries.remove(&id)?;
+        let ticket = entry.ticket;
+        if let Some(level) = self.levels.get_mut(&entry.level) {
+            let _ = level.fair.remove(ticket.tenant, entry.seq);
+        }
+        self.forget(&entry);
+        Some(ticket)
+    }
+
+    /// Take out the ticket whose turn it is. Those that have waited long enough rise to level `highest` before.
+    pub(super) fn pop(&mut self, now: Moment, highest: u8) -> Option<Ticket> {
+        self.raise(now, highest);
+        let id = self.levels.values_mut().next_back()?.fair.pop()?.id;
+        let entry = self.entries.remove(&id)?;
+        self.forget(&entry);
+        Some(entry.ticket)
+    }
+
+    /// When the first ticket expires, and which; of those that expire together the one that came first.
+    pub(super) fn first_expiry(&self) -> Option<(Moment, u64)> {
+        self.expiries.iter().next().map(|&(at, _, id)| (at, id))
+    }
+
+    /// Tickets that will probably go before a new one.
+    pub(super) fn ahead(&self, priority: u8, tenant: u64, weight: u64) -> usize {
+        self.levels
+            .range(priority..)
+            .map(|(&at, level)| {
+                if at == priority {
+                    level.fair.ahead(tenant, weight)
+                } else {
+                    level.fair.len()
+                }
+            })
+            .sum()
+    }
+
+    /// The share of service that a tenant gets on its level while those who wait now do.
+    pub(super) fn share(&self, priority: u8, tenant: u64, weight: u64) -> f64 {
+        self.levels
+            .get(&priority)
+            .map_or(1.0, |level| level.fair.share(tenant, weight))
+    }
+
+    /// The ticket that gives its place to a new one in a full queue: the newest of the tenant with the most on the
+    /// lowest level, if that level is below the new one's, or that tenant has more for its weight there.
+    pub(super) fn gives_way(&self, priority: u8, tenant: u64, weight: u64) -> Option<u64> {
+        let (&lowest, level) = self.levels.iter().next()?;
+        let may = lowest < priority || (lowest == priority && level.fair.someone_is_heavier(tenant, weight));
+        if may {
+            level.fair.newest_of_heaviest()
+        } else {
+            None
+        }
+    }
+
+    /// Tokens that wait on levels below this one.
+    pub(super) fn tokens_below(&self, priority: u8) -> u64 {
+        self.levels.range(..priority).map(|(_, level)| level.tokens).sum()
+    }
+
+    fn enter_level(&mut self, at: u8, seq: u64, ticket: &Ticket) {
+        let level = self.levels.entry(at).or_default();
+        let place = Place {
+            id: ticket.id,
+            cost: ticket.cost,
+        };
+        level.fair.push(ticket.tenant, ticket.weight, seq, place);
+        level.tokens = level.tokens.saturating_add(ticket.tokens);
+    }
+
+    fn leave_level(&mut self, at: u8, tokens: u64) {
+        let empty = self.levels.get_mut(&at).map_or(false, |level| {
+            level.tokens = level.tokens.saturating_sub(tokens);
+            level.fair.len() == 0
+        });
+        if empty {
+            let _ = self.levels.remove(&at);
+        }
+    }
+
+    /// Keep the books of a ticket that has left its fair queue for good.
+    fn forget(&mut self, entry: &Entry) {
+        let ticket = &entry.ticket;
+        self.leave_level(entry.level, ticket.tokens);
+        let _ = self.expiries.remove(&(ticket.expires, entry.seq, ticket.id));
+        let _ = self.rises.remove(&(ticket.rises, entry.seq, ticket.id));
+        self.tokens = self.tokens.saturating_sub(ticket.tokens);
+        if let Some(load) = self.tenants.get_mut(&ticket.tenant) {
+            load.count -= 1;
+            load.tokens = load.tokens.saturating_sub(ticket.tokens);
+            if load.count == 0 {
+                let _ = self.tenants.remove(&ticket.tenant);
+            }
+        }
+    }
+
+    fn raise(&mut self, now: Moment, highest: u8) {
+        while let Some(&(at, seq, id)) = self.rises.iter().next() {
+            if at > now {
+                return;
+            }
+            let _ = self.rises.remove(&(at, seq, id));
+            let (ticket, from) = match self.entries.get_mut(&id) {
+                Some(entry) if entry.level < highest => {
+                    let from = entry.level;
+                    entry.level = highest;
+                    (entry.ticket, from)
+                }
+                _ => continue,
+            };
+            if let Some(level) = self.levels.get_mut(&from) {
+                let _ = level.fair.remove(ticket.tenant, seq);
+            }
+            self.leave_level(from, ticket.tokens);
+            self.enter_level(highest, seq, &ticket);
+        }
+    }
+}
