@@ -55,7 +55,7 @@ class Translator:
 
     def _shared(self, view: ProxyView) -> Mapping[str, Resources]:
         """What all proxies of the scope have alike: outbound clusters, and for transparent sidecars the outbound
-        listeners and routes. DNS services' endpoints are part of their clusters, those of headless ones of listeners."""
+        listeners and routes. DNS services' endpoints are part of clusters, headless ones' of listeners."""
         scope = view.scope
         module = view.instance.module
         transparent = not scope.is_gateway and view.instance.capture.kind is CaptureKind.TRANSPARENT

@@ -11,7 +11,7 @@ from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 
-from headrace.envoy.translate.gateway_servers import BoundServer, intersection
+from headrace.envoy.translate.gateway_servers import BoundServer, intersection, is_http
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import boolean, uint32
 from headrace.envoy.translate.routes import http_routes
@@ -59,7 +59,7 @@ def gateway_route_config(
 def _add_server(memo: Memo, scope: Scope, server: BoundServer, hosts: dict[str, _Host]) -> None:
     """Adds what one server offers: its VirtualServices' routes, and the redirection to https where it asks for it."""
     port = server.server.port
-    redirect = server.server.tls is not None and server.server.tls.https_redirect
+    redirect = is_http(server.server) and server.server.tls is not None and server.server.tls.https_redirect
     for item in scope.gateway_virtual_services.get(server.gateway, ()):
         names = intersection(server.hosts, item.hosts, item.meta.namespace)
         if not names:

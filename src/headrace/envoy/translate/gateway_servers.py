@@ -59,7 +59,7 @@ def merged_ports(gateways: Sequence[Gateway], bind: str, port_map: Iterable[tupl
     ports: dict[tuple[int, str], list[BoundServer]] = {}
     for gateway in gateways:
         for server in gateway.servers:
-            if not (_is_http(server) or _terminates_tls(server)):
+            if not (is_http(server) or _terminates_tls(server)):
                 continue
             port = bound.get(server.port, server.port)
             candidate = _bound_server(gateway, server, port)
@@ -67,12 +67,13 @@ def merged_ports(gateways: Sequence[Gateway], bind: str, port_map: Iterable[tupl
             if all(_fits(candidate, other) for other in held):
                 held.append(candidate)
     return [
-        GatewayPort(address, port, not _is_http(servers[0].server), tuple(servers))
+        GatewayPort(address, port, not is_http(servers[0].server), tuple(servers))
         for (port, address), servers in sorted(ports.items())
     ]
 
 
-def _is_http(server: Server) -> bool:
+def is_http(server: Server) -> bool:
+    """Whether a server speaks clear-text HTTP (only there `httpsRedirect` has a meaning)."""
     return server.protocol.upper() in _HTTP
 
 
@@ -84,7 +85,7 @@ def _bound_server(gateway: Gateway, server: Server, port: int) -> BoundServer:
     namespace = gateway.meta.namespace
     hosts = tuple((namespace if part == "." else part, name.lower()) for part, name in server.hosts)
     at = f".{server.bind}" if server.bind else ""
-    if _is_http(server):
+    if is_http(server):
         route_name = f"http.{port}{at}"
     else:
         route_name = f"https.{server.port}.{server.port_name}.{gateway.meta.name}.{namespace}{at}"
@@ -93,9 +94,9 @@ def _bound_server(gateway: Gateway, server: Server, port: int) -> BoundServer:
 
 def _fits(candidate: BoundServer, other: BoundServer) -> bool:
     """Whether two servers can share a port."""
-    if _is_http(candidate.server) != _is_http(other.server):
+    if is_http(candidate.server) != is_http(other.server):
         return False
-    if _is_http(candidate.server):
+    if is_http(candidate.server):
         return True
     return candidate.route_name != other.route_name and not set(candidate.hosts) & set(other.hosts)
 

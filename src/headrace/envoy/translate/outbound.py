@@ -142,12 +142,15 @@ def _plan_port(
     if addresses or service.headless:
         return
     plan = plans.setdefault((ANY, port.number), Plan())
-    blocks = tuple(address for address in service.addresses if "/" in address)
+    blocks = _blocks(target)
     if port.protocol in _BY_SNI:
         plan.opaque.append(Opaque(cluster, (service.host,), blocks=blocks))
     elif blocks:
-        routes = plan.table if port.protocol is Protocol.UNDECLARED else ""
-        plan.opaque.append(Opaque(cluster, (), routes, blocks))
+        taken = {block for item in plan.opaque if not item.hosts for block in item.blocks}
+        free = tuple(block for block in blocks if block not in taken)
+        if free:  # Envoy refuses two chains for the same block
+            routes = plan.table if port.protocol is Protocol.UNDECLARED else ""
+            plan.opaque.append(Opaque(cluster, (), routes, free))
     elif not any(item.takes_all for item in plan.opaque):  # without an address only one service can have a port
         plan.opaque.append(Opaque(cluster))
 
@@ -155,6 +158,12 @@ def _plan_port(
 def _addresses(target: Target) -> tuple[str, ...]:
     """The service's own addresses; a block of addresses is a filter chain of the listener on any address."""
     return tuple(address for address in target.service.addresses if "/" not in address)
+
+
+def _blocks(target: Target) -> tuple[str, ...]:
+    """The service's blocks of addresses without their insignificant bits, each once."""
+    blocks = (address for address in target.service.addresses if "/" in address)
+    return tuple(dict.fromkeys(str(ipaddress.ip_network(block, strict=False)) for block in blocks))
 
 
 def _virtual_outbound(mesh: MeshConfig) -> XdsResource:
@@ -224,7 +233,7 @@ def _chosen_chains(item: Opaque, settings: HcmSettings) -> list[Any]:
 
 
 def _range(block: str) -> Any:
-    network = ipaddress.ip_network(block, strict=False)
+    network = ipaddress.ip_network(block)
     return address_pb2.CidrRange(address_prefix=str(network.network_address), prefix_len=uint32(network.prefixlen))
 
 

@@ -133,3 +133,15 @@ def test_http_to_a_block_of_a_port_nobody_declared() -> None:
     http, tcp_chain, _ = listeners(blk)["0.0.0.0_7000"].filter_chains
     assert unpacked(http).rds.route_config_name == "7000"
     assert [chain.filter_chain_match.prefix_ranges[0].prefix_len.value for chain in (http, tcp_chain)] == [24, 24]
+
+
+def test_a_block_belongs_to_the_oldest_service_that_has_it() -> None:
+    ports = (port(9999, Protocol.TCP),)
+    one = entry("a.example.com", ports=ports, addresses=("192.0.2.1/24",))
+    two = entry("b.example.com", ports=ports, addresses=("192.0.2.7/24", "198.51.100.0/24"))
+    first, second = listeners(two, one)["0.0.0.0_9999"].filter_chains
+    blocks = {
+        tcp(chain): [item.address_prefix for item in chain.filter_chain_match.prefix_ranges]
+        for chain in (first, second)
+    }
+    assert blocks == {"outbound|9999||a.example.com": ["192.0.2.0"], "outbound|9999||b.example.com": ["198.51.100.0"]}
