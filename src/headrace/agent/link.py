@@ -121,6 +121,7 @@ class ControlLink:
         try:
             async for frame in call:
                 yield frame.message
+                del frame  # not kept while the next one is waited for: it may hold the whole mesh
         except grpc.aio.AioRpcError as error:
             _log.debug("discovery stream ended", replica=replica, reason=_why(error))
         finally:

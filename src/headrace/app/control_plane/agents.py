@@ -62,6 +62,8 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         self._reporting: dict[str, object] = {}
         self.issuer: Issuer | None = None
         self.trust_domain = "cluster.local"
+        self.publishing = asyncio.Event()
+        """Set once changes are published (after a restart: when every host has reported)."""
         self.changed: Callable[[], None] = lambda: None
         self.settle: Callable[[], int] = lambda: 0
 
@@ -136,8 +138,13 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
 
     async def Withdraw(self, request: wire.WithdrawRequest, context: object) -> wire.WithdrawResponse:
         self._hosts.withdraw(request.replica_id)
-        generation = self.settle()
         timeout = min(request.timeout_ms / 1000, _WITHDRAW_LIMIT)
+        try:
+            async with asyncio.timeout(timeout):
+                await self.publishing.wait()
+        except TimeoutError:
+            return wire.WithdrawResponse(acknowledged=False)
+        generation = self.settle()
         pending = await self._discovery.acknowledged(generation, timeout) - {request.replica_id}
         return wire.WithdrawResponse(acknowledged=not pending, pending=len(pending))
 
@@ -145,7 +152,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         self,
         request_iterator: AsyncIterator[wire.DiscoveryFrame],
         context: grpc.aio.ServicerContext[wire.DiscoveryFrame, wire.DiscoveryFrame],
-    ) -> AsyncIterator[wire.DiscoveryFrame]:
+    ) -> None:
         metadata = dict(context.invocation_metadata() or ())
         replica = metadata.get("replica-id", "")
         if isinstance(replica, bytes):
@@ -157,5 +164,9 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
             async for frame in request_iterator:
                 yield frame.message
 
+        # Written, not yielded: a suspended generator would keep each stream's last frame, which may be the whole mesh.
         async for message in self._discovery.stream(replica, frames()):
-            yield wire.DiscoveryFrame(message=message)
+            frame = wire.DiscoveryFrame(message=message)
+            del message
+            await context.write(frame)
+            del frame

@@ -109,6 +109,7 @@ class ControlPlane:
     def _open_pipeline(self) -> None:
         if not self._pipeline.open:
             self._pipeline.open = True
+            self._agents.publishing.set()
             self._dirty.set(self._dirty.value + 1)
 
     def _await_hosts(self) -> None:
@@ -120,7 +121,7 @@ class ControlPlane:
         if self._awaited:
             asyncio.get_running_loop().call_later(REPORT_GRACE, self._open_pipeline)
         else:
-            self._pipeline.open = True
+            self._open_pipeline()
 
     def _open_authority(self) -> None:
         trust_domain = self._documents.store.revision().mesh.trust_domain
