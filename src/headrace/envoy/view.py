@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
+from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import MESH_GATEWAY
 from headrace.model.proxy import Proxy, ProxyKind, WorkloadPortView
@@ -31,13 +32,19 @@ LOCALITY_LABELS = frozenset({"istio-locality", "topology.kubernetes.io/region", 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Target:
-    """A service as one scope sees it: with the DestinationRule that speaks for it there and the SPIFFE URIs that its
-    workloads have (the SANs of mesh mutual TLS). Interned: same parts, same object. Endpoints are not in it, so that
-    they change without touching clusters and routes."""
+    """A service as one scope sees it: with the DestinationRule that speaks for it there, the SPIFFE URIs that its
+    workloads have (the SANs of mesh mutual TLS) and the InferencePolicy that is for it. Interned: same parts, same
+    object. Endpoints are not in it, so that they change without touching clusters and routes."""
 
     service: Service
     rule: DestinationRule | None
     accounts: tuple[str, ...]
+    inference: InferencePolicy | None = None
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether its requests are picked for, held and shed as those of a pool of model servers."""
+        return self.service.pool or self.inference is not None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -50,7 +57,7 @@ class Target:
         return (self.service.namespace, self.service.host, self.rule.meta.key if self.rule else None)
 
 
-_TargetParts = tuple[Service, DestinationRule | None, tuple[str, ...]]
+_TargetParts = tuple[Service, DestinationRule | None, tuple[str, ...], InferencePolicy | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +206,8 @@ class Scopes:
 
     def _targets_of(self, index: MeshIndex, snapshot: MeshSnapshot, namespace: str) -> _Seen:
         """What a namespace sees of services; walked again only where something that it is made of changed."""
-        parts = (snapshot.mesh, snapshot.services, snapshot.destination_rules, snapshot.accounts)
+        policies = snapshot.inference_policies
+        parts = (snapshot.mesh, snapshot.services, snapshot.destination_rules, snapshot.accounts, policies)
         known = self._by_namespace.get(namespace)
         if known is not None and all(one is other for one, other in zip(known.parts, parts, strict=True)):
             return known
@@ -216,7 +224,7 @@ class Scopes:
 
     def _target(self, index: MeshIndex, snapshot: MeshSnapshot, service: Service, namespace: str) -> Target:
         accounts = snapshot.accounts.get((service.namespace, service.host), ())
-        parts = (service, index.rule_for(service, namespace), accounts)
+        parts = (service, index.rule_for(service, namespace), accounts, index.inference_for(service))
         target = self._targets.get(parts)
         if target is None:
             target = self._targets[parts] = Target(*parts)

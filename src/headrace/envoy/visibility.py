@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from headrace.model.destination import DestinationRule, Subset
+from headrace.model.inference import InferencePolicy
 from headrace.model.service import Service
 from headrace.model.traffic import VirtualService
 from headrace.registry.snapshot import MeshSnapshot
@@ -115,6 +116,10 @@ class MeshIndex:
         for table in self._local.values():
             table.seal()
         self._exported: dict[tuple[str, str], RuleTable] = {}
+        self._inference: dict[tuple[str, str], InferencePolicy] = {}
+        for policy in snapshot.inference_policies:
+            for target in policy.targets:
+                self._inference.setdefault((policy.meta.namespace, target.host(policy.meta.namespace)), policy)
         self.source_label_names = _source_label_names(snapshot.virtual_services)
         self.gateway_label_names = frozenset(name for gateway in snapshot.gateways for name, _ in gateway.selector)
 
@@ -170,6 +175,10 @@ class MeshIndex:
                 if found:
                     return self._merger.merge(found)
         return None
+
+    def inference_for(self, service: Service) -> InferencePolicy | None:
+        """The InferencePolicy that is for a service: of several the oldest, as Gateway API policies conflict."""
+        return self._inference.get((service.namespace, service.host))
 
     def _exported_rules(self, owner: str, namespace: str) -> RuleTable:
         key = (owner, namespace)

@@ -53,13 +53,15 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """One port: `target` is the endpoint's port (number), or `target_name` a port name of the workload."""
+    """One port: `target` is the endpoint's port (number), or `target_name` a port name of the workload. `more_targets`:
+    further ports of every endpoint, each an endpoint of its own (an InferencePool with several targetPorts)."""
 
     number: int
     name: str
     protocol: Protocol
     target: int = 0
     target_name: str = ""
+    more_targets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +72,7 @@ class Service:
     addresses (none for headless); `export_to` as written ('*', '.', '~' or namespaces; empty: the mesh's default);
     `service_accounts` extra SANs (ServiceEntry.subjectAltNames); `engine` the model engine that its workloads name
     ('' : not a model service). `kubernetes` tells a Service document from a ServiceEntry: short names exist only then.
-    `external_name` is the DNS name behind a Service of type ExternalName ('' otherwise).
+    `external_name` is the DNS name behind a Service of type ExternalName ('' otherwise). `pool`: an InferencePool.
     """
 
     meta: Metadata
@@ -87,6 +89,7 @@ class Service:
     engine: str = ""
     kubernetes: bool = True
     external_name: str = ""
+    pool: bool = False
 
     @property
     def name(self) -> str:

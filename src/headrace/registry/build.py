@@ -44,6 +44,7 @@ def build_snapshot(
         static_workloads=documents.static_workloads,
         namespaces=namespaces,
         accounts=joined.accounts,
+        inference_policies=documents.inference_policies,
         basis=joined,
     )
 

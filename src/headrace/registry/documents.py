@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar, cast
 
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
+from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.resource import Metadata, ResourceKey
 from headrace.model.security import PeerAuthentication, Secret
@@ -85,6 +86,10 @@ class Documents:
     @property
     def peer_authentications(self) -> tuple[PeerAuthentication, ...]:
         return self.of(PeerAuthentication)
+
+    @property
+    def inference_policies(self) -> tuple[InferencePolicy, ...]:
+        return self.of(InferencePolicy)
 
     @property
     def secrets(self) -> tuple[Secret, ...]:

@@ -21,6 +21,12 @@ def target_port(port: ServicePort, ports: tuple[WorkloadPort, ...]) -> int:
     return port.target or port.number
 
 
+def target_ports(port: ServicePort, ports: tuple[WorkloadPort, ...]) -> tuple[int, ...]:
+    """All of the workload's ports behind a service port: `target_port`, then the further ones of an InferencePool."""
+    number = target_port(port, ports)
+    return ((number,) if number else ()) + port.more_targets
+
+
 def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: Labels) -> tuple[WorkloadPortView, ...]:
     """All ports at which the workload `name` of `namespace` is called, sorted by number."""
     own = declared_ports(snapshot, namespace, name)
@@ -34,9 +40,8 @@ def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: La
             if service.namespace != namespace or not service.selector or not selects(service.selector, labels):
                 continue
             for port in service.ports:
-                number = target_port(port, own)
-                if number and number not in found:
-                    found[number] = WorkloadPortView(number, port.name, port.protocol.value, engine)
+                for number in target_ports(port, own):
+                    found.setdefault(number, WorkloadPortView(number, port.name, port.protocol.value, engine))
     if workload is not None:
         for extra in own:
             if extra.number not in found:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
+from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.resource import Labels
 from headrace.model.security import PeerAuthentication, Secret
@@ -45,6 +46,7 @@ class MeshSnapshot:
     static_workloads: tuple[StaticWorkload, ...] = ()
     namespaces: Mapping[str, Labels] = field(default_factory=dict)
     accounts: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    inference_policies: tuple[InferencePolicy, ...] = ()
     basis: object = field(default=None, repr=False)
 
     def same_but_endpoints(self, other: MeshSnapshot) -> bool:

@@ -15,6 +15,7 @@ from headrace.config.analysis.destinations import judge_destinations, judge_ingr
 from headrace.config.analysis.gateways import judge_gateways
 from headrace.config.analysis.index import Index
 from headrace.config.analysis.inference import judge_timeouts
+from headrace.config.analysis.inference_policies import judge_inference_policies
 from headrace.config.analysis.routing import judge_routes
 from headrace.config.analysis.services import judge_services
 from headrace.config.analysis.virtual_services import judge_bindings, judge_shared_hosts
@@ -26,6 +27,7 @@ _JUDGEMENTS = (
     judge_bindings,
     judge_destinations,
     judge_gateways,
+    judge_inference_policies,
     judge_ingress_subsets,
     judge_routes,
     judge_rules,

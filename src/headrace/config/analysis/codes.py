@@ -40,6 +40,8 @@ class Code(Enum):
     UNKNOWN_RULE_HOST = ("IST0174", "UnknownDestinationRuleHost", Severity.WARNING)
     CONFLICTING_ENTRY_PROTOCOL = ("IST0177", "ConflictingServiceEntryProtocol", Severity.WARNING)
     NO_TIMEOUT = ("HR0101", "InferenceRouteWithoutTimeout", Severity.WARNING)
+    INFERENCE_TARGET_NOT_FOUND = ("HR0102", "InferencePolicyTargetNotFound", Severity.WARNING)
+    CONFLICTING_INFERENCE_POLICIES = ("HR0103", "ConflictingInferencePolicies", Severity.WARNING)
 
     @property
     def code(self) -> str:

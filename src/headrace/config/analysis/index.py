@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from headrace.config.analysis.codes import Code
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
+from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import resolve_host
 from headrace.model.problem import Problem
@@ -73,6 +74,7 @@ class Index:
     services: list[Service] = field(default_factory=list)
     service_entries: list[ServiceEntry] = field(default_factory=list)
     peer_authentications: list[PeerAuthentication] = field(default_factory=list)
+    inference_policies: list[InferencePolicy] = field(default_factory=list)
     secrets: dict[tuple[str, str], Secret] = field(default_factory=dict)
     running: list[Running] = field(default_factory=list)
     metas: list[Metadata] = field(default_factory=list)
@@ -100,6 +102,8 @@ class Index:
                 self.gateways[f"{meta.namespace}/{meta.name}"] = resource
             case PeerAuthentication():
                 self.peer_authentications.append(resource)
+            case InferencePolicy():
+                self.inference_policies.append(resource)
             case Secret():
                 self.secrets[meta.namespace, meta.name] = resource
             case Service() | ServiceEntry():

@@ -30,6 +30,8 @@ MODULES: dict[tuple[str, str], str] = {
     ("networking.istio.io", "WorkloadEntry"): "workload_entry",
     ("security.istio.io", "PeerAuthentication"): "peer_authentication",
     ("headrace.dev", "Workload"): "workload",
+    ("headrace.dev", "InferencePolicy"): "inference_policy",
+    ("inference.networking.k8s.io", "InferencePool"): "inference_pool",
     ("headrace.dev", "MeshConfig"): "mesh_config",
 }
 """(API group, kind) → module of this package. A module has `KIND`, or `KINDS` where it describes several."""

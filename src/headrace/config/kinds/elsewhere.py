@@ -25,9 +25,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "UDPRoute",
     ),
     "gateway.networking.x-k8s.io": ("XBackendTrafficPolicy", "XListenerSet", "XMesh"),
-    "inference.networking.k8s.io": ("InferencePool",),
+    "inference.networking.k8s.io": (),
     "inference.networking.x-k8s.io": ("InferenceModel", "InferenceObjective", "InferencePool", "InferencePoolImport"),
-    "headrace.dev": ("InferencePolicy", "Rollout"),
+    "headrace.dev": ("Rollout",),
     "": (
         "Binding",
         "ComponentStatus",

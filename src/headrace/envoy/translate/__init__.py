@@ -15,6 +15,7 @@ from headrace.envoy.translate import file_secrets, gateways, inbound, loopback, 
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
 from headrace.envoy.translate.memo import Memo
+from headrace.envoy.translate.pools import asks_module
 from headrace.envoy.translate.virtual_hosts import PortTable, alone, port_tables, route_table
 from headrace.envoy.view import ProxyView, Scope, ScopeKey
 from headrace.model.proxy import CaptureKind
@@ -67,27 +68,30 @@ class Translator:
     def _build_shared(self, view: ProxyView, transparent: bool) -> Mapping[str, Resources]:
         scope = view.scope
         named = self.memo.latest("targets by name", scope.key, scope.targets, targets_by_name, scope.targets)
+        picks = asks_module(self.memo, scope, view.instance.module)
         key = (scope.mesh, scope.targets, tuple(view.endpoints.get(target.key, ()) for target in named))
-        clusters = self.memo.latest("clusters of a scope", scope.key, key, self._clusters, view)
-        found = {CLUSTER: self._mapping(scope, CLUSTER, clusters)}
+        clusters = self.memo.latest("clusters of a scope", (scope.key, picks), key, self._clusters, view, picks)
+        found = {CLUSTER: self._mapping(scope, CLUSTER, clusters, picks)}
         if transparent:
             tables = port_tables(self.memo, scope)
             shared = outbound.shared_tables(scope, tables)
             listeners = outbound.resources(self.memo, view, shared)
-            found[LISTENER] = self._mapping(scope, LISTENER, listeners)
+            found[LISTENER] = self._mapping(scope, LISTENER, listeners, view.instance.module)
             found[ROUTE] = self._mapping(scope, ROUTE, self._routes(scope, tables, shared))
         return found
 
-    def _mapping(self, scope: Scope, type_url: str, resources: Iterable[XdsResource]) -> Resources:
-        """The resources by name, as the same mapping as long as they are the same."""
+    def _mapping(
+        self, scope: Scope, type_url: str, resources: Iterable[XdsResource], module: bool = False
+    ) -> Resources:
+        """The resources by name, as the same mapping as long as they are the same; `module`: of proxies with it."""
         key = tuple(resources)
-        return self.memo.latest("mapping", (scope.key, type_url), key, _by_name, key)
+        return self.memo.latest("mapping", (scope.key, type_url, module), key, _by_name, key)
 
-    def _clusters(self, view: ProxyView) -> tuple[XdsResource, ...]:
+    def _clusters(self, view: ProxyView, picks: bool) -> tuple[XdsResource, ...]:
         scope = view.scope
         found = [*fixed_clusters(self.memo, scope.mesh, gateway=scope.is_gateway)]
         for target in scope.targets:
-            found += target_clusters(self.memo, scope.mesh, target, view.endpoints.get(target.key, ()))
+            found += target_clusters(self.memo, scope.mesh, target, view.endpoints.get(target.key, ()), picks)
         return tuple(found)
 
     def _routes(

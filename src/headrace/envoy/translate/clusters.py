@@ -28,6 +28,7 @@ from headrace.envoy.translate.destination_rules import effective_policy
 from headrace.envoy.translate.endpoints import in_subset, load_assignment
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import ads, duration
+from headrace.envoy.translate.pools import apply_pool_balancer
 from headrace.envoy.view import Target
 from headrace.model.destination import DestinationRule, LbPolicy, Subset, TrafficPolicy
 from headrace.model.engine_timeouts import engine_timeouts
@@ -78,16 +79,21 @@ def targets_by_name(targets: Iterable[Target]) -> tuple[Target, ...]:
 
 
 def target_clusters(
-    memo: Memo, mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...]
+    memo: Memo, mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...], module: bool = False
 ) -> tuple[XdsResource, ...]:
-    """All clusters of one service as a scope sees it."""
+    """All clusters of one service as a scope sees it. `module`: the native module picks the endpoints of pools."""
     named = endpoints if target.service.resolution in _BY_NAME else ()
-    key = (mesh, target, named)
-    return memo.latest("clusters", target.slot, key, _build, *key)
+    picks = module and target.is_pool
+    key = (mesh, target, named, picks)
+    return memo.latest("clusters", (*target.slot, picks), key, _build, *key)
 
 
-def _build(mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...]) -> tuple[XdsResource, ...]:
-    found = (_cluster(mesh, target, part, endpoints) for part in parts_of(target.service, target.rule))
+def _build(mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...], picks: bool) -> tuple[XdsResource, ...]:
+    parts = tuple(parts_of(target.service, target.rule))
+    found = [_cluster(mesh, target, part, endpoints) for part in parts]
+    for part, cluster in zip(parts, found, strict=True):
+        if picks and cluster is not None:
+            apply_pool_balancer(cluster, target, part.port)
     return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
 
 

@@ -7,6 +7,7 @@ for a sidecar.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
@@ -20,6 +21,7 @@ from headrace.envoy.translate.inbound import listener_access_logs
 from headrace.envoy.translate.inspectors import tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import duration, socket_address, uint32
+from headrace.envoy.translate.pools import asks_module, pool_filter
 from headrace.envoy.translate.tls import gateway_downstream
 from headrace.envoy.view import ProxyView, Scope
 from headrace.model.proxy import Proxy
@@ -46,10 +48,11 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
 def _build(memo: Memo, scope: Scope, proxy: Proxy) -> tuple[XdsResource, ...]:
     ports = merged_ports(scope.gateways, proxy.bind, proxy.port_map)
     https_port = dict(proxy.port_map).get(HTTPS_PORT, HTTPS_PORT)
+    native = Native(proxy.module, asks_module(memo, scope, proxy.module))
     found: list[XdsResource] = []
     tables: dict[str, list[BoundServer]] = {}
     for port in ports:
-        listener = _listener(port, scope, proxy.module)
+        listener = _listener(port, scope, native)
         found.append(resource_of(LISTENER, listener.name, listener))
         for server in port.servers:
             tables.setdefault(server.route_name, []).append(server)
@@ -58,12 +61,20 @@ def _build(memo: Memo, scope: Scope, proxy: Proxy) -> tuple[XdsResource, ...]:
     return tuple(found)
 
 
-def _listener(port: GatewayPort, scope: Scope, module: bool) -> Any:
+@dataclass(frozen=True, slots=True)
+class Native:
+    """Whether the proxy has the native module, and whether it is a way into a pool."""
+
+    module: bool
+    pools: bool
+
+
+def _listener(port: GatewayPort, scope: Scope, native: Native) -> Any:
     name = f"{port.bind}_{port.port}"
     if port.tls:
-        chains = [_tls_chain(server, name, scope, module) for server in port.servers]
+        chains = [_tls_chain(server, name, scope, native) for server in port.servers]
     else:
-        chains = [listener_components_pb2.FilterChain(filters=[_http(port.servers[0], name, scope, module)])]
+        chains = [listener_components_pb2.FilterChain(filters=[_http(port.servers[0], name, scope, native)])]
     return listener_pb2.Listener(
         name=name,
         address=socket_address(port.bind, port.port),
@@ -75,7 +86,7 @@ def _listener(port: GatewayPort, scope: Scope, module: bool) -> Any:
     )
 
 
-def _tls_chain(server: BoundServer, listener: str, scope: Scope, module: bool) -> Any:
+def _tls_chain(server: BoundServer, listener: str, scope: Scope, native: Native) -> Any:
     """The chain of one HTTPS server, chosen by SNI."""
     tls = server.server.tls
     if tls is None:
@@ -83,21 +94,22 @@ def _tls_chain(server: BoundServer, listener: str, scope: Scope, module: bool) -
     chain = listener_components_pb2.FilterChain(
         transport_socket=gateway_downstream(scope.mesh, tls),
         transport_socket_connect_timeout=duration(_HANDSHAKE_SECONDS),
-        filters=[_http(server, listener, scope, module)],
+        filters=[_http(server, listener, scope, native)],
     )
     if server.sni:
         chain.filter_chain_match.server_names.extend(server.sni)
     return chain
 
 
-def _http(server: BoundServer, listener: str, scope: Scope, module: bool) -> Any:
+def _http(server: BoundServer, listener: str, scope: Scope, native: Native) -> Any:
     return hcm_filter(
         HcmSettings(
             direction=Direction.GATEWAY,
             stat_prefix=(server.server.name if server.server.tls else "") or f"outbound_{listener}",
             mesh=scope.mesh,
             rds=server.route_name,
-            module=module,
+            module=native.module,
+            last=(pool_filter(),) if native.pools else (),
             grpc_web=server.server.protocol.upper() == "GRPC-WEB",
         )
     )

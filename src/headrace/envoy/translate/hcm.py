@@ -1,7 +1,8 @@
 """HTTP connection managers: everything a proxy does with HTTP on a listener, in Istio's defaults.
 
 Called by `outbound`, `inbound`, `gateways` and `loopback`. The order of HTTP filters is decided here and nowhere else:
-what a caller prepends (authentication of loopback capture), the native module, gRPC statistics, fault, CORS, router.
+what a caller prepends (authentication of loopback capture), the native module, gRPC statistics, fault, CORS, the
+module's filter for pools, router.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class HcmSettings:
     """What differs between connection managers.
 
     Exactly one of `rds` (route name, read over ADS) and `routes` (an inline RouteConfiguration) is given.
-    `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others.
+    `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others, `last`
+    those directly before the router.
     """
 
     direction: Direction
@@ -84,6 +86,7 @@ class HcmSettings:
     http2: bool = False
     grpc_web: bool = False
     first: tuple[Any, ...] = ()
+    last: tuple[Any, ...] = ()
 
 
 def http_connection_manager(settings: HcmSettings) -> Any:
@@ -136,6 +139,7 @@ def _http_filters(settings: HcmSettings) -> list[Any]:
     filters.append(http_filter("envoy.filters.http.grpc_stats", stats))
     filters.append(http_filter("envoy.filters.http.fault", fault_pb2.HTTPFault()))
     filters.append(http_filter("envoy.filters.http.cors", cors_pb2.Cors()))
+    filters += settings.last
     filters.append(http_filter("envoy.filters.http.router", router_pb2.Router()))
     return filters
 

@@ -36,6 +36,7 @@ from headrace.envoy.translate.inbound import (
 from headrace.envoy.translate.inbound_chains import ChainSettings
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import boolean, duration, http_filter, packed, serialized, socket_address, uint32
+from headrace.envoy.translate.pools import asks_module, pool_filter
 from headrace.envoy.translate.virtual_hosts import PortTable, catch_all, port_tables, virtual_host_bytes
 from headrace.envoy.view import Inbound, ProxyView, Scope
 from headrace.model.mesh import MeshConfig, OutboundMode
@@ -99,10 +100,11 @@ def _inbound_listeners(inbound: Inbound, mesh: MeshConfig, address: str, module:
 def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
     proxy, scope = view.instance, view.scope
     forwards = scope.mesh.outbound_mode is OutboundMode.ALLOW_ANY
+    pools = asks_module(memo, scope, proxy.module)
     listener = memo.get(
         "loopback proxy",
-        (scope.mesh, proxy.addresses[0], proxy.capture, proxy.module),
-        lambda: _proxy_listener(proxy, scope.mesh),
+        (scope.mesh, proxy.addresses[0], proxy.capture, proxy.module, pools),
+        lambda: _proxy_listener(proxy, scope.mesh, pools),
     )
     tables = port_tables(memo, scope)
     routes = memo.latest("loopback routes", scope.key, (scope.mesh, tables), lambda: _route_table(scope, tables))
@@ -112,7 +114,7 @@ def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
     return found
 
 
-def _proxy_listener(proxy: Proxy, mesh: MeshConfig) -> XdsResource:
+def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: bool) -> XdsResource:
     """The HTTP proxy of one application: nobody passes without the replica's credentials."""
     address, port = proxy.addresses[0], proxy.capture.outbound_port
     name = f"{address}_{port}"
@@ -133,6 +135,7 @@ def _proxy_listener(proxy: Proxy, mesh: MeshConfig) -> XdsResource:
         rds=ROUTES,
         module=proxy.module,
         first=tuple(first),
+        last=(pool_filter(),) if pools else (),
     )
     listener = listener_pb2.Listener(
         name=name,

@@ -27,6 +27,7 @@ from headrace.envoy.translate.inbound import listener_access_logs
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import boolean, duration, packed, socket_address, uint32
+from headrace.envoy.translate.pools import asks_module, pool_filter
 from headrace.envoy.translate.virtual_hosts import PortTable
 from headrace.envoy.view import ProxyView, Scope, Target
 from headrace.model.mesh import MeshConfig, OutboundMode
@@ -119,9 +120,10 @@ def _build(
             headless = known.get((*target.key, port.number), ())
             _plan_port(plans, target, port, headless if target.service.headless else _addresses(target))
     mesh = scope.mesh
+    pools = asks_module(memo, scope, module)
     found = [memo.get("virtual outbound", mesh, _virtual_outbound, mesh)]
     for (address, number), plan in sorted(plans.items()):
-        key = (mesh, module, address, number, plan.table, tuple(plan.opaque))
+        key = (mesh, (module, pools), address, number, plan.table, tuple(plan.opaque))
         found.append(memo.get("outbound listener", key, _listener, *key))
     return tuple(found)
 
@@ -183,8 +185,11 @@ def _virtual_outbound(mesh: MeshConfig) -> XdsResource:
 
 
 def _listener(
-    mesh: MeshConfig, module: bool, address: str, port: int, table: str, opaque: tuple[Opaque, ...]
+    mesh: MeshConfig, native: tuple[bool, bool], address: str, port: int, table: str, opaque: tuple[Opaque, ...]
 ) -> XdsResource:
+    """`native`: whether the proxy has the native module, and whether it is a way into a pool."""
+    module, pools = native
+    last = (pool_filter(),) if pools else ()
     name = f"{address}_{port}"
     prefix = f"outbound_{name}"
     chains: list[Any] = []
@@ -194,11 +199,11 @@ def _listener(
             default = part_pb2.FilterChain(filters=[_tcp(item.cluster, item.cluster, mesh)])
             table = item.routes or table
         else:
-            chains += _chosen_chains(
-                item, HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=item.routes, module=module)
-            )
+            settings = HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=item.routes, module=module, last=last)
+            chains += _chosen_chains(item, settings)
     if table:
-        chains.append(_http_chain(HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=table, module=module)))
+        settings = HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=table, module=module, last=last)
+        chains.append(_http_chain(settings))
     listener = listener_pb2.Listener(
         name=name,
         address=socket_address(address, port),

@@ -1,0 +1,251 @@
+"""`headrace.dev/v1alpha1 InferencePolicy`: how requests to model servers are picked, held and shed.
+
+Lowered to `model.inference.InferencePolicy`. It is attached to Services and InferencePools of its own namespace by
+`targetRefs`, as Gateway API policies are; docs/reference/inference-policy.md explains each field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from headrace.config.documents import Document
+from headrace.config.fields import (
+    Choice,
+    DnsName,
+    EnumOf,
+    HeaderName,
+    NonEmpty,
+    Port,
+    Text,
+    duration,
+    number,
+    shown,
+    whole,
+)
+from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec
+from headrace.model.inference import (
+    POOL_GROUP,
+    Admission,
+    Fairness,
+    FairnessKey,
+    InferencePolicy,
+    Overflow,
+    OverflowAction,
+    Picking,
+    PickPolicy,
+    Priorities,
+    Queue,
+    StreamTimeouts,
+    TargetRef,
+)
+from headrace.model.problem import Severity
+from headrace.model.resource import Metadata
+
+MAX_TARGETS = 16
+MAX_LEVELS = 8
+MAX_TENANTS = 1000
+LONGEST_WAIT = 3600.0
+"""Seconds: nobody's client waits longer than an hour."""
+LONGEST_ANSWER = 86_400.0
+
+Rate = Annotated[float, BeforeValidator(number(0.001, 1_000_000.0))]
+Share = Annotated[float, BeforeValidator(number(0.001, 1_000_000.0))]
+Burst = Annotated[int, BeforeValidator(whole(1, 1_000_000))]
+Depth = Annotated[int, BeforeValidator(whole(0, 100_000))]
+Tokens = Annotated[int, BeforeValidator(whole(1, 1_000_000_000))]
+Wait = Annotated[float, BeforeValidator(duration(0.001, LONGEST_WAIT))]
+Span = Annotated[float, BeforeValidator(duration(0.001, LONGEST_ANSWER))]
+
+
+class TargetRefSpec(Spec):
+    """LocalPolicyTargetReference: a Service (group "") or an InferencePool."""
+
+    group: Text = ""
+    kind: Annotated[str, Choice("Service", "InferencePool")]
+    name: DnsName
+
+
+class PickingSpec(Spec):
+    policy: Annotated[PickPolicy, EnumOf(PickPolicy)] = PickPolicy.PREDICTED_DRAIN
+    session_header: HeaderName | None = None
+    warmup: Wait | None = None
+
+
+class QueueSpec(Spec):
+    depth: Depth | None = None
+    tokens: Tokens | None = None
+    time: Wait | None = None
+
+
+class PrioritiesSpec(Spec):
+    header: HeaderName
+    levels: Annotated[list[NonEmpty], Field(min_length=2, max_length=MAX_LEVELS)]
+    default: NonEmpty | None = None
+    starvation: Wait | None = None
+
+
+class FairnessSpec(Spec):
+    key: Annotated[FairnessKey, EnumOf(FairnessKey)]
+    name: NonEmpty | None = None
+    weights: Annotated[dict[NonEmpty, Share], Field(max_length=MAX_TENANTS)] = {}
+
+
+class BackendSpec(TargetRefSpec):
+    port: Port | None = None
+
+
+class OverflowSpec(Spec):
+    action: Annotated[OverflowAction, EnumOf(OverflowAction)] = OverflowAction.REJECT
+    backend: BackendSpec | None = None
+
+
+class AdmissionSpec(Spec):
+    requests_per_second: Rate | None = None
+    burst: Burst | None = None
+    concurrency_per_endpoint: Burst | None = None
+    queue: QueueSpec | None = None
+    priorities: PrioritiesSpec | None = None
+    fairness: FairnessSpec | None = None
+    overflow: OverflowSpec = OverflowSpec()
+
+
+class TimeoutsSpec(Spec):
+    first_token: Span | None = None
+    between_tokens: Span | None = None
+    total: Span | None = None
+
+
+class RetriesSpec(Spec):
+    """Sending again while no byte of an answer has reached the client: at most once."""
+
+    attempts: Annotated[int, BeforeValidator(whole(0, 1))]
+
+
+class InferencePolicySpec(Spec):
+    """headrace.dev/v1alpha1 InferencePolicySpec."""
+
+    target_refs: Annotated[list[TargetRefSpec], Field(min_length=1, max_length=MAX_TARGETS)]
+    picking: PickingSpec = PickingSpec()
+    admission: AdmissionSpec = AdmissionSpec()
+    timeouts: TimeoutsSpec = TimeoutsSpec()
+    retries: RetriesSpec | None = None
+
+
+def _check(spec: InferencePolicySpec, document: Document) -> Iterator[Finding]:
+    seen: set[TargetRef] = set()
+    for at, target in enumerate(spec.target_refs):
+        yield from _check_target(target, ("spec", "targetRefs", at))
+        if _target(target) in seen:
+            yield Finding(("spec", "targetRefs", at), f"{target.kind} {target.name} is listed twice", "Remove one.")
+        seen.add(_target(target))
+    yield from _check_admission(spec.admission)
+    times = spec.timeouts
+    if times.first_token is not None and times.total is not None and times.first_token > times.total:
+        remedy = "Make total the longer one."
+        yield Finding(("spec", "timeouts", "firstToken"), "is longer than timeouts.total: it can never pass", remedy)
+
+
+def _check_target(target: TargetRefSpec, at: tuple[str | int, ...]) -> Iterator[Finding]:
+    wanted = "" if target.kind == "Service" else POOL_GROUP
+    if target.group != wanted:
+        message = f"{target.kind} does not belong to the API group {shown(target.group)}"
+        yield Finding((*at, "group"), message, f"Its group is {shown(wanted)}.")
+
+
+def _check_admission(admission: AdmissionSpec) -> Iterator[Finding]:
+    at = ("spec", "admission")
+    if admission.burst is not None and admission.requests_per_second is None:
+        yield Finding((*at, "burst"), "burst needs requestsPerSecond", "Add requestsPerSecond, or take burst out.")
+    waits = admission.requests_per_second is not None or admission.concurrency_per_endpoint is not None
+    if admission.queue is not None and not waits:
+        message = "nothing would ever wait: there is neither requestsPerSecond nor concurrencyPerEndpoint"
+        yield Finding((*at, "queue"), message, "Add one of them, or take queue out.")
+    if admission.queue is not None and admission.queue.depth and admission.queue.time is None:
+        yield Finding((*at, "queue"), "a queue needs time: how long a request may wait", "Add time, such as 5s.")
+    priorities = admission.priorities
+    if priorities is not None:
+        where = (*at, "priorities")
+        if len(set(priorities.levels)) != len(priorities.levels):
+            yield Finding((*where, "levels"), "a level is listed twice", "Remove one.")
+        if priorities.default is not None and priorities.default not in priorities.levels:
+            message = f"{shown(priorities.default)} is not one of the levels"
+            yield Finding((*where, "default"), message, f"Use one of {', '.join(priorities.levels)}.")
+    fairness = admission.fairness
+    if fairness is not None:
+        named = fairness.key is not FairnessKey.IDENTITY
+        if named and fairness.name is None:
+            message = f"key {fairness.key} needs a name"
+            yield Finding((*at, "fairness"), message, "Add name: the header's or the claim's.")
+        elif not named and fairness.name is not None:
+            message = "key identity takes no name: it is that of the caller's certificate"
+            yield Finding((*at, "fairness", "name"), message, "Remove it.")
+        if fairness.key is not FairnessKey.HEADER:
+            message = f"fairness by {fairness.key} is not supported yet: all tenants share one queue"
+            remedy = "Use key: header, with a header that clients cannot choose freely."
+            yield Finding((*at, "fairness", "key"), message, remedy, NOT_SUPPORTED, Severity.WARNING)
+    overflow = admission.overflow
+    where = (*at, "overflow")
+    if overflow.action is OverflowAction.REDIRECT:
+        message = "Redirect is not supported yet: what does not fit is rejected"
+        yield Finding((*where, "action"), message, "", NOT_SUPPORTED, Severity.WARNING)
+    if overflow.action is OverflowAction.REDIRECT and overflow.backend is None:
+        yield Finding(where, "Redirect needs a backend", "Add backend, with kind and name.")
+    elif overflow.action is OverflowAction.REJECT and overflow.backend is not None:
+        yield Finding((*where, "backend"), "Reject takes no backend", "Use action: Redirect, or remove it.")
+    elif overflow.backend is not None:
+        yield from _check_target(overflow.backend, (*where, "backend"))
+
+
+def _target(target: TargetRefSpec) -> TargetRef:
+    return TargetRef(target.group, target.kind, target.name)
+
+
+def _lower(meta: Metadata, spec: InferencePolicySpec, document: Document) -> InferencePolicy:
+    picking, times = spec.picking, spec.timeouts
+    return InferencePolicy(
+        meta=meta,
+        targets=tuple(_target(target) for target in spec.target_refs),
+        picking=Picking(picking.policy, (picking.session_header or "").lower(), picking.warmup),
+        admission=_admission(spec.admission),
+        timeouts=StreamTimeouts(times.first_token, times.between_tokens, times.total),
+        retries=spec.retries.attempts if spec.retries else None,
+    )
+
+
+def _admission(spec: AdmissionSpec) -> Admission:
+    queue, priorities, fairness, overflow = spec.queue, spec.priorities, spec.fairness, spec.overflow
+    backend = overflow.backend
+    return Admission(
+        rate=spec.requests_per_second,
+        burst=spec.burst,
+        concurrency=spec.concurrency_per_endpoint,
+        queue=Queue(queue.depth, queue.tokens, queue.time) if queue else None,
+        priorities=_priorities(priorities) if priorities else None,
+        fairness=_fairness(fairness) if fairness else None,
+        overflow=Overflow(overflow.action, _target(backend) if backend else None, (backend and backend.port) or 0),
+    )
+
+
+def _priorities(spec: PrioritiesSpec) -> Priorities:
+    middle = spec.levels[len(spec.levels) // 2]
+    return Priorities(spec.header.lower(), tuple(spec.levels), spec.default or middle, spec.starvation)
+
+
+def _fairness(spec: FairnessSpec) -> Fairness:
+    name = spec.name or ""
+    header = spec.key is FairnessKey.HEADER
+    return Fairness(spec.key, name.lower() if header else name, tuple(sorted(spec.weights.items())))
+
+
+KIND = Kind(
+    group="headrace.dev",
+    versions=("v1alpha1",),
+    name="InferencePolicy",
+    model=InferencePolicySpec,
+    lower=_lower,
+    check=_check,
+    untranslated=("spec.retries.attempts", "spec.admission.priorities.default"),
+)

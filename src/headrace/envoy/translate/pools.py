@@ -1,0 +1,129 @@
+"""Pools of model servers: what makes a cluster and a connection manager ask the native module.
+
+Called by `clusters` (load-balancing policy) and by everything that makes connection managers of the outbound side. A
+pool is a target with an InferencePolicy, or an InferencePool. The module's settings stand on the clusters alone: the
+filter's never change, so that editing a policy replaces clusters and no listener, and no stream is drained.
+docs/reference/module-config.md describes the settings.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.extensions.dynamic_modules.v3 import dynamic_modules_pb2 as module_pb2
+from envoy.extensions.filters.http.dynamic_modules.v3 import dynamic_modules_pb2 as module_filter_pb2
+from xds.type.v3 import typed_struct_pb2
+
+from headrace.envoy.module_filter import MODULE_NAME
+from headrace.envoy.translate.memo import Memo
+from headrace.envoy.translate.messages import http_filter, packed
+from headrace.envoy.view import Scope, Target
+from headrace.model.inference import Admission, FairnessKey, InferencePolicy, StreamTimeouts
+from headrace.model.service import Protocol, ServicePort
+
+POOL = "pool"
+"""What the module calls its filter and its load-balancing policy for pools."""
+_LB_POLICY = "envoy.load_balancing_policies.dynamic_modules"
+_LB_CONFIG = (
+    "type.googleapis.com/envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"
+)
+_STRING = "type.googleapis.com/google.protobuf.StringValue"
+
+
+def asks_module(memo: Memo, scope: Scope, module: bool) -> bool:
+    """Whether proxies of the scope need the module's `pool` filter: they have the module and see a pool."""
+    return module and memo.latest("sees pools", scope.key, scope.targets, _any_pool, scope.targets)
+
+
+def _any_pool(targets: tuple[Target, ...]) -> bool:
+    return any(target.is_pool for target in targets)
+
+
+def pool_filter() -> Any:
+    """The module's HTTP filter that reads, holds and observes requests to pools. Stands directly before the router."""
+    config = module_filter_pb2.DynamicModuleFilter(
+        dynamic_module_config=module_pb2.DynamicModuleConfig(name=MODULE_NAME, do_not_close=True), filter_name=POOL
+    )
+    return http_filter("headrace.pool", config)
+
+
+def apply_pool_balancer(cluster: Any, target: Target, port: ServicePort) -> None:
+    """Let the module pick the endpoints of a pool's cluster, for every attempt of a request. Only HTTP can be picked
+    for, and only endpoints that the control plane assigns; other clusters stay as they are."""
+    http = port.protocol.is_http or port.protocol is Protocol.UNDECLARED
+    if not (target.is_pool and http and cluster.type == cluster_pb2.Cluster.EDS):
+        return
+    config = typed_struct_pb2.TypedStruct(type_url=_LB_CONFIG)
+    config.value.update(
+        {
+            "dynamic_module_config": {"name": MODULE_NAME, "do_not_close": True},
+            "lb_name": POOL,
+            "lb_policy_config": {"@type": _STRING, "value": pool_settings(target, port)},
+        }
+    )
+    cluster.ClearField("lb_policy")
+    cluster.ClearField("lb_config")
+    policy = cluster.load_balancing_policy.policies.add().typed_extension_config
+    policy.name = _LB_POLICY
+    policy.typed_config.CopyFrom(packed(config))
+
+
+def pool_settings(target: Target, port: ServicePort) -> str:
+    """The module's settings of one pool, as JSON; the subsets of a service name the same pool and share its state."""
+    settings: dict[str, Any] = {"pool": f"{target.service.host}:{port.number}"}
+    if target.inference is not None:
+        settings |= _policy_settings(target.inference)
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+
+
+def _policy_settings(policy: InferencePolicy) -> dict[str, Any]:
+    picking = policy.picking
+    found: dict[str, Any] = {"policy": picking.policy.value}
+    if picking.session_header:
+        found["session_header"] = picking.session_header
+    if picking.warmup:
+        found["warmup_seconds"] = picking.warmup
+    timeouts = _timeouts(policy.timeouts)
+    if timeouts:
+        found["timeouts"] = timeouts
+    admission = _admission(policy.admission)
+    if admission:
+        found["admission"] = admission
+    return found
+
+
+def _timeouts(timeouts: StreamTimeouts) -> dict[str, float]:
+    written = {
+        "first_token_seconds": timeouts.first_token,
+        "between_tokens_seconds": timeouts.between_tokens,
+        "total_seconds": timeouts.total,
+    }
+    return {name: value for name, value in written.items() if value is not None}
+
+
+def _admission(admission: Admission) -> dict[str, Any]:
+    """What is written; an empty mapping where no request can ever wait or be refused."""
+    found: dict[str, Any] = {}
+    if admission.rate is not None:
+        found["rate_per_second"] = admission.rate
+        found["burst"] = admission.burst or 1
+    if admission.concurrency is not None:
+        found["concurrency_per_endpoint"] = admission.concurrency
+    if admission.queue is not None:
+        queue = admission.queue
+        written = {"requests": queue.depth, "tokens": queue.tokens, "seconds": queue.time}
+        found["queue"] = {name: value for name, value in written.items() if value is not None}
+    priorities = admission.priorities
+    if priorities is not None:
+        found["priority_header"] = priorities.header
+        found["priorities"] = list(priorities.levels)
+        if priorities.starvation is not None:
+            found["starvation_seconds"] = priorities.starvation
+    fairness = admission.fairness
+    if fairness is not None and fairness.key is FairnessKey.HEADER:
+        found["tenant_header"] = fairness.name
+        if fairness.weights:
+            found["weights"] = dict(fairness.weights)
+    return found

@@ -1,0 +1,183 @@
+"""InferencePool and InferencePolicy: what is accepted, what it becomes, and how the rest is refused."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import pytest
+
+from headrace.config.documents import read_text
+from headrace.config.schema import Validated, validate
+from headrace.model.inference import (
+    Fairness,
+    FairnessKey,
+    InferencePolicy,
+    PickPolicy,
+    Priorities,
+    Queue,
+    TargetRef,
+)
+from headrace.model.service import Protocol, Service
+
+POOL = "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: chat, namespace: ai}\nspec:\n"
+POLICY = "apiVersion: headrace.dev/v1alpha1\nkind: InferencePolicy\nmetadata: {name: chat, namespace: ai}\nspec:\n"
+REFS = "targetRefs: [{kind: Service, name: chat}]\n"
+SELECTS = "selector: {matchLabels: {app: chat}}\n"
+
+
+def judge(head: str, spec: str) -> Validated:
+    (document,) = read_text(head + textwrap.indent(textwrap.dedent(spec), "  "), "a.yaml", "test").documents
+    return validate(document)
+
+
+def good(head: str, spec: str) -> Any:
+    result = judge(head, spec)
+    assert [problem.as_line() for problem in result.problems] == []
+    return result.resource
+
+
+def refused(head: str, spec: str) -> list[tuple[str, str]]:
+    result = judge(head, spec)
+    assert result.resource is None
+    return [(problem.code, problem.field) for problem in result.problems if problem.code == "IST0106"]
+
+
+def test_a_pool_is_a_service_with_a_name_of_its_own() -> None:
+    pool = good(POOL, SELECTS + "targetPorts: [{number: 8000}, {number: 8001}]")
+    assert isinstance(pool, Service)
+    assert (pool.host, pool.namespace, pool.pool, pool.kubernetes) == ("chat.ai.inference.local", "ai", True, False)
+    assert pool.selector == {"app": "chat"}
+    (port,) = pool.ports
+    assert (port.number, port.target, port.more_targets, port.protocol) == (8000, 8000, (8001,), Protocol.HTTP)
+
+
+def test_h2c_is_http2_in_clear_text() -> None:
+    pool = good(POOL, SELECTS + "targetPorts: [{number: 8000}]\nappProtocol: kubernetes.io/h2c")
+    assert pool.ports[0].protocol is Protocol.HTTP2
+
+
+def test_a_picker_outside_is_accepted_and_said_to_have_no_effect() -> None:
+    result = judge(POOL, SELECTS + "targetPorts: [{number: 8000}]\nendpointPickerRef: {name: epp, portNumber: 9002}")
+    (problem,) = result.problems
+    assert (problem.code, problem.field) == ("HR0002", "spec.endpointPickerRef")
+    assert result.resource.host == "chat.ai.inference.local"
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ("targetPorts: [{number: 8000}]", "spec.selector"),
+        ("selector: {matchLabels: {}}\ntargetPorts: [{number: 8000}]", "spec.selector.matchLabels"),
+        (SELECTS, "spec.targetPorts"),
+        (SELECTS + "targetPorts: []", "spec.targetPorts"),
+        (SELECTS + "targetPorts: [" + ", ".join(f"{{number: {n}}}" for n in range(1, 10)) + "]", "spec.targetPorts"),
+        (SELECTS + "targetPorts: [{number: 8000}, {number: 8000}]", "spec.targetPorts[1].number"),
+        (SELECTS + "targetPorts: [{number: 70000}]", "spec.targetPorts[0].number"),
+        (SELECTS + "targetPorts: [{number: 1}]\nappProtocol: grpc", "spec.appProtocol"),
+        (SELECTS + "targetPorts: [{number: 1}]\nextensionRef: {name: x}", "spec.extensionRef"),
+        (SELECTS + "targetPorts: [{number: 1}]\nendpointPickerRef: {}", "spec.endpointPickerRef.name"),
+        (
+            SELECTS + "targetPorts: [{number: 1}]\nendpointPickerRef: {name: a, failureMode: Maybe}",
+            "spec.endpointPickerRef.failureMode",
+        ),
+    ],
+)
+def test_what_a_pool_may_not_say(spec: str, field: str) -> None:
+    assert refused(POOL, spec) == [("IST0106", field)]
+
+
+def test_a_policy_in_full() -> None:
+    policy = good(
+        POLICY,
+        """\
+        targetRefs:
+        - {kind: Service, name: chat}
+        - {group: inference.networking.k8s.io, kind: InferencePool, name: big}
+        picking: {policy: least-request, sessionHeader: X-Session, warmup: 30s}
+        admission:
+          requestsPerSecond: 20
+          burst: 5
+          concurrencyPerEndpoint: 8
+          queue: {depth: 30, tokens: 100000, time: 1500ms}
+          priorities: {header: X-Priority, levels: [chat, api, batch], starvation: 10s}
+          fairness: {key: header, name: X-Tenant, weights: {gold: 4, iron: 0.5}}
+          overflow: {action: Reject}
+        timeouts: {firstToken: 30s, betweenTokens: 10s, total: 10m}
+        """,
+    )
+    assert isinstance(policy, InferencePolicy)
+    assert policy.targets == (
+        TargetRef("", "Service", "chat"),
+        TargetRef("inference.networking.k8s.io", "InferencePool", "big"),
+    )
+    assert [target.host("ai") for target in policy.targets] == [
+        "chat.ai.svc.cluster.local",
+        "big.ai.inference.local",
+    ]
+    assert policy.picking.policy is PickPolicy.LEAST_REQUEST
+    assert (policy.picking.session_header, policy.picking.warmup) == ("x-session", 30.0)
+    admission = policy.admission
+    assert (admission.rate, admission.burst, admission.concurrency) == (20.0, 5, 8)
+    assert admission.queue == Queue(30, 100_000, 1.5)
+    assert admission.priorities == Priorities("x-priority", ("chat", "api", "batch"), "api", 10.0)
+    assert admission.fairness == Fairness(FairnessKey.HEADER, "x-tenant", (("gold", 4.0), ("iron", 0.5)))
+    assert (policy.timeouts.first_token, policy.timeouts.between_tokens, policy.timeouts.total) == (30.0, 10.0, 600.0)
+
+
+def test_a_policy_that_only_names_its_target_has_every_default() -> None:
+    policy = good(POLICY, REFS)
+    assert policy.picking.policy is PickPolicy.PREDICTED_DRAIN
+    assert policy.admission.rate is None
+    assert policy.retries is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ("retries: {attempts: 1}", "spec.retries.attempts"),
+        ("admission: {fairness: {key: identity}}", "spec.admission.fairness.key"),
+        ("admission: {fairness: {key: jwtClaim, name: sub}}", "spec.admission.fairness.key"),
+        (
+            "admission: {overflow: {action: Redirect, backend: {kind: Service, name: other}}}",
+            "spec.admission.overflow.action",
+        ),
+        (
+            "admission: {priorities: {header: p, levels: [a, b], default: b}}",
+            "spec.admission.priorities.default",
+        ),
+    ],
+)
+def test_what_is_not_done_yet_is_said(spec: str, field: str) -> None:
+    result = judge(POLICY, REFS + spec)
+    assert [(problem.code, problem.field) for problem in result.problems] == [("HR0001", field)]
+    assert result.resource is not None
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ("targetRefs: []", "spec.targetRefs"),
+        ("targetRefs: [{kind: Deployment, name: chat}]", "spec.targetRefs[0].kind"),
+        ("targetRefs: [{kind: InferencePool, name: chat}]", "spec.targetRefs[0].group"),
+        ("targetRefs: [{kind: Service, name: chat, namespace: other}]", "spec.targetRefs[0].namespace"),
+        ("targetRefs: [{kind: Service, name: chat}, {kind: Service, name: chat}]", "spec.targetRefs[1]"),
+        (REFS + "picking: {policy: best}", "spec.picking.policy"),
+        (REFS + "admission: {requestsPerSecond: 0}", "spec.admission.requestsPerSecond"),
+        (REFS + "admission: {burst: 3}", "spec.admission.burst"),
+        (REFS + "admission: {queue: {depth: 3, time: 1s}}", "spec.admission.queue"),
+        (REFS + "admission: {requestsPerSecond: 1, queue: {depth: 3}}", "spec.admission.queue"),
+        (REFS + "admission: {requestsPerSecond: 1, queue: {depth: -1, time: 1s}}", "spec.admission.queue.depth"),
+        (REFS + "admission: {priorities: {header: p, levels: [a]}}", "spec.admission.priorities.levels"),
+        (REFS + "admission: {priorities: {header: p, levels: [a, a]}}", "spec.admission.priorities.levels"),
+        (REFS + "admission: {fairness: {key: header}}", "spec.admission.fairness"),
+        (REFS + "admission: {fairness: {key: header, name: t, weights: {a: 0}}}", "spec.admission.fairness.weights.a"),
+        (REFS + "admission: {overflow: {action: Redirect}}", "spec.admission.overflow"),
+        (REFS + "admission: {overflow: {action: Spill}}", "spec.admission.overflow.action"),
+        (REFS + "timeouts: {firstToken: 2s, total: 1s}", "spec.timeouts.firstToken"),
+        (REFS + "retries: {attempts: 2}", "spec.retries.attempts"),
+        (REFS + "budget: {}", "spec.budget"),
+    ],
+)
+def test_what_a_policy_may_not_say(spec: str, field: str) -> None:
+    assert refused(POLICY, spec) == [("IST0106", field)]
