@@ -148,7 +148,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         pending = await self._discovery.acknowledged(generation, timeout) - {request.replica_id}
         return wire.WithdrawResponse(acknowledged=not pending, pending=len(pending))
 
-    async def Discover(
+    async def Discover(  # type: ignore[override]
         self,
         request_iterator: AsyncIterator[wire.DiscoveryFrame],
         context: grpc.aio.ServicerContext[wire.DiscoveryFrame, wire.DiscoveryFrame],
