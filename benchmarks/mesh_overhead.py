@@ -2,11 +2,12 @@
 
     python benchmarks/mesh_overhead.py [--rounds N] [--seconds S] [--write]
 
-Three ways to the same constant server take turns in every round: straight, through a hand-written pair of bare Envoys
-(rigs/envoys.py) and through a Headrace client sidecar and server sidecar. Every request is a POST of about 1 KiB like a
-small chat completion, every answer about 300 bytes. One connection gives the latency, 16 connections the throughput.
-The proxies share one core; load
-and server share the other.
+Four ways to the same constant server take turns in every round: straight, through a hand-written pair of bare Envoys
+(rigs/envoys.py), through a Headrace client sidecar and server sidecar, and through the same two with
+`h2UpgradePolicy: UPGRADE` in a DestinationRule (HTTP/2 between them; Istio's default is HTTP/1.1, as in the bare
+pair). Every request is a POST of about 1 KiB like a small chat completion, every answer about 300 bytes. One
+connection gives the latency, 16 connections the throughput. The proxies share one core; load and server share the
+other.
 
 Needs wrk.
 """
@@ -27,7 +28,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from rigs import envoys, processes, report
@@ -56,6 +56,20 @@ spec:
   selector: {app: bench}
   ports: [{name: http, port: 80, targetPort: 8000}]
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: bench-h2}
+spec:
+  selector: {app: bench}
+  ports: [{name: http, port: 80, targetPort: 8000}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: bench-h2}
+spec:
+  host: bench-h2
+  trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}
+---
 apiVersion: headrace.dev/v1alpha1
 kind: Workload
 metadata: {name: server}
@@ -77,7 +91,7 @@ SCRIPT = """\
 wrk.method = "POST"
 wrk.path = "%(path)s"
 wrk.body = [==[%(body)s]==]
-wrk.headers["Host"] = "bench"
+wrk.headers["Host"] = "%(host)s"
 wrk.headers["Content-Type"] = "application/json"
 %(more)s
 done = function(summary, latency, requests)
@@ -123,7 +137,8 @@ def main() -> None:
         for way in found:
             measure(wrk, way, 16, 1.0)  # warm
         for number in range(arguments.rounds):
-            for way in found[number % 3 :] + found[: number % 3]:
+            first = number % len(found)
+            for way in found[first:] + found[:first]:
                 for connections in CONNECTIONS:
                     sample = measure(wrk, way, connections, arguments.seconds)
                     samples.setdefault((way.name, connections), []).append(sample)
@@ -133,7 +148,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run of wrk")
     parser.add_argument("--write", action="store_true", help="put the section into RESULTS.md")
     return parser.parse_args()
@@ -141,7 +156,7 @@ def _arguments() -> argparse.Namespace:
 
 @contextlib.contextmanager
 def ways() -> Iterator[list[Way]]:
-    """The three ways, in the order straight, bare pair, mesh."""
+    """The four ways, in the order straight, bare pair, mesh, mesh with HTTP/2."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hr-pair-")))
         documents = DOCUMENTS % {"server": Path(envoys.__file__).resolve(), "directory": directory}
@@ -149,11 +164,12 @@ def ways() -> Iterator[list[Way]]:
         rows = mesh.proxies()
         backend = ("127.0.0.1", int(rows[SERVER]["app_ports"]["8000"]))
         processes.pin(rows[SERVER]["app_pid"], LOAD_CORE)
-        plain = _script(directory / "plain.lua", "/v1/chat/completions")
+        plain = _script(directory / "plain.lua", "bench", "")
         yield [
             Way("no proxy", backend, plain, ()),
             _bare_pair(stack, directory, backend, plain),
-            _mesh(mesh, rows, directory),
+            _mesh("Headrace", "bench", mesh, directory),
+            _mesh("Headrace, HTTP/2", "bench-h2", mesh, directory),
         ]
 
 
@@ -174,20 +190,22 @@ def _bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str,
     return Way("bare Envoy pair", client, script, tuple(pids))
 
 
-def _mesh(mesh: Mesh, rows: dict[str, dict[str, Any]], directory: Path) -> Way:
+def _mesh(name: str, host: str, mesh: Mesh, directory: Path) -> Way:
+    rows = mesh.proxies()
     proxy = urlsplit(mesh.environment(CLIENT)["HTTP_PROXY"])
     secret = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
     more = f'wrk.headers["Proxy-Authorization"] = "Basic {secret}"'
-    script = _script(directory / "mesh.lua", "http://bench/v1/chat/completions", more)
+    script = _script(directory / f"{host}.lua", host, f"http://{host}", more)
     pids = (int(rows[CLIENT]["proxy_pid"]), int(rows[SERVER]["proxy_pid"]))
     for pid in pids:
         processes.pin(pid, PROXY_CORE)
     assert proxy.hostname and proxy.port
-    return Way("Headrace", (proxy.hostname, proxy.port), script, pids)
+    return Way(name, (proxy.hostname, proxy.port), script, pids)
 
 
-def _script(file: Path, path: str, more: str = "") -> Path:
-    write_private(file, (SCRIPT % {"path": path, "body": BODY, "more": more}).encode())
+def _script(file: Path, host: str, prefix: str, more: str = "") -> Path:
+    values = {"path": f"{prefix}/v1/chat/completions", "host": host, "body": BODY, "more": more}
+    write_private(file, (SCRIPT % values).encode())
     return file
 
 
@@ -235,7 +253,7 @@ def publish(samples: dict[tuple[str, int], list[Sample]], arguments: argparse.Na
 
 
 def _ratios(samples: dict[tuple[str, int], list[Sample]], names: Sequence[str]) -> list[str]:
-    none, bare, mesh = names
+    none, bare, mesh, http2 = names
 
     def each(one: str, other: str, connections: int, field: str) -> list[float]:
         pairs = zip(samples[one, connections], samples[other, connections], strict=True)
@@ -252,6 +270,8 @@ def _ratios(samples: dict[tuple[str, int], list[Sample]], names: Sequence[str]) 
         f"against no proxy {report.spread(each(mesh, none, 16, 'rate'))} (bare pair: "
         f"{report.spread(each(bare, none, 16, 'rate'))})",
         f"- processor time a request against the bare pair: {report.spread(each(mesh, bare, 16, 'cpu'))}",
+        f"- the same with HTTP/2 between the sidecars: throughput {report.spread(each(http2, bare, 16, 'rate'))}, "
+        f"processor time {report.spread(each(http2, bare, 16, 'cpu'))}",
         f"- added latency at one connection: p50 {added(mesh, none, 'p50'):.0f} µs, p99 {added(mesh, none, 'p99'):.0f} "
         f"µs (bare pair: {added(bare, none, 'p50'):.0f} µs and {added(bare, none, 'p99'):.0f} µs)",
     ]
