@@ -126,6 +126,11 @@ impl Pool {
         }
     }
 
+    /// Other settings from now on; books stay, prefix indexes keep their size until their endpoint is new.
+    pub fn set_config(&mut self, config: PoolConfig) {
+        self.config = config;
+    }
+
     /// The endpoints from now on: names that were there keep their books, new ones begin with empty ones.
     pub fn set_endpoints(&mut self, names: &[u64], now: f64) {
         self.endpoints.retain(|endpoint| names.contains(&endpoint.name));
