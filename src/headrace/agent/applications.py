@@ -28,6 +28,9 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 LAST_GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL even where the grace period is used up (Kubernetes' rule)."""
 
+_UNHEALTHY_WITHDRAW = 2.0
+"""Seconds that an unhealthy process goes on at most so that callers can be told to leave it alone."""
+
 
 class Applications:
     """Told by its replica what to do; tells the machine what came of it, and calls `awake` each time."""
@@ -90,7 +93,9 @@ class Applications:
         self._launch(self._successor)
 
     async def restart(self) -> None:
-        """End the serving process because it is unhealthy; its end leads to a new start."""
+        """End the serving process because it is unhealthy, once no new request comes; its end leads to a new start."""
+        if self.current is not None:
+            await self._context.control.withdraw(self.spec.id, _UNHEALTHY_WITHDRAW)
         if self.current is not None:
             await self.current.end(self.spec.grace_period)
 
