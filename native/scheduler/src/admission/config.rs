@@ -21,6 +21,8 @@ pub struct GateConfig {
     pub request_cost: f64,
     /// What a token costs in fair sharing: 1, or 0 to share by requests.
     pub token_cost: f64,
+    /// Requests of average cost by which a tenant that asked for less than its share may go ahead of the others.
+    pub tenant_burst: u32,
     /// Seconds that a request is taken to run until some have been observed.
     pub expected_run: f64,
     /// The longest Retry-After, in seconds.
@@ -54,6 +56,7 @@ impl Default for GateConfig {
             starvation: f64::INFINITY,
             request_cost: 256.0,
             token_cost: 1.0,
+            tenant_burst: 16,
             expected_run: 1.0,
             longest_retry: 60.0,
         }

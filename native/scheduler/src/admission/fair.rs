@@ -1,7 +1,9 @@
 //! Weighted fair sharing between tenants of one priority: self-clocked fair queueing. Each tenant's next ticket has a
 //! tag, the virtual time at which it would be done were the tenant served at its share; the least tag goes next, and
-//! virtual time is the tag of what went last. A tenant that has been away starts at the present virtual time, so it
-//! neither saves up a right nor carries a debt, and tenants that have nothing waiting need not be remembered.
+//! virtual time is the greatest tag that went. A tenant unknown so far starts at the present virtual time. One that is
+//! known and asked for less than its share meanwhile keeps a bounded credit, so that its small bursts go before those
+//! who always ask for more than theirs: without it, a greedy tenant would make the others' bursts wait at their bare
+//! share. Unknown ones have no credit, so that inventing tenants gains nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -15,7 +17,7 @@ pub(super) struct Place {
 
 #[derive(Debug, Clone)]
 struct Tenant {
-    /// The tag of its last served ticket, or virtual time when it came.
+    /// The tag of its last served ticket, but no more than the credit before virtual time when it came (again).
     start: u128,
     /// Served since it came: at equal tags the one that was not goes first.
     served: bool,
@@ -33,19 +35,25 @@ pub(super) struct FairQueue {
     turns: BTreeSet<Turn>,
     /// Tenants by the number of their tickets relative to their weight.
     lengths: BTreeSet<(u128, u64)>,
+    /// Known tenants with nothing waiting, by their start.
+    idle: BTreeSet<(u128, u64)>,
     weights: u64,
     count: usize,
+    mean_cost: u64,
 }
 
+/// Tenants with nothing waiting that are remembered.
+const MOST_IDLE: usize = 1024;
+
 /// Weights are counted in thousandths.
-const WEIGHT: f64 = 1000.0;
+const WHOLE: u32 = 1000;
 const MOST_WEIGHT: u64 = 1_000_000_000;
 /// Keeps the rounding of tags small.
 const SCALE: u128 = 1_000_000_000;
 
 /// A weight (1 is usual) as a whole number; nonsense counts as the least.
 pub(super) fn whole_weight(weight: f64) -> u64 {
-    ((weight * WEIGHT).round() as u64).clamp(1, MOST_WEIGHT)
+    ((weight * f64::from(WHOLE)).round() as u64).clamp(1, MOST_WEIGHT)
 }
 
 impl Tenant {
@@ -58,8 +66,8 @@ impl Tenant {
         self.start + u128::from(place.cost.max(1)) * SCALE / u128::from(self.weight)
     }
 
-    fn length(&self, more: usize) -> u128 {
-        (self.places.len() + more) as u128 * SCALE / u128::from(self.weight)
+    fn length(&self) -> u128 {
+        self.places.len() as u128 * SCALE / u128::from(self.weight)
     }
 }
 
@@ -68,9 +76,15 @@ impl FairQueue {
         self.count
     }
 
-    /// Put a ticket in. Tickets of a tenant go in the order of `seq`; its weight is from now on `weight`.
-    pub(super) fn push(&mut self, tenant: u64, weight: u64, seq: u64, place: Place) {
+    /// Put a ticket in. Tickets of a tenant go in the order of `seq`; its weight is from now on `weight`. A known
+    /// tenant may have a credit of as much as `burst` tickets of average cost.
+    pub(super) fn push(&mut self, (tenant, weight): (u64, u64), burst: u32, seq: u64, place: Place) {
+        self.mean_cost = match self.mean_cost {
+            0 => place.cost,
+            mean => mean - mean / 16 + place.cost / 16,
+        };
         let clock = self.clock;
+        let credit = u128::from(burst) * u128::from(self.mean_cost) * SCALE / u128::from(WHOLE);
         self.change(tenant, |tenants| {
             let entry = tenants.entry(tenant).or_insert_with(|| Tenant {
                 start: clock,
@@ -78,6 +92,10 @@ impl FairQueue {
                 weight,
                 places: BTreeMap::new(),
             });
+            if entry.places.is_empty() {
+                entry.start = entry.start.max(clock.saturating_sub(credit));
+                entry.served = false;
+            }
             entry.weight = weight;
             let _ = entry.places.insert(seq, place);
         });
@@ -103,10 +121,7 @@ impl FairQueue {
     /// Tickets that will probably go before a new one of this tenant: its own, and of the others what their weights
     /// allow meanwhile.
     pub(super) fn ahead(&self, tenant: u64, weight: u64) -> usize {
-        let (own, own_weight) = self
-            .tenants
-            .get(&tenant)
-            .map_or((0, 0), |entry| (entry.places.len(), entry.weight));
+        let (own, own_weight) = self.own(tenant);
         let others = u128::from(self.weights.saturating_sub(own_weight));
         let theirs = own as u128 * others / u128::from(weight.max(1));
         let theirs = usize::try_from(theirs).unwrap_or(usize::MAX);
@@ -115,9 +130,17 @@ impl FairQueue {
 
     /// The share of service that a tenant gets while those who wait now do.
     pub(super) fn share(&self, tenant: u64, weight: u64) -> f64 {
-        let own_weight = self.tenants.get(&tenant).map_or(0, |entry| entry.weight);
+        let (_, own_weight) = self.own(tenant);
         let others = self.weights.saturating_sub(own_weight);
         weight as f64 / (weight + others) as f64
+    }
+
+    /// Tickets and weight of a tenant that has tickets; else nothing.
+    fn own(&self, tenant: u64) -> (usize, u64) {
+        self.tenants
+            .get(&tenant)
+            .filter(|entry| !entry.places.is_empty())
+            .map_or((0, 0), |entry| (entry.places.len(), entry.weight))
     }
 
     /// The newest ticket of the tenant with the most tickets for its weight.
@@ -129,7 +152,7 @@ impl FairQueue {
 
     /// Whether some tenant has more tickets for its weight than this one would have with one more.
     pub(super) fn someone_is_heavier(&self, tenant: u64, weight: u64) -> bool {
-        let own = self.tenants.get(&tenant).map_or(0, |entry| entry.places.len());
+        let (own, _) = self.own(tenant);
         let own = (own + 1) as u128 * SCALE / u128::from(weight.max(1));
         self.lengths.iter().next_back().map_or(false, |&(most, _)| most > own)
     }
@@ -137,28 +160,43 @@ impl FairQueue {
     /// Change one tenant's tickets and keep the orders and sums.
     fn change<T>(&mut self, name: u64, act: impl FnOnce(&mut HashMap<u64, Tenant>) -> T) -> T {
         if let Some(entry) = self.tenants.get(&name) {
-            if let Some(turn) = entry.turn(name) {
-                let _ = self.turns.remove(&turn);
+            match entry.turn(name) {
+                Some(turn) => {
+                    let _ = self.turns.remove(&turn);
+                    let _ = self.lengths.remove(&(entry.length(), name));
+                    self.weights -= entry.weight;
+                    self.count -= entry.places.len();
+                }
+                None => {
+                    let _ = self.idle.remove(&(entry.start, name));
+                }
             }
-            let _ = self.lengths.remove(&(entry.length(0), name));
-            self.weights -= entry.weight;
-            self.count -= entry.places.len();
         }
         let result = act(&mut self.tenants);
         if let Some(entry) = self.tenants.get(&name) {
             match entry.turn(name) {
                 Some(turn) => {
                     let _ = self.turns.insert(turn);
-                    let _ = self.lengths.insert((entry.length(0), name));
+                    let _ = self.lengths.insert((entry.length(), name));
                     self.weights += entry.weight;
                     self.count += entry.places.len();
                 }
                 None => {
-                    let _ = self.tenants.remove(&name);
+                    let _ = self.idle.insert((entry.start, name));
+                    self.forget_idle();
                 }
             }
         }
         result
+    }
+
+    fn forget_idle(&mut self) {
+        if self.idle.len() > MOST_IDLE {
+            if let Some(&(start, name)) = self.idle.iter().next() {
+                let _ = self.idle.remove(&(start, name));
+                let _ = self.tenants.remove(&name);
+            }
+        }
     }
 }
 
@@ -175,7 +213,7 @@ mod tests {
         for &(tenant, weight, tickets, cost) in tenants {
             for ticket in 0..tickets {
                 let id = tenant * 10_000 + ticket;
-                queue.push(tenant, whole_weight(weight), id, Place { id, cost });
+                queue.push((tenant, whole_weight(weight)), 0, id, Place { id, cost });
             }
         }
         queue
@@ -209,7 +247,7 @@ mod tests {
     fn a_newcomer_waits_for_no_one_who_was_just_served() {
         let mut queue = filled(&[(1, 1.0, 1000, 10)]);
         let _ = served(&mut queue, 500);
-        queue.push(2, whole_weight(1.0), 99_999, Place { id: 20_000, cost: 10 });
+        queue.push((2, 1000), 0, 99_999, Place { id: 20_000, cost: 10 });
         assert_eq!(served(&mut queue, 1), [20_000]);
     }
 
@@ -218,15 +256,8 @@ mod tests {
         let mut queue = filled(&[(1, 1.0, 1000, 10)]);
         let mut ids = Vec::new();
         for newcomer in 100..300 {
-            queue.push(
-                newcomer,
-                whole_weight(1.0),
-                newcomer,
-                Place {
-                    id: newcomer * 10_000,
-                    cost: 10,
-                },
-            );
+            let id = newcomer * 10_000;
+            queue.push((newcomer, 1000), 16, newcomer, Place { id, cost: 10 });
             ids.extend(served(&mut queue, 1));
         }
         // Newcomers that were not served stay and count as tenants, so its share falls, but it never stops.
@@ -234,12 +265,27 @@ mod tests {
     }
 
     #[test]
-    fn tenants_that_have_nothing_waiting_are_forgotten() {
+    fn who_asked_for_little_has_a_bounded_credit() {
+        let mut queue = filled(&[(1, 1.0, 1000, 10), (2, 1.0, 1, 10)]);
+        let _ = served(&mut queue, 200);
+        for id in 20_001..20_050 {
+            queue.push((2, 1000), 8, id, Place { id, cost: 10 });
+        }
+        let ids = served(&mut queue, 28);
+        assert_eq!((of(&ids[..8], 2), of(&ids, 2)), (8, 18));
+    }
+
+    #[test]
+    fn few_tenants_that_have_nothing_waiting_are_remembered() {
         let mut queue = filled(&[(1, 1.0, 5, 10), (2, 2.0, 5, 10)]);
         assert_eq!(served(&mut queue, 100).len(), 10);
-        assert_eq!(queue.len(), 0);
-        assert!(queue.tenants.is_empty() && queue.turns.is_empty() && queue.lengths.is_empty());
-        assert_eq!(queue.weights, 0);
+        assert!(queue.turns.is_empty() && queue.lengths.is_empty());
+        assert_eq!((queue.len(), queue.weights, queue.tenants.len()), (0, 0, 2));
+        for tenant in 3..5000 {
+            queue.push((tenant, 1000), 16, tenant, Place { id: tenant, cost: 10 });
+            let _ = queue.pop();
+        }
+        assert_eq!((queue.tenants.len(), queue.idle.len()), (MOST_IDLE, MOST_IDLE));
     }
 
     #[test]

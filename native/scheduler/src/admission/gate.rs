@@ -112,6 +112,7 @@ impl Gate {
         }
         let spare = arrival
             .deadline
+            .filter(|deadline| !deadline.is_nan())
             .map(|deadline| deadline - not_negative(arrival.prefill));
         if spare.map_or(false, |spare| spare < 0.0) {
             return reject(RefusalReason::Deadline, None);
@@ -218,6 +219,7 @@ impl Gate {
             priority,
             tokens: tokens as u64,
             cost: (not_negative(cost).min(MOST_TOKENS) as u64).max(1),
+            burst: config.tenant_burst,
             arrived: self.now,
             expires,
             then,

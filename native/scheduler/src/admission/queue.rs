@@ -14,6 +14,8 @@ pub(super) struct Ticket {
     pub(super) priority: u8,
     pub(super) tokens: u64,
     pub(super) cost: u64,
+    /// The credit that its tenant may have, in tickets.
+    pub(super) burst: u32,
     pub(super) arrived: Moment,
     /// When it is no use to wait on, and why.
     pub(super) expires: Moment,
@@ -42,6 +44,7 @@ struct Entry {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Queue {
+    /// By priority; a level stays when it is empty, as it remembers its tenants.
     levels: BTreeMap<u8, Level>,
     entries: HashMap<u64, Entry>,
     tenants: HashMap<u64, TenantLoad>,
@@ -109,7 +112,8 @@ impl Queue {
     /// Take out the ticket whose turn it is. Those that have waited long enough rise to level `highest` before.
     pub(super) fn pop(&mut self, now: Moment, highest: u8) -> Option<Ticket> {
         self.raise(now, highest);
-        let id = self.levels.values_mut().next_back()?.fair.pop()?.id;
+        let level = self.levels.values_mut().rev().find(|level| level.fair.len() > 0)?;
+        let id = level.fair.pop()?.id;
         let entry = self.entries.remove(&id)?;
         self.forget(&entry);
         Some(entry.ticket)
@@ -144,7 +148,7 @@ impl Queue {
     /// The ticket that gives its place to a new one in a full queue: the newest of the tenant with the most on the
     /// lowest level, if that level is below the new one's, or that tenant has more for its weight there.
     pub(super) fn gives_way(&self, priority: u8, tenant: u64, weight: u64) -> Option<u64> {
-        let (&lowest, level) = self.levels.iter().next()?;
+        let (&lowest, level) = self.levels.iter().find(|(_, level)| level.fair.len() > 0)?;
         let may = lowest < priority || (lowest == priority && level.fair.someone_is_heavier(tenant, weight));
         if may {
             level.fair.newest_of_heaviest()
@@ -164,17 +168,15 @@ impl Queue {
             id: ticket.id,
             cost: ticket.cost,
         };
-        level.fair.push(ticket.tenant, ticket.weight, seq, place);
+        level
+            .fair
+            .push((ticket.tenant, ticket.weight), ticket.burst, seq, place);
         level.tokens = level.tokens.saturating_add(ticket.tokens);
     }
 
     fn leave_level(&mut self, at: u8, tokens: u64) {
-        let empty = self.levels.get_mut(&at).map_or(false, |level| {
+        if let Some(level) = self.levels.get_mut(&at) {
             level.tokens = level.tokens.saturating_sub(tokens);
-            level.fair.len() == 0
-        });
-        if empty {
-            let _ = self.levels.remove(&at);
         }
     }
 
