@@ -7,6 +7,7 @@ static clusters of their own (references over ADS stay; the bootstrap has an ADS
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from google.protobuf import json_format
 
 from headrace.envoy.binary import pinned_envoy
 from headrace.envoy.bootstrap import BootstrapSettings, bootstrap_json
+from headrace.envoy.module import SEARCH_PATH, module_path
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, ResourceSet
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
 from headrace.envoy.translate.messages import duration, packed, socket_address
@@ -43,8 +45,9 @@ def refusal(sets: Mapping[str, ResourceSet]) -> str | None:
         path = Path(directory) / "bootstrap.json"
         path.write_bytes(static_bootstrap(sets))
         command = [str(pinned_envoy()), "--mode", "validate", "-c", str(path), "--log-level", "error"]
+        own = {**os.environ, SEARCH_PATH: str(module_path().parent)}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, env=own)
         except subprocess.TimeoutExpired:
             return f"Envoy did not answer within {_SECONDS:.0f} s"
     return None if done.returncode == 0 else (done.stdout + done.stderr).strip()[-_MESSAGE_LIMIT:]

@@ -145,3 +145,15 @@ def test_a_wrong_mesh_config_is_an_error(documents: Path, tmp_path: Path, capsys
 
 def test_wrong_usage_is_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys)[0] == 2
+
+
+def test_the_module_stands_only_where_it_is_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "documents.yaml"
+    policy = "apiVersion: headrace.dev/v1alpha1\nkind: InferencePolicy\nmetadata: {name: chat}\n"
+    path.write_text(DOCUMENTS + f"---\n{policy}spec: {{targetRefs: [{{kind: Service, name: chat}}]}}\n")
+    for options, stands in (([], False), (["--module"], True)):
+        code, out, _ = run(capsys, "--proxy", "sidecar/default/client", *options, path)
+        assert code == 0
+        (cluster,) = (item for item in json.loads(out)["clusters"] if item["name"].startswith("outbound|8000||chat"))
+        assert ("load_balancing_policy" in cluster) is stands
+        assert ("lb_policy" in cluster) is not stands

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ def translate(
     proxy: Annotated[str, typer.Option(help="KIND/NAMESPACE/NAME: sidecar or gateway, and its workload's document.")],
     mesh_config: Annotated[Path | None, typer.Option(help="File with Istio's MeshConfig.")] = None,
     capture: Annotated[str, typer.Option(help="Shape: transparent, or loopback as `up` runs it.")] = "transparent",
+    module: Annotated[bool, typer.Option("--module", help="As for a proxy that has the native module.")] = False,
     validate: Annotated[bool, typer.Option("--validate", help="Let the real Envoy judge the result.")] = False,
     output: FormatOption = Format.JSON,
 ) -> None:
@@ -31,7 +33,8 @@ def translate(
         mesh = offline.load(paths, mesh_config)
         for problem in mesh.problems:
             print(problem.as_line(), file=sys.stderr)
-        resources = offline.translate(mesh, offline.find_proxy(mesh.snapshot, name, offline.capture_of(capture)))
+        found = replace(offline.find_proxy(mesh.snapshot, name, offline.capture_of(capture)), module=module)
+        resources = offline.translate(mesh, found)
         if validate:
             offline.judge(resources)
     except offline.OfflineError as error:
