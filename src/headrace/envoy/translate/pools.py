@@ -12,24 +12,14 @@ import json
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.extensions.dynamic_modules.v3 import dynamic_modules_pb2 as module_pb2
-from envoy.extensions.filters.http.dynamic_modules.v3 import dynamic_modules_pb2 as module_filter_pb2
-from xds.type.v3 import typed_struct_pb2
 
-from headrace.envoy.module_filter import MODULE_NAME
+from headrace.envoy.module_filter import pool_balancer, pool_filter
 from headrace.envoy.translate.memo import Memo
-from headrace.envoy.translate.messages import http_filter, packed
 from headrace.envoy.view import Scope, Target
 from headrace.model.inference import Admission, FairnessKey, InferencePolicy, StreamTimeouts
 from headrace.model.service import Protocol, ServicePort
 
-POOL = "pool"
-"""What the module calls its filter and its load-balancing policy for pools."""
-_LB_POLICY = "envoy.load_balancing_policies.dynamic_modules"
-_LB_CONFIG = (
-    "type.googleapis.com/envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"
-)
-_STRING = "type.googleapis.com/google.protobuf.StringValue"
+__all__ = ["apply_pool_balancer", "asks_module", "pool_filter", "pool_settings"]
 
 
 def asks_module(memo: Memo, scope: Scope, module: bool) -> bool:
@@ -41,33 +31,16 @@ def _any_pool(targets: tuple[Target, ...]) -> bool:
     return any(target.is_pool for target in targets)
 
 
-def pool_filter() -> Any:
-    """The module's HTTP filter that reads, holds and observes requests to pools. Stands directly before the router."""
-    config = module_filter_pb2.DynamicModuleFilter(
-        dynamic_module_config=module_pb2.DynamicModuleConfig(name=MODULE_NAME, do_not_close=True), filter_name=POOL
-    )
-    return http_filter("headrace.pool", config)
-
-
 def apply_pool_balancer(cluster: Any, target: Target, port: ServicePort) -> None:
     """Let the module pick the endpoints of a pool's cluster, for every attempt of a request. Only HTTP can be picked
     for, and only endpoints that the control plane assigns; other clusters stay as they are."""
     http = port.protocol.is_http or port.protocol is Protocol.UNDECLARED
     if not (target.is_pool and http and cluster.type == cluster_pb2.Cluster.EDS):
         return
-    config = typed_struct_pb2.TypedStruct(type_url=_LB_CONFIG)
-    config.value.update(
-        {
-            "dynamic_module_config": {"name": MODULE_NAME, "do_not_close": True},
-            "lb_name": POOL,
-            "lb_policy_config": {"@type": _STRING, "value": pool_settings(target, port)},
-        }
-    )
     cluster.ClearField("lb_policy")
     cluster.ClearField("lb_config")
-    policy = cluster.load_balancing_policy.policies.add().typed_extension_config
-    policy.name = _LB_POLICY
-    policy.typed_config.CopyFrom(packed(config))
+    policy = pool_balancer(pool_settings(target, port))
+    cluster.load_balancing_policy.policies.add().typed_extension_config.CopyFrom(policy)
 
 
 def pool_settings(target: Target, port: ServicePort) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.http.dynamic_modules.v3 import dynamic_modules_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
@@ -109,6 +110,8 @@ def filters(resources: ResourceSet) -> dict[str, list[str]]:
     found = {}
     for name, resource in resources.of_type(LISTENER).items():
         listener = listener_pb2.Listener.FromString(resource.body)
+        if listener.traffic_direction == base_pb2.INBOUND:
+            continue
         for chain in listener.filter_chains:
             manager = hcm_pb2.HttpConnectionManager()
             if chain.filters and chain.filters[0].typed_config.Unpack(manager):
