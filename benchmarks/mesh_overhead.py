@@ -148,8 +148,8 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each run of wrk")
+    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each run of wrk")
     parser.add_argument("--write", action="store_true", help="put the section into RESULTS.md")
     return parser.parse_args()
 
