@@ -10,13 +10,14 @@ import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.dynamic_modules.v3 import dynamic_modules_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from xds.type.v3 import typed_struct_pb2
 
 from headrace.config.documents import read_text
 from headrace.config.store import ConfigStore
-from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ResourceSet
+from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, ResourceSet
 from headrace.envoy.translate import Translator
 from headrace.envoy.view import Scopes, view_of
 from headrace.model.identity import Identity
@@ -245,6 +246,14 @@ def test_every_port_of_every_replica_of_a_pool_is_an_endpoint() -> None:
         ("127.0.0.21", 8001, 8000),
     ]
     assert "outbound|8000||chat.default.inference.local" in translated(mesh, gateway()).of_type(ENDPOINT)
+
+
+def test_an_application_calls_a_pool_by_its_host_name() -> None:
+    resources = translated(snapshot(POOL), sidecar(CaptureKind.LOOPBACK))
+    table = route_pb2.RouteConfiguration.FromString(resources.of_type(ROUTE)["http_proxy"].body)
+    found = {domain: host.routes[0].route.cluster for host in table.virtual_hosts for domain in host.domains}
+    assert found["chat.default.inference.local:8000"] == "outbound|8000||chat.default.inference.local"
+    assert not [domain for domain in found if domain.partition(":")[0] in ("chat", "chat.default")]
 
 
 def test_the_filter_has_no_settings_of_its_own() -> None:
