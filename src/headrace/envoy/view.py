@@ -7,12 +7,12 @@ every proxy and snapshot, through `view_of`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from headrace.envoy.visibility import MeshIndex, RuleMerger
-from headrace.model.destination import DestinationRule
+from headrace.model.destination import ConnectionPool, DestinationRule
 from headrace.model.gateway import Gateway
 from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
@@ -99,11 +99,13 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """The server side of a sidecar's workload: its ports with the protocols that services in front declare, and the
-    mutual TLS it accepts. Compared by value; interned by workload."""
+    """The server side of a sidecar's workload: its ports with the protocols that services in front declare, the
+    mutual TLS it accepts, and by port the connection pools that DestinationRules give those services (both ends of a
+    connection have them: Istio's rule). Compared by value; interned by workload."""
 
     ports: tuple[WorkloadPortView, ...] = ()
     mtls: MtlsPolicy = field(default_factory=MtlsPolicy)
+    pools: tuple[tuple[int, ConnectionPool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +153,7 @@ class Scopes:
         if scope is None:
             scope = self._settle(index, snapshot, key)
             self._current[key] = scope
-        return ProxyView(scope, snapshot.endpoints, self._inbound_of(snapshot, proxy), proxy)
+        return ProxyView(scope, snapshot.endpoints, self._inbound_of(snapshot, proxy, scope), proxy)
 
     def _turn(self, snapshot: MeshSnapshot) -> MeshIndex:
         """The index of the snapshot; where more than endpoints changed, the current scopes become the last ones."""
@@ -230,16 +232,27 @@ class Scopes:
             target = self._targets[parts] = Target(*parts)
         return target
 
-    def _inbound_of(self, snapshot: MeshSnapshot, proxy: Proxy) -> Inbound:
+    def _inbound_of(self, snapshot: MeshSnapshot, proxy: Proxy, scope: Scope) -> Inbound:
         if proxy.kind is ProxyKind.GATEWAY:
             return Inbound()
         key = (proxy.namespace, proxy.workload, tuple(sorted(proxy.labels.items())))
         inbound = self._inbound.get(key)
         if inbound is None:
             policy = settle(snapshot.peer_authentications, snapshot.mesh.root_namespace, proxy.namespace, proxy.labels)
-            inbound = Inbound(workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels), policy)
+            ports = workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels)
+            inbound = Inbound(ports, policy, tuple(_pools(ports, scope)))
             self._inbound[key] = inbound
         return inbound
+
+
+def _pools(ports: tuple[WorkloadPortView, ...], scope: Scope) -> Iterator[tuple[int, ConnectionPool]]:
+    """The connection pools that the rules of the services in front have, by port of the workload."""
+    for port in ports:
+        target = scope.by_host.get(port.host)
+        if target is not None and target.rule is not None and target.rule.policy is not None:
+            pool = target.rule.policy.pool_of(port.service_port)
+            if pool is not None:
+                yield port.number, pool
 
 
 def _scope_key(index: MeshIndex, proxy: Proxy) -> ScopeKey:

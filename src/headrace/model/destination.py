@@ -136,6 +136,10 @@ class TrafficPolicy:
     tls: ClientTls | None = None
     ports: tuple[PortPolicy, ...] = ()
 
+    def pool_of(self, port: int) -> ConnectionPool | None:
+        """The connection pool of one port: that of its own settings, which replace all, else the policy's."""
+        return next((own.connection_pool for own in self.ports if own.port == port), self.connection_pool)
+
 
 @dataclass(frozen=True, slots=True)
 class Subset:

@@ -45,12 +45,15 @@ class Capture:
 @dataclass(frozen=True, slots=True)
 class WorkloadPortView:
     """A port of the proxy's own workload, with the protocol that the services in front of it declare; `engine` is the
-    model engine of a Workload document ('' : none named), None for a workload that others run."""
+    model engine of a Workload document ('' : none named), None for a workload that others run. `host` and
+    `service_port` name the port of the oldest service in front ('' and 0: none)."""
 
     number: int
     name: str
     protocol: str
     engine: str | None = None
+    host: str = ""
+    service_port: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

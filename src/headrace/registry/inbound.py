@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from headrace.model.proxy import WorkloadPortView
 from headrace.model.resource import Labels, selects
-from headrace.model.service import ServicePort
+from headrace.model.service import Service, ServicePort
 from headrace.model.workload import WorkloadPort
 from headrace.registry.snapshot import MeshSnapshot
 
@@ -35,18 +35,27 @@ def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: La
     )
     engine = None if workload is None else str(workload.engine or "")
     found: dict[int, WorkloadPortView] = {}
-    for services in snapshot.services.values():
-        for service in services:
-            if service.namespace != namespace or not service.selector or not selects(service.selector, labels):
-                continue
-            for port in service.ports:
-                for number in target_ports(port, own):
-                    found.setdefault(number, WorkloadPortView(number, port.name, port.protocol.value, engine))
+    for service in _in_front(snapshot, namespace, labels):
+        for port in service.ports:
+            for number in target_ports(port, own):
+                view = WorkloadPortView(number, port.name, port.protocol.value, engine, service.host, port.number)
+                found.setdefault(number, view)
     if workload is not None:
         for extra in own:
             if extra.number not in found:
                 found[extra.number] = WorkloadPortView(extra.number, extra.name, extra.protocol, engine)
     return tuple(found[number] for number in sorted(found))
+
+
+def _in_front(snapshot: MeshSnapshot, namespace: str, labels: Labels) -> list[Service]:
+    """The services that select a workload with these labels, oldest first."""
+    found = [
+        service
+        for services in snapshot.services.values()
+        for service in services
+        if service.namespace == namespace and service.selector and selects(service.selector, labels)
+    ]
+    return sorted(found, key=lambda service: service.meta.age())
 
 
 def declared_ports(snapshot: MeshSnapshot, namespace: str, name: str) -> tuple[WorkloadPort, ...]:

@@ -23,7 +23,7 @@ def test_by_the_services_target_ports() -> None:
 
 
 def test_the_oldest_service_settles_the_protocol() -> None:
-    older, younger = service("a", selector={"app": "chat"}), service("b", port(1, Protocol.TCP, target=8000))
+    older = service("z", selector={"app": "chat"})
     younger = service("b", port(1, Protocol.TCP, target=8000), selector={"app": "chat"})
     assert ports(Mesh().put(younger, older)) == [(8000, "HTTP")]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envoy.config.accesslog.v3 import accesslog_pb2
-from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2, base_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
@@ -18,6 +18,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
 from headrace.envoy.resources import CLUSTER, LISTENER, XdsResource
+from headrace.envoy.translate.cluster_policy import apply_pool, http_options, set_http_options
 from headrace.envoy.translate.hcm import access_logs
 from headrace.envoy.translate.inbound_chains import (
     TCP_PROXY,
@@ -31,7 +32,8 @@ from headrace.envoy.translate.inspectors import http_inspector, not_on_ports, on
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import duration, packed, socket_address, uint32
 from headrace.envoy.view import Inbound, ProxyView
-from headrace.model.engine_connections import DESCRIBED_ELSEWHERE, engine_connections
+from headrace.model.destination import ConnectionPool
+from headrace.model.engine_connections import DESCRIBED_ELSEWHERE, ApplicationConnections, engine_connections
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import inbound_cluster
 from headrace.model.proxy import WorkloadPortView
@@ -47,7 +49,6 @@ _LOCAL_SOURCE = "127.0.0.6"
 """The source address of connections to the application, by which redirection rules know not to send them back."""
 _NEVER_SECONDS = 9_223_372_035
 """The longest time Envoy can count: inbound original-destination hosts are never cleaned up (Istio's choice)."""
-_UNLIMITED = 2**32 - 1
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -177,8 +178,9 @@ def plain_inspectors(chains: Sequence[Any]) -> list[Any]:
 def inbound_clusters(inbound: Inbound, mesh: MeshConfig) -> list[Any]:
     """`inbound|PORT||` for each port, and the pass-through cluster, all to the address the client meant."""
     clusters = []
+    pools = dict(inbound.pools)
     for port in inbound.ports:
-        cluster = _application_cluster(port, mesh)
+        cluster = _application_cluster(port, mesh, pools.get(port.number))
         cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
         cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
         cluster.cleanup_interval.seconds = _NEVER_SECONDS
@@ -190,10 +192,10 @@ def inbound_clusters(inbound: Inbound, mesh: MeshConfig) -> list[Any]:
 
 def local_clusters(inbound: Inbound, mesh: MeshConfig, app_ports: Sequence[tuple[int, int]]) -> list[Any]:
     """`inbound|PORT||` for each port, to where the process listens on the loopback interface (loopback capture)."""
-    mapped = dict(app_ports)
+    mapped, pools = dict(app_ports), dict(inbound.pools)
     clusters = []
     for port in inbound.ports:
-        cluster = _application_cluster(port, mesh)
+        cluster = _application_cluster(port, mesh, pools.get(port.number))
         cluster.type = cluster_pb2.Cluster.STATIC
         endpoint = endpoint_components_pb2.LbEndpoint(
             endpoint=endpoint_components_pb2.Endpoint(
@@ -210,42 +212,33 @@ def local_clusters(inbound: Inbound, mesh: MeshConfig, app_ports: Sequence[tuple
     return clusters
 
 
-def _application_cluster(port: WorkloadPortView, mesh: MeshConfig) -> Any:
-    """The cluster of one port without its addresses: limits off (the caller's sidecar has them), the declared
-    protocol, else the one the request came with."""
-    cluster = cluster_pb2.Cluster(
-        name=inbound_cluster(port.number),
-        connect_timeout=duration(mesh.connect_timeout),
-        circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
-            thresholds=[
-                circuit_breaker_pb2.CircuitBreakers.Thresholds(
-                    max_connections=uint32(_UNLIMITED),
-                    max_pending_requests=uint32(_UNLIMITED),
-                    max_requests=uint32(_UNLIMITED),
-                    max_retries=uint32(_UNLIMITED),
-                    track_remaining=True,
-                )
-            ]
-        ),
-    )
+def _application_cluster(port: WorkloadPortView, mesh: MeshConfig, pool: ConnectionPool | None) -> Any:
+    """The cluster of one port without its addresses: the connection pool of the service in front, the declared
+    protocol, else the one the request came with. Connections are kept no longer than the application keeps them."""
+    cluster = cluster_pb2.Cluster(name=inbound_cluster(port.number))
+    apply_pool(cluster, pool, mesh.connect_timeout)
     protocol = protocol_of(port)
     keeping = DESCRIBED_ELSEWHERE if port.engine is None else engine_connections(port.engine)
-    options = http_protocol_options_pb2.HttpProtocolOptions()
-    if protocol.is_http2:
-        options.explicit_http_config.http2_protocol_options.SetInParent()
-    elif protocol is Protocol.UNDECLARED:
-        options.use_downstream_protocol_config.CopyFrom(_downstream_protocol())
-    elif protocol.is_http and keeping != DESCRIBED_ELSEWHERE:
+    options = http_options(pool, http2=protocol.is_http2, sniffed=protocol is Protocol.UNDECLARED)
+    if options is None:
+        if not protocol.is_http or keeping == DESCRIBED_ELSEWHERE:
+            return cluster
+        options = http_protocol_options_pb2.HttpProtocolOptions()
         options.explicit_http_config.http_protocol_options.SetInParent()
-    else:
-        return cluster
-    common = options.common_http_protocol_options
-    if keeping.idle is not None:
-        common.idle_timeout.CopyFrom(duration(keeping.idle))
-    if keeping.requests is not None and not protocol.is_http2:
-        common.max_requests_per_connection.value = keeping.requests
-    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(options))
+    if protocol.is_http or protocol is Protocol.UNDECLARED:
+        _keep_connections(options.common_http_protocol_options, keeping, http2=protocol.is_http2)
+    set_http_options(cluster, options)
     return cluster
+
+
+def _keep_connections(common: Any, keeping: ApplicationConnections, *, http2: bool) -> None:
+    """Shorten what the pool says to what the application bears."""
+    if keeping.idle is not None:
+        written = common.idle_timeout.ToNanoseconds() / 1e9 or keeping.idle
+        common.idle_timeout.CopyFrom(duration(min(keeping.idle, written)))
+    if keeping.requests is not None and not http2:
+        written_requests = common.max_requests_per_connection.value or keeping.requests
+        common.max_requests_per_connection.value = min(keeping.requests, written_requests)
 
 
 def _passthrough_cluster(mesh: MeshConfig) -> Any:

@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+from tests.unit.envoy.translate.outbound_rig import Rig, http_options
 from tests.unit.envoy.translate.samples import decoded, plain, unpacked, view
+from tests.unit.registry.meshes import Mesh, port, rule, service, sidecar, workload
 
 from headrace.envoy.resources import ResourceSet
 from headrace.envoy.translate import inbound
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.validation import refusal
+from headrace.model.destination import ConnectionPool, PortPolicy, TrafficPolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.security import MtlsMode
+from headrace.model.service import Protocol as Wire
 
 S, P, D = MtlsMode.STRICT, MtlsMode.PERMISSIVE, MtlsMode.DISABLE
 
@@ -51,8 +55,8 @@ def test_number_of_chains_is_istios(protocol: str, mode: MtlsMode, count: int) -
 
 def test_strict_takes_only_the_meshs_tls() -> None:
     message = listener(ports=((8000, "HTTP"), (9000, "TCP"), (7000, "UNDECLARED")), mode=S)
-    for port in (0, 7000, 8000, 9000):
-        assert all(tls for _, _, tls, _ in chains(message, port)), port
+    for number in (0, 7000, 8000, 9000):
+        assert all(tls for _, _, tls, _ in chains(message, number)), number
 
 
 def test_permissive_tells_the_mesh_by_alpn_from_other_tls() -> None:
@@ -145,3 +149,33 @@ def test_envoy_accepts_every_mode_of_every_protocol() -> None:
         for mode in (S, P, D)
     }
     assert refusal(sets) is None
+
+
+def test_both_ends_have_the_connection_pool_of_the_services_rule() -> None:
+    policy = TrafficPolicy(
+        connection_pool=ConnectionPool(max_connections=7, http2_max_requests=9),
+        ports=(PortPolicy(90, connection_pool=ConnectionPool(max_connections=3)),),
+    )
+    chat = service("chat", port(80, target=8000), port(90, Wire.TCP, target=9000), port(70, target=7000))
+    other = service("other", port(70, target=6000), selector={"app": "chat"})
+    found = Rig(Mesh().put(chat, other, rule("chat", policy=policy))).clusters(sidecar("chat"))
+
+    def limits(name: str) -> tuple[int, int]:
+        (threshold,) = found[name].circuit_breakers.thresholds
+        return threshold.max_connections.value, threshold.max_requests.value
+
+    unlimited = 2**32 - 1
+    assert limits("inbound|8000||") == limits("outbound|80||chat.default.svc.cluster.local") == (7, 9)
+    assert limits("inbound|9000||") == (3, unlimited)
+    assert limits("inbound|6000||") == (unlimited, unlimited)
+
+
+def test_a_pool_never_keeps_connections_longer_than_the_application() -> None:
+    for written, kept in ((0.5, "0.500s"), (60.0, "1.500s"), (0.0, "1.500s")):
+        policy = TrafficPolicy(connection_pool=ConnectionPool(http_idle_timeout=written, max_requests_per_connection=5))
+        mesh = Mesh().put(service("chat"), workload("chat"), rule("chat", policy=policy))
+        options = http_options(Rig(mesh).clusters(sidecar("chat"))["inbound|8000||"])
+        assert plain(options)["common_http_protocol_options"] == {
+            "idle_timeout": kept,
+            "max_requests_per_connection": 5,
+        }
