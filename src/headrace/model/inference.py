@@ -84,12 +84,12 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Priorities:
-    """Strict priorities: the request header that names one, the names from first to last, the name of requests without
-    the header (or with another value), and after how long a waiting request goes before all (the starvation bound)."""
+    """Strict priorities: the request header that names one, the names from first to last (requests without the header,
+    or with another value, come after them all), and after how long a waiting request goes before all (the starvation
+    bound)."""
 
     header: str
     levels: tuple[str, ...]
-    default: str
     starvation: float | None = None
 
 

@@ -82,8 +82,7 @@ class QueueSpec(Spec):
 
 class PrioritiesSpec(Spec):
     header: HeaderName
-    levels: Annotated[list[NonEmpty], Field(min_length=2, max_length=MAX_LEVELS)]
-    default: NonEmpty | None = None
+    levels: Annotated[list[NonEmpty], Field(min_length=1, max_length=MAX_LEVELS)]
     starvation: Wait | None = None
 
 
@@ -170,9 +169,6 @@ def _check_admission(admission: AdmissionSpec) -> Iterator[Finding]:
         where = (*at, "priorities")
         if len(set(priorities.levels)) != len(priorities.levels):
             yield Finding((*where, "levels"), "a level is listed twice", "Remove one.")
-        if priorities.default is not None and priorities.default not in priorities.levels:
-            message = f"{shown(priorities.default)} is not one of the levels"
-            yield Finding((*where, "default"), message, f"Use one of {', '.join(priorities.levels)}.")
     fairness = admission.fairness
     if fairness is not None:
         named = fairness.key is not FairnessKey.IDENTITY
@@ -230,8 +226,7 @@ def _admission(spec: AdmissionSpec) -> Admission:
 
 
 def _priorities(spec: PrioritiesSpec) -> Priorities:
-    middle = spec.levels[len(spec.levels) // 2]
-    return Priorities(spec.header.lower(), tuple(spec.levels), spec.default or middle, spec.starvation)
+    return Priorities(spec.header.lower(), tuple(spec.levels), spec.starvation)
 
 
 def _fairness(spec: FairnessSpec) -> Fairness:
@@ -247,5 +242,5 @@ KIND = Kind(
     model=InferencePolicySpec,
     lower=_lower,
     check=_check,
-    untranslated=("spec.retries.attempts", "spec.admission.priorities.default"),
+    untranslated=("spec.retries.attempts",),
 )

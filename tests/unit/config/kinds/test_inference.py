@@ -120,7 +120,7 @@ def test_a_policy_in_full() -> None:
     admission = policy.admission
     assert (admission.rate, admission.burst, admission.concurrency) == (20.0, 5, 8)
     assert admission.queue == Queue(30, 100_000, 1.5)
-    assert admission.priorities == Priorities("x-priority", ("chat", "api", "batch"), "api", 10.0)
+    assert admission.priorities == Priorities("x-priority", ("chat", "api", "batch"), 10.0)
     assert admission.fairness == Fairness(FairnessKey.HEADER, "x-tenant", (("gold", 4.0), ("iron", 0.5)))
     assert (policy.timeouts.first_token, policy.timeouts.between_tokens, policy.timeouts.total) == (30.0, 10.0, 600.0)
 
@@ -141,10 +141,6 @@ def test_a_policy_that_only_names_its_target_has_every_default() -> None:
         (
             "admission: {overflow: {action: Redirect, backend: {kind: Service, name: other}}}",
             "spec.admission.overflow.action",
-        ),
-        (
-            "admission: {priorities: {header: p, levels: [a, b], default: b}}",
-            "spec.admission.priorities.default",
         ),
     ],
 )
@@ -168,7 +164,7 @@ def test_what_is_not_done_yet_is_said(spec: str, field: str) -> None:
         (REFS + "admission: {queue: {depth: 3, time: 1s}}", "spec.admission.queue"),
         (REFS + "admission: {requestsPerSecond: 1, queue: {depth: 3}}", "spec.admission.queue"),
         (REFS + "admission: {requestsPerSecond: 1, queue: {depth: -1, time: 1s}}", "spec.admission.queue.depth"),
-        (REFS + "admission: {priorities: {header: p, levels: [a]}}", "spec.admission.priorities.levels"),
+        (REFS + "admission: {priorities: {header: p, levels: []}}", "spec.admission.priorities.levels"),
         (REFS + "admission: {priorities: {header: p, levels: [a, a]}}", "spec.admission.priorities.levels"),
         (REFS + "admission: {fairness: {key: header}}", "spec.admission.fairness"),
         (REFS + "admission: {fairness: {key: header, name: t, weights: {a: 0}}}", "spec.admission.fairness.weights.a"),
