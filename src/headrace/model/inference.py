@@ -104,6 +104,15 @@ class Fairness:
 
 
 @dataclass(frozen=True, slots=True)
+class Deadline:
+    """When the first token of an answer is due, from the request's arrival: what a request header says in milliseconds
+    ('' : none), else `default`. What cannot meet its own is refused at once."""
+
+    header: str = ""
+    default: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Overflow:
     """What becomes of what does not fit. `backend` is where REDIRECT sends it; `port` 0: the backend's only one."""
 
@@ -123,6 +132,7 @@ class Admission:
     queue: Queue | None = None
     priorities: Priorities | None = None
     fairness: Fairness | None = None
+    deadline: Deadline | None = None
     overflow: Overflow = Overflow()
 
 

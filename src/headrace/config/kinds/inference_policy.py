@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Document
 from headrace.config.fields import (
@@ -25,10 +25,11 @@ from headrace.config.fields import (
     shown,
     whole,
 )
-from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec
+from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse
 from headrace.model.inference import (
     POOL_GROUP,
     Admission,
+    Deadline,
     Fairness,
     FairnessKey,
     InferencePolicy,
@@ -92,6 +93,19 @@ class FairnessSpec(Spec):
     weights: Annotated[dict[NonEmpty, Share], Field(max_length=MAX_TENANTS)] = {}
 
 
+class DeadlineSpec(Spec):
+    """When the first token is due: what a header says in milliseconds, else `default`."""
+
+    header: HeaderName | None = None
+    default: Span | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> DeadlineSpec:
+        if self.header is None and self.default is None:
+            raise refuse("a deadline needs header or default", "Write one of them, or both.")
+        return self
+
+
 class BackendSpec(TargetRefSpec):
     port: Port | None = None
 
@@ -108,6 +122,7 @@ class AdmissionSpec(Spec):
     queue: QueueSpec | None = None
     priorities: PrioritiesSpec | None = None
     fairness: FairnessSpec | None = None
+    first_token_deadline: DeadlineSpec | None = None
     overflow: OverflowSpec = OverflowSpec()
 
 
@@ -213,7 +228,7 @@ def _lower(meta: Metadata, spec: InferencePolicySpec, document: Document) -> Inf
 
 def _admission(spec: AdmissionSpec) -> Admission:
     queue, priorities, fairness, overflow = spec.queue, spec.priorities, spec.fairness, spec.overflow
-    backend = overflow.backend
+    backend, deadline = overflow.backend, spec.first_token_deadline
     return Admission(
         rate=spec.requests_per_second,
         burst=spec.burst,
@@ -221,6 +236,7 @@ def _admission(spec: AdmissionSpec) -> Admission:
         queue=Queue(queue.depth, queue.tokens, queue.time) if queue else None,
         priorities=_priorities(priorities) if priorities else None,
         fairness=_fairness(fairness) if fairness else None,
+        deadline=Deadline((deadline.header or "").lower(), deadline.default) if deadline else None,
         overflow=Overflow(overflow.action, _target(backend) if backend else None, (backend and backend.port) or 0),
     )
 

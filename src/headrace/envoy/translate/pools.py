@@ -99,4 +99,10 @@ def _admission(admission: Admission) -> dict[str, Any]:
         found["tenant_header"] = fairness.name
         if fairness.weights:
             found["weights"] = dict(fairness.weights)
+    deadline = admission.deadline
+    if deadline is not None:
+        if deadline.header:
+            found["first_token_deadline_header"] = deadline.header
+        if deadline.default is not None:
+            found["first_token_deadline_seconds"] = deadline.default
     return found

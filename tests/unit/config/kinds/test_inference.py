@@ -10,6 +10,7 @@ import pytest
 from headrace.config.documents import read_text
 from headrace.config.schema import Validated, validate
 from headrace.model.inference import (
+    Deadline,
     Fairness,
     FairnessKey,
     InferencePolicy,
@@ -102,6 +103,7 @@ def test_a_policy_in_full() -> None:
           queue: {depth: 30, tokens: 100000, time: 1500ms}
           priorities: {header: X-Priority, levels: [chat, api, batch], starvation: 10s}
           fairness: {key: header, name: X-Tenant, weights: {gold: 4, iron: 0.5}}
+          firstTokenDeadline: {header: X-Slo-Ttft-Ms, default: 5s}
           overflow: {action: Reject}
         timeouts: {firstToken: 30s, betweenTokens: 10s, total: 10m}
         """,
@@ -122,6 +124,7 @@ def test_a_policy_in_full() -> None:
     assert admission.queue == Queue(30, 100_000, 1.5)
     assert admission.priorities == Priorities("x-priority", ("chat", "api", "batch"), 10.0)
     assert admission.fairness == Fairness(FairnessKey.HEADER, "x-tenant", (("gold", 4.0), ("iron", 0.5)))
+    assert admission.deadline == Deadline("x-slo-ttft-ms", 5.0)
     assert (policy.timeouts.first_token, policy.timeouts.between_tokens, policy.timeouts.total) == (30.0, 10.0, 600.0)
 
 
@@ -168,6 +171,7 @@ def test_what_is_not_done_yet_is_said(spec: str, field: str) -> None:
         (REFS + "admission: {priorities: {header: p, levels: [a, a]}}", "spec.admission.priorities.levels"),
         (REFS + "admission: {fairness: {key: header}}", "spec.admission.fairness"),
         (REFS + "admission: {fairness: {key: header, name: t, weights: {a: 0}}}", "spec.admission.fairness.weights.a"),
+        (REFS + "admission: {firstTokenDeadline: {}}", "spec.admission.firstTokenDeadline"),
         (REFS + "admission: {overflow: {action: Redirect}}", "spec.admission.overflow"),
         (REFS + "admission: {overflow: {action: Spill}}", "spec.admission.overflow.action"),
         (REFS + "timeouts: {firstToken: 2s, total: 1s}", "spec.timeouts.firstToken"),

@@ -150,6 +150,7 @@ spec:
     queue: {depth: 10, tokens: 5000, time: 2s}
     priorities: {header: x-priority, levels: [chat, batch], starvation: 10s}
     fairness: {key: header, name: x-tenant, weights: {gold: 4}}
+    firstTokenDeadline: {header: x-slo, default: 5s}
   timeouts: {firstToken: 30s, betweenTokens: 10s, total: 600s}
 """
     (settings,) = settings_of(translated(snapshot(POOL, policy), gateway())).values()
@@ -169,6 +170,8 @@ spec:
             "starvation_seconds": 10.0,
             "tenant_header": "x-tenant",
             "weights": {"gold": 4.0},
+            "first_token_deadline_header": "x-slo",
+            "first_token_deadline_seconds": 5.0,
         },
     }
 
