@@ -33,7 +33,7 @@ def service(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]
     if not found:
         known = sorted({item.name for items in snapshot.services.values() for item in items})
         raise Refused(404, f"no service {name!r} in namespace {namespace!r}; there are: {', '.join(known) or 'none'}")
-    one = found[0]
+    one = min(found, key=lambda item: item.pool)  # a Service before an InferencePool of the same name
     endpoints = snapshot.endpoints.get((one.namespace, one.host), ())
     return {
         "service": one.host,
