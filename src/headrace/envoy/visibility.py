@@ -111,11 +111,11 @@ class MeshIndex:
         self._mesh = snapshot.mesh
         self._merger = merger
         self._local: dict[str, RuleTable] = {}
+        self._exported: dict[str, RuleTable] = {}
         for rule in snapshot.destination_rules:
-            self._local.setdefault(rule.meta.namespace, RuleTable()).add(rule)
-        for table in self._local.values():
+            self._place(rule)
+        for table in (*self._local.values(), *self._exported.values()):
             table.seal()
-        self._exported: dict[tuple[str, str], RuleTable] = {}
         self._inference: dict[tuple[str, str], InferencePolicy] = {}
         for policy in snapshot.inference_policies:
             for target in policy.targets:
@@ -159,39 +159,40 @@ class MeshIndex:
         return private + named + public
 
     def rule_for(self, service: Service, namespace: str) -> DestinationRule | None:
-        """The DestinationRule under which `namespace` calls `service`."""
-        root = self._mesh.root_namespace
-        if namespace != root and namespace in self._local:
-            own = [
-                rule
-                for rule in self._local[namespace].find(service.host)
-                if NOBODY not in (rule.export_to or self._mesh.default_destination_rule_export_to)
-            ]
-            if own:
-                return self._merger.merge(own)
-        for owner in (service.namespace, root):
-            if owner:
-                found = self._exported_rules(owner, namespace).find(service.host)
-                if found:
-                    return self._merger.merge(found)
-        return None
+        """The DestinationRule under which `namespace` calls `service`. Of another namespace's rules the most specific
+        host is taken first, and then only what is exported to `namespace`."""
+        own = self._local.get(namespace)
+        found = own.find(service.host) if own is not None else []
+        for owner in (service.namespace, self._mesh.root_namespace):
+            if found:
+                break
+            table = self._exported.get(owner)
+            rules = table.find(service.host) if table is not None else []
+            default = self._mesh.default_destination_rule_export_to
+            found = [rule for rule in rules if exported_to(rule.export_to, default, owner, namespace)]
+        return self._merger.merge(found)
+
+    def _place(self, rule: DestinationRule) -> None:
+        """Put a rule where it is looked for: in its own namespace, and in others unless it is private. Rules for the
+        whole mesh live in the root namespace, so that there only private ones come before those of the service."""
+        owner = rule.meta.namespace
+        if NOBODY in rule.export_to:
+            return
+        private = self._is_private(rule)
+        own = not rule.export_to or {EVERYBODY, PRIVATE, owner} & set(rule.export_to)
+        if private or (own and owner != self._mesh.root_namespace):
+            self._local.setdefault(owner, RuleTable()).add(rule)
+        if not private:
+            self._exported.setdefault(owner, RuleTable()).add(rule)
+
+    def _is_private(self, rule: DestinationRule) -> bool:
+        if not rule.export_to:
+            return PRIVATE in self._mesh.default_destination_rule_export_to
+        return len(rule.export_to) == 1 and rule.export_to[0] in (PRIVATE, rule.meta.namespace)
 
     def inference_for(self, service: Service) -> InferencePolicy | None:
         """The InferencePolicy that is for a service: of several the oldest, as Gateway API policies conflict."""
         return self._inference.get((service.namespace, service.host))
-
-    def _exported_rules(self, owner: str, namespace: str) -> RuleTable:
-        key = (owner, namespace)
-        table = self._exported.get(key)
-        if table is None:
-            table = RuleTable()
-            default = self._mesh.default_destination_rule_export_to
-            for rule in self._snapshot.destination_rules:
-                if rule.meta.namespace == owner and exported_to(rule.export_to, default, owner, namespace):
-                    table.add(rule)
-            table.seal()
-            self._exported[key] = table
-        return table
 
 
 def _source_label_names(virtual_services: Iterable[VirtualService]) -> frozenset[str]:

@@ -113,6 +113,23 @@ class TestRules:
         assert rule_name(mesh, "other") == ""
         assert rule_name(Mesh().put(service("chat"), rule("chat", export_to=("~",))), "default") == ""
 
+    def test_a_rule_for_others_only_does_not_count_at_home(self) -> None:
+        mesh = self.mesh("istio-system").put(rule("chat", name="lent", export_to=("other",)))
+        assert rule_name(mesh, "default") == "istio-system"
+        assert rule_name(mesh, "other") == "lent"
+
+    def test_the_most_specific_host_counts_also_where_it_is_not_exported_to_the_caller(self) -> None:
+        mesh = Mesh().put(service("chat"), rule("chat", name="lent", export_to=("other",)))
+        mesh.put(rule("*.local", name="wide"))
+        assert rule_name(mesh, "other") == "lent"
+        assert rule_name(mesh, "third") == ""
+
+    def test_in_the_root_namespace_only_private_rules_come_before_the_services(self) -> None:
+        mesh = self.mesh("default", "istio-system")
+        assert rule_name(mesh, "istio-system") == "default"
+        mesh.put(rule("*.local", namespace="istio-system", name="private", export_to=(".",)))
+        assert rule_name(mesh, "istio-system") == "private"
+
     def test_rules_of_one_host_merge(self) -> None:
         mesh = Mesh().put(
             service("chat"),
