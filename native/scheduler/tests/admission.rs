@@ -192,7 +192,18 @@ fn a_full_queue_refuses_by_requests_and_by_tokens() {
     gate.leave(1, 1.0);
     hold(&mut gate, arrival(3), 1.0);
 
-    assert_eq!(refused(busy(0).arrive(&arrival(1), 0.0)).0, RefusalReason::QueueFull);
+    assert_eq!(refused(busy(0).arrive(&arrival(1), 0.0)).0, RefusalReason::Concurrency);
+    let mut config = GateConfig::default();
+    config.queue.depth = 0;
+    config.rate = Some(Rate {
+        per_second: 4.0,
+        burst: 2,
+    });
+    let mut gate = Gate::new(config, 1, 0.0);
+    let decisions: Vec<Decision> = (0..4).map(|id| gate.arrive(&arrival(id), 0.0)).collect();
+    assert_eq!(decisions[..2], [Decision::Admit, Decision::Admit]);
+    assert_eq!(refused(decisions[2]), (RefusalReason::Rate, Some(0.25)));
+    assert_eq!(refused(decisions[3]), (RefusalReason::Rate, Some(0.5)));
 }
 
 #[test]
@@ -470,7 +481,7 @@ fn nonsense_is_bounded_and_harms_nobody() {
 #[test]
 fn reasons_have_names_of_their_own() {
     let mut names: Vec<&str> = RefusalReason::ALL.iter().map(|reason| reason.name()).collect();
-    assert_eq!(names[0], "queue_full");
+    assert_eq!(names[3], "queue-tokens");
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), RefusalReason::ALL.len());

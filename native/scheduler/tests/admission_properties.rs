@@ -185,10 +185,12 @@ fn bounds_hold_and_books_balance_whatever_comes() {
     // The runs have been everywhere.
     for how in [
         "released",
-        "queue_full",
-        "queue_tokens",
-        "tenant_full",
-        "queue_timeout",
+        "rate",
+        "concurrency",
+        "queue-full",
+        "queue-tokens",
+        "tenant-full",
+        "queue-timeout",
         "deadline",
         "displaced",
     ] {

@@ -130,6 +130,10 @@ impl Refusal {
 /// Why a request does not go. The names are stable: headers, statistics and dashboards use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RefusalReason {
+    /// The rate is used up, and nothing may wait (`depth` is 0).
+    Rate,
+    /// Every place is taken, and nothing may wait (`depth` is 0).
+    Concurrency,
     /// As many requests wait as may.
     QueueFull,
     /// As many tokens wait as may.
@@ -150,7 +154,9 @@ pub enum RefusalReason {
 
 impl RefusalReason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [RefusalReason; 8] = [
+    pub const ALL: [RefusalReason; 10] = [
+        RefusalReason::Rate,
+        RefusalReason::Concurrency,
         RefusalReason::QueueFull,
         RefusalReason::QueueTokens,
         RefusalReason::TenantFull,
@@ -164,13 +170,15 @@ impl RefusalReason {
     /// Its name in headers and statistics.
     pub fn name(self) -> &'static str {
         match self {
-            RefusalReason::QueueFull => "queue_full",
-            RefusalReason::QueueTokens => "queue_tokens",
-            RefusalReason::TenantFull => "tenant_full",
-            RefusalReason::QueueTimeout => "queue_timeout",
+            RefusalReason::Rate => "rate",
+            RefusalReason::Concurrency => "concurrency",
+            RefusalReason::QueueFull => "queue-full",
+            RefusalReason::QueueTokens => "queue-tokens",
+            RefusalReason::TenantFull => "tenant-full",
+            RefusalReason::QueueTimeout => "queue-timeout",
             RefusalReason::Deadline => "deadline",
             RefusalReason::Displaced => "displaced",
-            RefusalReason::NoEndpoint => "no_endpoint",
+            RefusalReason::NoEndpoint => "no-endpoint",
             RefusalReason::Duplicate => "duplicate",
         }
     }

@@ -235,7 +235,11 @@ impl Gate {
     fn has_room(&mut self, ticket: &Ticket) -> Result<(), RefusalReason> {
         let bounds = self.config.queue;
         if bounds.depth == 0 {
-            return Err(RefusalReason::QueueFull);
+            return Err(if self.has_slot() {
+                RefusalReason::Rate
+            } else {
+                RefusalReason::Concurrency
+            });
         }
         let (count, tokens) = self
             .queue
