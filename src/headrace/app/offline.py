@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from headrace.model.problem import Problem, Severity
 from headrace.model.proxy import Capture, CaptureKind, Proxy, ProxyKind
 from headrace.model.workload import StaticWorkload, Workload, WorkloadRole
 from headrace.registry.build import build_snapshot
+from headrace.registry.inbound import fronting_ports
 from headrace.registry.snapshot import MeshSnapshot
 
 UNKNOWN_ADDRESS = "127.0.0.1"
@@ -103,7 +104,8 @@ def find_proxy(snapshot: MeshSnapshot, name: ProxyName, capture: Capture = Captu
             return _of_workload(workload, name, snapshot.mesh.trust_domain, capture)
     for static in snapshot.static_workloads:
         if (static.meta.namespace, static.meta.name) == (name.namespace, name.name):
-            return _of_static(static, name, snapshot.mesh.trust_domain, capture)
+            proxy = _of_static(static, name, snapshot.mesh.trust_domain, capture)
+            return _behind_services(proxy, snapshot) if name.kind is ProxyKind.GATEWAY else proxy
     for planned in plan(snapshot.workloads, snapshot.gateways, snapshot.mesh):
         if planned.spec is None and (planned.namespace, planned.workload) == (name.namespace, name.name):
             return _of_derived(planned, name)
@@ -144,6 +146,12 @@ def _of_static(static: StaticWorkload, name: ProxyName, trust_domain: str, captu
         addresses=(static.address or UNKNOWN_ADDRESS,),
         capture=capture,
     )
+
+
+def _behind_services(proxy: Proxy, snapshot: MeshSnapshot) -> Proxy:
+    """The gateway, listening where the Services in front of it lead to (Istio's rule for Gateway ports)."""
+    ports = fronting_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels)
+    return replace(proxy, port_map=ports, fronted=bool(ports))
 
 
 def _of_derived(planned: PlannedReplica, name: ProxyName) -> Proxy:

@@ -62,7 +62,8 @@ class Proxy:
 
     `addresses`: own addresses, first one primary. `module`: the native module passed its check on that host.
     `bind`: address that gateway listeners bind ('0.0.0.0' by default), `port_map` maps Gateway server ports to those
-    really bound (privileged ports on a machine without privileges).
+    really bound (privileged ports on a machine without privileges). `fronted`: a Service stands before the gateway and
+    makes that translation, so that clients know the Gateway's own ports.
     """
 
     kind: ProxyKind
@@ -75,6 +76,7 @@ class Proxy:
     module: bool = False
     bind: str = "0.0.0.0"  # noqa: S104 - Istio's own shape; `up` passes a loopback address
     port_map: tuple[tuple[int, int], ...] = ()
+    fronted: bool = False
 
     @property
     def namespace(self) -> str:

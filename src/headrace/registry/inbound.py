@@ -47,6 +47,19 @@ def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: La
     return tuple(found[number] for number in sorted(found))
 
 
+def fronting_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: Labels) -> tuple[tuple[int, int], ...]:
+    """For a gateway: the ports of the services in front of it, each with the port of the workload that it leads to
+    (of several services the oldest)."""
+    own = declared_ports(snapshot, namespace, name)
+    found: dict[int, int] = {}
+    for service in _in_front(snapshot, namespace, labels):
+        for port in service.ports:
+            number = target_port(port, own)
+            if number:
+                found.setdefault(port.number, number)
+    return tuple(sorted(found.items()))
+
+
 def _in_front(snapshot: MeshSnapshot, namespace: str, labels: Labels) -> list[Service]:
     """The services that select a workload with these labels, oldest first."""
     found = [

@@ -6,7 +6,7 @@ from tests.unit.registry.meshes import Mesh, pod, port, service, workload
 
 from headrace.model.service import Protocol
 from headrace.model.workload import WorkloadPort
-from headrace.registry.inbound import workload_ports
+from headrace.registry.inbound import fronting_ports, workload_ports
 
 
 def ports(mesh: Mesh, name: str = "chat", **labels: str) -> list[tuple[int, str]]:
@@ -35,3 +35,13 @@ def test_a_workload_document_adds_its_own_ports() -> None:
 
 def test_services_that_select_others_do_not_count() -> None:
     assert ports(Mesh().put(service("other"), service("none", selector={}))) == []
+
+
+def test_ports_of_the_services_before_a_gateway() -> None:
+    labels = {"istio": "ingressgateway"}
+    mesh = Mesh().put(
+        service("z", port(80, target=8080), port(443, target="tls"), port(9, target="nothing"), selector=labels),
+        service("a", port(80, target=1), port(81), selector=labels),
+        pod("gw", "10.0.0.1", WorkloadPort(8443, "tls"), labels=labels),
+    )
+    assert fronting_ports(mesh.snapshot(), "default", "gw", labels) == ((80, 8080), (81, 81), (443, 8443))

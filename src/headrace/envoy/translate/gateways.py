@@ -33,7 +33,7 @@ _HANDSHAKE_SECONDS = 15.0
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
     """Listeners and routes of the gateway's own Gateway documents (none: an empty sequence)."""
     proxy, scope = view.instance, view.scope
-    place = (proxy.bind, proxy.port_map, proxy.module)
+    place = (proxy.bind, proxy.port_map, proxy.fronted, proxy.module)
     return memo.latest(
         "gateway",
         (scope.key, place),
@@ -47,7 +47,7 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
 
 def _build(memo: Memo, scope: Scope, proxy: Proxy) -> tuple[XdsResource, ...]:
     ports = merged_ports(scope.gateways, proxy.bind, proxy.port_map)
-    https_port = dict(proxy.port_map).get(HTTPS_PORT, HTTPS_PORT)
+    https_port = HTTPS_PORT if proxy.fronted else dict(proxy.port_map).get(HTTPS_PORT, HTTPS_PORT)
     native = Native(proxy.module, asks_module(memo, scope, proxy.module))
     found: list[XdsResource] = []
     tables: dict[str, list[BoundServer]] = {}
