@@ -1,12 +1,17 @@
-//! The filters that this module offers, chosen by the `filter_name` of Envoy's configuration.
+//! The HTTP filters that this module offers, chosen by the `filter_name` of Envoy's configuration.
 
+use crate::abi::callbacks::FilterConfigHandle;
+use crate::report::Statistics;
+use crate::settings::FilterSettings;
 use std::fmt;
 
 /// What one `DynamicModuleFilter` of Envoy's configuration asks for; lives as long as that configuration.
-#[derive(Debug, PartialEq, Eq)]
-pub enum FilterConfig {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
     /// Lets everything pass, takes no settings.
     Noop,
+    /// Looks after the requests of pools.
+    Pool(FilterSettings),
 }
 
 /// Why a configuration is refused. Envoy then rejects the listener that carries it and keeps the one before.
@@ -16,24 +21,61 @@ pub enum ConfigError {
     UnknownFilter(String),
     /// The filter takes no settings, but some were given (their length in bytes).
     UnexpectedSettings(usize),
+    /// The settings are wrong.
+    Refused(String),
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownFilter(name) => write!(out, "no filter is called {name:?}; this module has: noop"),
+            Self::UnknownFilter(name) => write!(out, "no filter is called {name:?}; this module has: noop, pool"),
             Self::UnexpectedSettings(bytes) => write!(out, "filter noop takes no settings, {bytes} bytes given"),
+            Self::Refused(why) => write!(out, "filter pool: {why}"),
         }
     }
 }
 
-impl FilterConfig {
+impl Wish {
     /// Reads the name and the settings that Envoy passes; neither need be UTF-8.
     pub fn parse(name: &[u8], settings: &[u8]) -> Result<Self, ConfigError> {
         match name {
             b"noop" if settings.is_empty() => Ok(Self::Noop),
             b"noop" => Err(ConfigError::UnexpectedSettings(settings.len())),
+            b"pool" => FilterSettings::parse(settings)
+                .map(Self::Pool)
+                .map_err(ConfigError::Refused),
             other => Err(ConfigError::UnknownFilter(String::from_utf8_lossy(other).into_owned())),
+        }
+    }
+}
+
+/// A filter as configured.
+#[derive(Debug)]
+pub enum Filter {
+    /// Lets everything pass.
+    Noop,
+    /// Looks after the requests of pools.
+    Pool(PoolFilter),
+}
+
+/// The filter `pool` as configured.
+#[derive(Debug)]
+pub struct PoolFilter {
+    /// Its settings.
+    pub settings: FilterSettings,
+    /// What it counts.
+    pub statistics: Statistics,
+}
+
+impl Filter {
+    /// Makes what was wished for.
+    pub fn new(wish: Wish, envoy: &FilterConfigHandle<'_>) -> Self {
+        match wish {
+            Wish::Noop => Filter::Noop,
+            Wish::Pool(settings) => Filter::Pool(PoolFilter {
+                settings,
+                statistics: Statistics::define(envoy),
+            }),
         }
     }
 }
@@ -43,24 +85,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn noop_without_settings_is_accepted() {
-        assert_eq!(FilterConfig::parse(b"noop", b""), Ok(FilterConfig::Noop));
+    fn both_filters_are_known() {
+        assert_eq!(Wish::parse(b"noop", b""), Ok(Wish::Noop));
+        assert_eq!(Wish::parse(b"pool", b""), Ok(Wish::Pool(FilterSettings::default())));
     }
 
     #[test]
-    fn settings_of_noop_are_refused() {
-        assert_eq!(
-            FilterConfig::parse(b"noop", b"{}"),
-            Err(ConfigError::UnexpectedSettings(2))
-        );
+    fn wrong_settings_are_refused() {
+        assert_eq!(Wish::parse(b"noop", b"{}"), Err(ConfigError::UnexpectedSettings(2)));
+        let error = Wish::parse(b"pool", b"{\"x\":1}").unwrap_err();
+        assert_eq!(error.to_string(), "filter pool: x is unknown");
     }
 
     #[test]
     fn an_unknown_name_is_refused_with_the_names_there_are() {
-        let error = FilterConfig::parse(b"no\xffne", b"").unwrap_err();
+        let error = Wish::parse(b"no\xffne", b"").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no filter is called \"no\u{fffd}ne\"; this module has: noop"
+            "no filter is called \"no\u{fffd}ne\"; this module has: noop, pool"
         );
     }
 }

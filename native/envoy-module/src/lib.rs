@@ -1,12 +1,27 @@
 //! Headrace inside Envoy: the native module that every proxy of the mesh loads.
 //!
-//! It holds one filter so far, `noop`, which lets every request pass: it proves on each machine that the module
-//! builds, loads and is called, before anything depends on it. Envoy calls it through the C functions of [`abi`], the
-//! only place with unsafe code; everything else is safe Rust that tests call directly.
+//! Filter `noop` lets every request pass. Filter `pool` looks after requests to pools of model servers: it reads what
+//! they ask ([`request`]), holds or refuses them ([`admission`]), watches the answers ([`answer`], [`limits`]) and
+//! tells how they fared ([`report`]). The load-balancing policy `pool` ([`balancer`]) sends each attempt where the
+//! scheduler says. All workers share the [`pools`] and the table of [`requests`]. Envoy calls through the C functions of
+//! [`abi`], the only place with unsafe code.
 
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
 
 #[allow(unsafe_code)]
 mod abi;
+mod admission;
+mod answer;
+mod balancer;
+mod clock;
 mod filter;
+mod json;
+mod limits;
+mod pools;
+mod report;
+mod request;
+mod requests;
+mod settings;
+mod stream;
+mod timers;

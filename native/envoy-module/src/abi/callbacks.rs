@@ -1,0 +1,483 @@
+//! What Envoy offers to modules, as far as it is used here, behind safe handles that live no longer than a hook's call.
+
+use super::{Envoy, EnvoyBuffer, ModuleBuffer};
+use std::marker::PhantomData;
+use std::os::raw::{c_int, c_void};
+use std::ptr;
+
+/// Declares Envoy's functions. In tests, which run without Envoy, they exist and must not be called.
+macro_rules! offered {
+    ($(fn $name:ident($($argument:ident: $kind:ty),*) $(-> $answer:ty)?;)*) => {
+        #[cfg(not(test))]
+        extern "C" { $(fn $name($($argument: $kind),*) $(-> $answer)?;)* }
+        $(#[cfg(test)]
+        unsafe extern "C" fn $name($(_: $kind),*) $(-> $answer)? { unreachable!("there is no Envoy in tests") })*
+    };
+}
+
+#[repr(C)]
+struct Header {
+    key: ModuleBuffer,
+    value: ModuleBuffer,
+}
+
+offered! {
+    fn envoy_dynamic_module_callback_http_get_cluster_name(stream: Envoy, name: *mut EnvoyBuffer) -> bool;
+    fn envoy_dynamic_module_callback_http_get_header(stream: Envoy, kind: c_int, key: ModuleBuffer, value: *mut EnvoyBuffer, index: usize, count: *mut usize) -> bool;
+    fn envoy_dynamic_module_callback_http_set_header(stream: Envoy, kind: c_int, key: ModuleBuffer, value: ModuleBuffer) -> bool;
+    fn envoy_dynamic_module_callback_http_get_buffer_limit(stream: Envoy) -> u64;
+    fn envoy_dynamic_module_callback_http_set_buffer_limit(stream: Envoy, bytes: u64);
+    fn envoy_dynamic_module_callback_http_get_body_size(stream: Envoy, body: c_int) -> usize;
+    fn envoy_dynamic_module_callback_http_get_body_chunks_size(stream: Envoy, body: c_int) -> usize;
+    fn envoy_dynamic_module_callback_http_get_body_chunks(stream: Envoy, body: c_int, chunks: *mut EnvoyBuffer) -> bool;
+    fn envoy_dynamic_module_callback_http_append_body(stream: Envoy, body: c_int, data: ModuleBuffer) -> bool;
+    fn envoy_dynamic_module_callback_http_drain_body(stream: Envoy, body: c_int, bytes: usize) -> bool;
+    fn envoy_dynamic_module_callback_http_received_buffered_request_body(stream: Envoy) -> bool;
+    fn envoy_dynamic_module_callback_http_send_response(stream: Envoy, status: u32, headers: *mut Header, count: usize, body: ModuleBuffer, details: ModuleBuffer);
+    fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string_batch(stream: Envoy, namespace: ModuleBuffer, entries: *const Header, count: usize);
+    fn envoy_dynamic_module_callback_http_set_dynamic_metadata_number(stream: Envoy, namespace: ModuleBuffer, key: ModuleBuffer, value: f64);
+    fn envoy_dynamic_module_callback_http_filter_continue_decoding(stream: Envoy);
+    fn envoy_dynamic_module_callback_http_filter_reset_stream(stream: Envoy, reason: c_int, details: ModuleBuffer);
+    fn envoy_dynamic_module_callback_http_filter_scheduler_new(stream: Envoy) -> *mut c_void;
+    fn envoy_dynamic_module_callback_http_filter_scheduler_commit(scheduler: *mut c_void, event: u64);
+    fn envoy_dynamic_module_callback_http_filter_scheduler_delete(scheduler: *mut c_void);
+    fn envoy_dynamic_module_callback_http_filter_config_define_counter(config: Envoy, name: ModuleBuffer, labels: *mut ModuleBuffer, count: usize, id: *mut usize) -> c_int;
+    fn envoy_dynamic_module_callback_http_filter_config_define_histogram(config: Envoy, name: ModuleBuffer, labels: *mut ModuleBuffer, count: usize, id: *mut usize) -> c_int;
+    fn envoy_dynamic_module_callback_http_filter_increment_counter(stream: Envoy, id: usize, values: *mut ModuleBuffer, count: usize, by: u64) -> c_int;
+    fn envoy_dynamic_module_callback_http_filter_record_histogram_value(stream: Envoy, id: usize, values: *mut ModuleBuffer, count: usize, value: u64) -> c_int;
+    fn envoy_dynamic_module_callback_lb_get_cluster_name(balancer: Envoy, name: *mut EnvoyBuffer);
+    fn envoy_dynamic_module_callback_lb_get_priority_set_size(balancer: Envoy) -> usize;
+    fn envoy_dynamic_module_callback_lb_get_hosts_count(balancer: Envoy, priority: u32) -> usize;
+    fn envoy_dynamic_module_callback_lb_get_host_address(balancer: Envoy, priority: u32, index: usize, address: *mut EnvoyBuffer) -> bool;
+    fn envoy_dynamic_module_callback_lb_get_healthy_hosts_count(balancer: Envoy, priority: u32) -> usize;
+    fn envoy_dynamic_module_callback_lb_get_healthy_host_address(balancer: Envoy, priority: u32, index: usize, address: *mut EnvoyBuffer) -> bool;
+    fn envoy_dynamic_module_callback_lb_get_host_stat(balancer: Envoy, priority: u32, index: usize, stat: c_int) -> u64;
+    fn envoy_dynamic_module_callback_lb_context_get_downstream_header(context: Envoy, key: ModuleBuffer, value: *mut EnvoyBuffer, index: usize, count: *mut usize) -> bool;
+}
+
+/// Which headers are meant.
+#[derive(Clone, Copy)]
+pub enum Headers {
+    /// Of the request.
+    Request = 0,
+    /// Of the answer.
+    Response = 2,
+}
+
+/// Which body is meant: what came with this event, or what is kept from those before.
+#[derive(Clone, Copy)]
+pub enum Body {
+    /// The request's, of this event.
+    ReceivedRequest = 0,
+    /// The request's, kept.
+    BufferedRequest = 1,
+    /// The answer's, of this event.
+    ReceivedResponse = 2,
+}
+
+/// A statistic that was defined.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric(Option<usize>);
+
+/// A filter's configuration in the making.
+pub struct FilterConfigHandle<'call> {
+    envoy: Envoy,
+    call: PhantomData<&'call ()>,
+}
+
+impl FilterConfigHandle<'_> {
+    /// # Safety
+    /// `envoy` is the configuration that Envoy passed to the hook now running.
+    pub(super) unsafe fn new(envoy: Envoy) -> Self {
+        FilterConfigHandle {
+            envoy,
+            call: PhantomData,
+        }
+    }
+
+    /// Defines a counter with these labels.
+    pub fn counter(&self, name: &str, labels: &[&str]) -> Metric {
+        let mut labels: Vec<ModuleBuffer> = labels.iter().map(|label| ModuleBuffer::of(label.as_bytes())).collect();
+        let mut id = 0;
+        // SAFETY: all buffers live during the call, and Envoy copies them.
+        let result = unsafe {
+            envoy_dynamic_module_callback_http_filter_config_define_counter(
+                self.envoy,
+                ModuleBuffer::of(name.as_bytes()),
+                labels.as_mut_ptr(),
+                labels.len(),
+                &mut id,
+            )
+        };
+        Metric(if result == 0 { Some(id) } else { None })
+    }
+
+    /// Defines a histogram with these labels.
+    pub fn histogram(&self, name: &str, labels: &[&str]) -> Metric {
+        let mut labels: Vec<ModuleBuffer> = labels.iter().map(|label| ModuleBuffer::of(label.as_bytes())).collect();
+        let mut id = 0;
+        // SAFETY: all buffers live during the call, and Envoy copies them.
+        let result = unsafe {
+            envoy_dynamic_module_callback_http_filter_config_define_histogram(
+                self.envoy,
+                ModuleBuffer::of(name.as_bytes()),
+                labels.as_mut_ptr(),
+                labels.len(),
+                &mut id,
+            )
+        };
+        Metric(if result == 0 { Some(id) } else { None })
+    }
+}
+
+/// A stream, for the time of one hook.
+#[derive(Clone, Copy)]
+pub struct Stream<'call> {
+    envoy: Envoy,
+    call: PhantomData<&'call ()>,
+}
+
+impl<'call> Stream<'call> {
+    /// # Safety
+    /// `envoy` is the filter that Envoy passed to the hook now running.
+    pub(super) unsafe fn new(envoy: Envoy) -> Self {
+        Stream {
+            envoy,
+            call: PhantomData,
+        }
+    }
+
+    /// Copies what `ask` puts into a buffer.
+    fn copied(&self, ask: impl FnOnce(*mut EnvoyBuffer) -> bool) -> Option<Vec<u8>> {
+        let mut buffer = EnvoyBuffer::EMPTY;
+        if !ask(&mut buffer) {
+            return None;
+        }
+        // SAFETY: Envoy filled the buffer in this hook, nothing was called since, and the bytes are copied at once.
+        Some(unsafe { buffer.bytes() }.to_vec())
+    }
+
+    /// The cluster that the request's route names.
+    pub fn cluster(&self) -> Option<String> {
+        // SAFETY: the stream is alive, the buffer is ours.
+        let name =
+            self.copied(|name| unsafe { envoy_dynamic_module_callback_http_get_cluster_name(self.envoy, name) })?;
+        String::from_utf8(name).ok()
+    }
+
+    /// The first value of a header (name in lower case).
+    pub fn header(&self, kind: Headers, name: &str) -> Option<Vec<u8>> {
+        let key = ModuleBuffer::of(name.as_bytes());
+        // SAFETY: the stream is alive, the buffers live during the call, a null count is allowed.
+        self.copied(|value| unsafe {
+            envoy_dynamic_module_callback_http_get_header(self.envoy, kind as c_int, key, value, 0, ptr::null_mut())
+        })
+    }
+
+    /// Sets a header, or removes it.
+    pub fn set_header(&self, kind: Headers, name: &str, value: Option<&[u8]>) {
+        let value = value.map_or(ModuleBuffer::NOTHING, ModuleBuffer::of);
+        // SAFETY: the stream is alive, Envoy copies key and value.
+        let _ = unsafe {
+            envoy_dynamic_module_callback_http_set_header(
+                self.envoy,
+                kind as c_int,
+                ModuleBuffer::of(name.as_bytes()),
+                value,
+            )
+        };
+    }
+
+    /// Makes sure that so many bytes of the request can be kept.
+    pub fn allow_buffering(&self, bytes: u64) {
+        // SAFETY: the stream is alive.
+        unsafe {
+            if envoy_dynamic_module_callback_http_get_buffer_limit(self.envoy) < bytes {
+                envoy_dynamic_module_callback_http_set_buffer_limit(self.envoy, bytes);
+            }
+        }
+    }
+
+    /// Length of a body in bytes.
+    pub fn body_size(&self, body: Body) -> usize {
+        // SAFETY: the stream is alive.
+        unsafe { envoy_dynamic_module_callback_http_get_body_size(self.envoy, body as c_int) }
+    }
+
+    /// Shows the pieces of a body to `look`, which must not call Envoy (it gets no handle).
+    pub fn body<R>(&self, body: Body, look: impl FnOnce(&[&[u8]]) -> R) -> R {
+        // SAFETY: the stream is alive; the vector has room for as many pieces as Envoy says there are; the pieces are
+        // valid until the body is changed, which cannot happen before `look` returns.
+        unsafe {
+            let count = envoy_dynamic_module_callback_http_get_body_chunks_size(self.envoy, body as c_int);
+            let mut buffers = vec![EnvoyBuffer::EMPTY; count];
+            let there = count > 0
+                && envoy_dynamic_module_callback_http_get_body_chunks(self.envoy, body as c_int, buffers.as_mut_ptr());
+            let pieces: Vec<&[u8]> = buffers.iter().filter(|_| there).map(|buffer| buffer.bytes()).collect();
+            look(&pieces)
+        }
+    }
+
+    /// Whether what came with this event is what an earlier filter had kept (then it is not in the kept body besides).
+    pub fn received_is_buffered(&self) -> bool {
+        // SAFETY: the stream is alive.
+        unsafe { envoy_dynamic_module_callback_http_received_buffered_request_body(self.envoy) }
+    }
+
+    /// Replaces a body.
+    pub fn replace_body(&self, body: Body, bytes: &[u8]) {
+        // SAFETY: the stream is alive, Envoy copies the bytes.
+        unsafe {
+            let _ = envoy_dynamic_module_callback_http_drain_body(self.envoy, body as c_int, usize::MAX);
+            if !bytes.is_empty() {
+                let data = ModuleBuffer::of(bytes);
+                let _ = envoy_dynamic_module_callback_http_append_body(self.envoy, body as c_int, data);
+            }
+        }
+    }
+
+    /// Answers in the server's stead.
+    pub fn respond(&self, status: u32, headers: &[(&str, &str)], body: &[u8], details: &str) {
+        let mut headers = pairs(headers);
+        // SAFETY: the stream is alive, Envoy copies everything during the call.
+        unsafe {
+            envoy_dynamic_module_callback_http_send_response(
+                self.envoy,
+                status,
+                headers.as_mut_ptr(),
+                headers.len(),
+                ModuleBuffer::of(body),
+                ModuleBuffer::of(details.as_bytes()),
+            );
+        }
+    }
+
+    /// Writes texts and numbers into the stream's dynamic metadata, for access logs.
+    pub fn set_metadata(&self, namespace: &str, texts: &[(&str, &str)], numbers: &[(&str, f64)]) {
+        let namespace = ModuleBuffer::of(namespace.as_bytes());
+        let texts = pairs(texts);
+        // SAFETY: the stream is alive, Envoy copies everything during the calls.
+        unsafe {
+            envoy_dynamic_module_callback_http_set_dynamic_metadata_string_batch(
+                self.envoy,
+                namespace,
+                texts.as_ptr(),
+                texts.len(),
+            );
+            for (key, value) in numbers {
+                let key = ModuleBuffer::of(key.as_bytes());
+                envoy_dynamic_module_callback_http_set_dynamic_metadata_number(self.envoy, namespace, key, *value);
+            }
+        }
+    }
+
+    /// Lets a held request go on.
+    pub fn continue_request(&self) {
+        // SAFETY: the stream is alive.
+        unsafe { envoy_dynamic_module_callback_http_filter_continue_decoding(self.envoy) }
+    }
+
+    /// Breaks the stream.
+    pub fn reset(&self, details: &str) {
+        let details = ModuleBuffer::of(details.as_bytes());
+        // SAFETY: the stream is alive, Envoy copies the text. 0: a reset by this side.
+        unsafe { envoy_dynamic_module_callback_http_filter_reset_stream(self.envoy, 0, details) }
+    }
+
+    /// A handle by which other threads can wake this stream.
+    pub fn waker(&self) -> Waker {
+        // SAFETY: the stream is alive.
+        Waker(unsafe { envoy_dynamic_module_callback_http_filter_scheduler_new(self.envoy) })
+    }
+
+    /// Adds to a counter.
+    pub fn count(&self, metric: Metric, labels: &[&str], by: u64) {
+        if let Metric(Some(id)) = metric {
+            let mut labels: Vec<ModuleBuffer> = labels.iter().map(|label| ModuleBuffer::of(label.as_bytes())).collect();
+            // SAFETY: the stream is alive and of the configuration that defined the metric; Envoy copies the labels.
+            let _ = unsafe {
+                envoy_dynamic_module_callback_http_filter_increment_counter(
+                    self.envoy,
+                    id,
+                    labels.as_mut_ptr(),
+                    labels.len(),
+                    by,
+                )
+            };
+        }
+    }
+
+    /// Records a value in a histogram.
+    pub fn record(&self, metric: Metric, labels: &[&str], value: u64) {
+        if let Metric(Some(id)) = metric {
+            let mut labels: Vec<ModuleBuffer> = labels.iter().map(|label| ModuleBuffer::of(label.as_bytes())).collect();
+            // SAFETY: as for `count`.
+            let _ = unsafe {
+                envoy_dynamic_module_callback_http_filter_record_histogram_value(
+                    self.envoy,
+                    id,
+                    labels.as_mut_ptr(),
+                    labels.len(),
+                    value,
+                )
+            };
+        }
+    }
+}
+
+fn pairs(texts: &[(&str, &str)]) -> Vec<Header> {
+    let buffer = |text: &str| ModuleBuffer::of(text.as_bytes());
+    texts
+        .iter()
+        .map(|(key, value)| Header {
+            key: buffer(key),
+            value: buffer(value),
+        })
+        .collect()
+}
+
+/// Wakes a stream from any thread, on the stream's own; does nothing once the stream is gone.
+#[derive(Debug)]
+pub struct Waker(*mut c_void);
+
+// SAFETY: Envoy's scheduler objects are made for other threads: `commit` posts to the worker and holds the stream weakly.
+unsafe impl Send for Waker {}
+// SAFETY: as above; `commit` may be called from several threads at once.
+unsafe impl Sync for Waker {}
+
+impl Waker {
+    /// Has Envoy call the `scheduled` hook of the stream with this event.
+    pub fn wake(&self, event: u64) {
+        if !self.0.is_null() {
+            // SAFETY: the scheduler lives until `drop`.
+            unsafe { envoy_dynamic_module_callback_http_filter_scheduler_commit(self.0, event) }
+        }
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: made by `scheduler_new`, deleted exactly once.
+            unsafe { envoy_dynamic_module_callback_http_filter_scheduler_delete(self.0) }
+        }
+    }
+}
+
+/// A worker's balancer of one cluster, for the time of one hook.
+pub struct Balancing<'call> {
+    envoy: Envoy,
+    call: PhantomData<&'call ()>,
+}
+
+impl Balancing<'_> {
+    /// # Safety
+    /// `envoy` is the balancer that Envoy passed to the hook now running.
+    pub(super) unsafe fn new(envoy: Envoy) -> Self {
+        Balancing {
+            envoy,
+            call: PhantomData,
+        }
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> String {
+        let mut name = EnvoyBuffer::EMPTY;
+        // SAFETY: the balancer is alive, the buffer is ours, and the bytes are copied at once.
+        unsafe {
+            envoy_dynamic_module_callback_lb_get_cluster_name(self.envoy, &mut name);
+            String::from_utf8_lossy(name.bytes()).into_owned()
+        }
+    }
+
+    /// How many priorities the endpoints have.
+    pub fn priorities(&self) -> u32 {
+        // SAFETY: the balancer is alive.
+        unsafe { envoy_dynamic_module_callback_lb_get_priority_set_size(self.envoy) as u32 }
+    }
+
+    /// Addresses of all hosts of a priority, in Envoy's order.
+    pub fn hosts(&self, priority: u32) -> Vec<String> {
+        // SAFETY: the balancer is alive.
+        let count = unsafe { envoy_dynamic_module_callback_lb_get_hosts_count(self.envoy, priority) };
+        let address = |index| {
+            let mut address = EnvoyBuffer::EMPTY;
+            // SAFETY: the balancer is alive, the buffer is ours, and the bytes are copied at once.
+            unsafe {
+                let _ = envoy_dynamic_module_callback_lb_get_host_address(self.envoy, priority, index, &mut address);
+                String::from_utf8_lossy(address.bytes()).into_owned()
+            }
+        };
+        (0..count).map(address).collect()
+    }
+
+    /// Addresses of the healthy hosts of a priority, in Envoy's order.
+    pub fn healthy_hosts(&self, priority: u32) -> Vec<String> {
+        let address = |index| {
+            let mut address = EnvoyBuffer::EMPTY;
+            // SAFETY: the balancer is alive, the buffer is ours, and the bytes are copied at once.
+            unsafe {
+                let _ = envoy_dynamic_module_callback_lb_get_healthy_host_address(
+                    self.envoy,
+                    priority,
+                    index,
+                    &mut address,
+                );
+                String::from_utf8_lossy(address.bytes()).into_owned()
+            }
+        };
+        (0..self.healthy_count(priority)).map(address).collect()
+    }
+
+    /// How many hosts of a priority are healthy.
+    pub fn healthy_count(&self, priority: u32) -> usize {
+        // SAFETY: the balancer is alive.
+        unsafe { envoy_dynamic_module_callback_lb_get_healthy_hosts_count(self.envoy, priority) }
+    }
+
+    /// Requests in flight on a host (its index among all), of all workers, whoever sent them.
+    pub fn active_requests(&self, priority: u32, host: usize) -> u64 {
+        const ACTIVE_REQUESTS: c_int = 7;
+        // SAFETY: the balancer is alive; Envoy answers 0 for a host that is not there.
+        unsafe { envoy_dynamic_module_callback_lb_get_host_stat(self.envoy, priority, host, ACTIVE_REQUESTS) }
+    }
+}
+
+/// The request that a balancer chooses for.
+pub struct Choosing<'call> {
+    context: Envoy,
+    call: PhantomData<&'call ()>,
+}
+
+impl Choosing<'_> {
+    /// # Safety
+    /// `context` is what Envoy passed to the hook now running; null is allowed.
+    pub(super) unsafe fn new(context: Envoy) -> Self {
+        Choosing {
+            context,
+            call: PhantomData,
+        }
+    }
+
+    /// Calls `read` with the first value of a request header.
+    pub fn header<R>(&self, name: &str, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let mut value = EnvoyBuffer::EMPTY;
+        let key = ModuleBuffer::of(name.as_bytes());
+        // SAFETY: the context is Envoy's for this call (null is answered with false); the bytes are read at once.
+        unsafe {
+            let there = !self.context.is_null()
+                && envoy_dynamic_module_callback_lb_context_get_downstream_header(
+                    self.context,
+                    key,
+                    &mut value,
+                    0,
+                    ptr::null_mut(),
+                );
+            if there {
+                Some(read(value.bytes()))
+            } else {
+                None
+            }
+        }
+    }
+}

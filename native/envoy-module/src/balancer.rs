@@ -1,0 +1,174 @@
+//! The load-balancing policy `pool`: for every attempt of a request, the endpoint that the pool's scheduler picks.
+//!
+//! One [`Balancer`] per cluster and worker. It knows Envoy's order of hosts; everything else is the pool's.
+
+use crate::abi::callbacks::{Balancing, Choosing};
+use crate::clock;
+use crate::limits;
+use crate::pools::{locked, set_cluster, PoolState, Wanted};
+use crate::request::hash_of;
+use crate::requests::{find, Facts};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// The request header by which the policy finds what the filter knows.
+pub const REQUEST_HEADER: &str = "x-headrace-request";
+
+/// A host of the priority in use.
+#[derive(Debug, Clone)]
+struct Host {
+    name: u64,
+    address: String,
+    /// Its place among all hosts of the priority, healthy or not.
+    among_all: usize,
+}
+
+/// The healthy hosts of the first priority that has any, in Envoy's order.
+#[derive(Debug, Default)]
+struct Hosts {
+    priority: u32,
+    healthy: Vec<Host>,
+    absent: Vec<u64>,
+    version: u64,
+}
+
+/// One cluster of a pool, in one worker.
+#[derive(Debug)]
+pub struct Balancer {
+    pool: Arc<PoolState>,
+    cluster: String,
+    hosts: RefCell<Hosts>,
+}
+
+impl Balancer {
+    /// Begins the work for a cluster.
+    pub fn new(pool: Arc<PoolState>, envoy: &Balancing<'_>) -> Self {
+        let cluster = envoy.cluster();
+        set_cluster(&cluster, &pool);
+        pool.join(&cluster);
+        let balancer = Balancer {
+            pool,
+            cluster,
+            hosts: RefCell::default(),
+        };
+        balancer.update(envoy);
+        balancer
+    }
+
+    /// Hosts came, went, or changed their health.
+    pub fn update(&self, envoy: &Balancing<'_>) {
+        let mut names = Vec::new();
+        let mut used: Option<Hosts> = None;
+        for priority in 0..envoy.priorities() {
+            let all = envoy.hosts(priority);
+            names.extend(all.iter().map(|address| hash_of(address.as_bytes())));
+            if used.is_none() && envoy.healthy_count(priority) > 0 {
+                let place = |address: &String| all.iter().position(|other| other == address).unwrap_or(0);
+                let host = |address: String| Host {
+                    name: hash_of(address.as_bytes()),
+                    among_all: place(&address),
+                    address,
+                };
+                used = Some(Hosts {
+                    priority,
+                    healthy: envoy.healthy_hosts(priority).into_iter().map(host).collect(),
+                    ..Hosts::default()
+                });
+            }
+        }
+        *self.hosts.borrow_mut() = used.unwrap_or_default();
+        self.pool.set_endpoints(&self.cluster, names, clock::now());
+    }
+
+    /// Priority and index (among the healthy) of the host for a request; None where the scheduler cannot say.
+    pub fn choose(&self, envoy: &Balancing<'_>, request: &Choosing<'_>) -> Option<(u32, u32)> {
+        let facts = find(request.header(REQUEST_HEADER, request_number)??)?;
+        if facts.cluster != self.cluster {
+            return None; // a mirror's copy, or another cluster in its place: not the request that is in the books
+        }
+        if self.hosts.borrow().healthy.len() != envoy.healthy_count(self.hosts.borrow().priority) {
+            self.update(envoy);
+        }
+        self.look_for_absent();
+        let hosts = self.hosts.borrow();
+        self.dispatch(&hosts, &facts)
+    }
+
+    fn look_for_absent(&self) {
+        let mut hosts = self.hosts.borrow_mut();
+        let present: Vec<u64> = hosts.healthy.iter().map(|host| host.name).collect();
+        if let Some((absent, version)) = self.pool.absent(&present, hosts.version) {
+            hosts.absent = absent;
+            hosts.version = version;
+        }
+    }
+
+    fn dispatch(&self, hosts: &Hosts, facts: &Arc<Facts>) -> Option<(u32, u32)> {
+        let now = clock::now();
+        let tried = locked(&facts.sent).tried.clone();
+        let wanted = Wanted {
+            id: facts.id,
+            tokens: facts.tokens,
+            blocks: &facts.blocks,
+            session: facts.session,
+            tried: &tried,
+            absent: &hosts.absent,
+        };
+        let pick = self.pool.dispatch(&wanted, now, clock::random())?;
+        let index = hosts.healthy.iter().position(|host| host.name == pick.endpoint);
+        match index {
+            Some(index) => {
+                facts.note(pick, hosts.healthy[index].address.clone(), now);
+                limits::sent(facts, now);
+                Some((hosts.priority, index as u32))
+            }
+            None => {
+                self.pool.finish(facts.id, now); // the pool changed meanwhile
+                None
+            }
+        }
+    }
+
+    /// The healthy host with the fewest requests in flight, for requests of which nothing is known.
+    pub fn least_loaded(&self, envoy: &Balancing<'_>) -> Option<(u32, u32)> {
+        if self.hosts.borrow().healthy.len() != envoy.healthy_count(self.hosts.borrow().priority) {
+            self.update(envoy);
+        }
+        let hosts = self.hosts.borrow();
+        let load = |host: &Host| envoy.active_requests(hosts.priority, host.among_all);
+        let loads: Vec<u64> = hosts.healthy.iter().map(load).collect();
+        let least = *loads.iter().min()?;
+        let equal: Vec<usize> = (0..loads.len()).filter(|&at| loads[at] == least).collect();
+        let at = ((clock::random() * equal.len() as f64) as usize).min(equal.len() - 1);
+        Some((hosts.priority, equal[at] as u32))
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.pool.leave(&self.cluster, clock::now());
+    }
+}
+
+/// The number in the header's value: 16 hexadecimal digits.
+fn request_number(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?;
+    if text.len() == 16 {
+        u64::from_str_radix(text, 16).ok()
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sixteen_digits_are_a_number() {
+        assert_eq!(request_number(b"00000000000000ff"), Some(255));
+        for text in ["", "ff", "zz000000000000ff", "00000000000000fff"] {
+            assert_eq!(request_number(text.as_bytes()), None);
+        }
+    }
+}

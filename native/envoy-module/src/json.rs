@@ -1,0 +1,304 @@
+//! JSON, read two ways: a scanner that walks over a request's body without copying or decoding it, and a small tree for
+//! settings. Both bound the nesting, neither recurses over untrusted input.
+
+/// How deep objects and arrays may be nested.
+const DEEPEST: u32 = 64;
+
+/// The fields of a JSON object as they stand in the text: raw key (between its quotes) and raw value. Ends early where
+/// the text is no JSON; [`Fields::complete`] tells.
+pub struct Fields<'a> {
+    text: &'a [u8],
+    at: usize,
+    started: bool,
+    complete: bool,
+}
+
+impl<'a> Fields<'a> {
+    /// Over the object that `text` holds (white space around it is fine).
+    pub fn of(text: &'a [u8]) -> Self {
+        Fields {
+            text,
+            at: 0,
+            started: false,
+            complete: false,
+        }
+    }
+
+    /// Whether the object was read to its closing brace.
+    pub fn complete(&self) -> bool {
+        self.complete
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.at = skip_space(self.text, self.at);
+        self.text.get(self.at).copied()
+    }
+
+    fn expect(&mut self, wanted: u8) -> Option<()> {
+        if self.byte()? != wanted {
+            return None;
+        }
+        self.at += 1;
+        Some(())
+    }
+
+    fn field(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let first = !self.started;
+        if first {
+            self.expect(b'{')?;
+            self.started = true;
+        }
+        match self.byte()? {
+            b'}' => {
+                self.complete = true;
+                return None;
+            }
+            b',' if !first => self.at += 1,
+            _ if first => {}
+            _ => return None,
+        }
+        self.expect(b'"')?;
+        let end = string_end(self.text, self.at)?;
+        let key = &self.text[self.at..end];
+        self.at = end + 1;
+        self.expect(b':')?;
+        let start = skip_space(self.text, self.at);
+        self.at = value_end(self.text, start)?;
+        Some((key, &self.text[start..self.at]))
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.complete {
+            return None;
+        }
+        self.field()
+    }
+}
+
+/// The text of a raw JSON string without its quotes; None for another value. Escapes stay as they are.
+pub fn raw_string(value: &[u8]) -> Option<&[u8]> {
+    match value {
+        [b'"', inner @ .., b'"'] => Some(inner),
+        _ => None,
+    }
+}
+
+/// The number that a raw JSON value is.
+pub fn number(value: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(value).ok()?;
+    let number: f64 = text.parse().ok()?;
+    let begins = text.starts_with('-') || text.starts_with(|c: char| c.is_ascii_digit());
+    if begins && number.is_finite() {
+        Some(number)
+    } else {
+        None
+    }
+}
+
+fn skip_space(text: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = text.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// Where the closing quote of a string stands whose content begins at `at`.
+fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += find_quote_or_backslash(text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// Marks the first zero byte of a word (and perhaps bytes after it).
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGHS
+}
+
+/// Eight bytes at a time: prompts are long.
+fn find_quote_or_backslash(text: &[u8]) -> Option<usize> {
+    let mut words = text.chunks_exact(8);
+    let mut at = 0;
+    for word in &mut words {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(word);
+        let word = u64::from_le_bytes(bytes);
+        let found = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = words
+        .remainder()
+        .iter()
+        .position(|&byte| byte == b'"' || byte == b'\\')?;
+    Some(at + rest)
+}
+
+/// Where the value that begins at `at` ends. Inside containers only strings and brackets are looked at: whoever gets
+/// the request judges the rest.
+fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
+    match text.get(at)? {
+        b'"' => Some(string_end(text, at + 1)? + 1),
+        b'{' | b'[' => container_end(text, at),
+        b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
+            while let Some(b'+' | b'-' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E') = text.get(at) {
+                at += 1;
+            }
+            Some(at)
+        }
+        _ => None,
+    }
+}
+
+fn container_end(text: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0;
+    let mut arrays: u64 = 0; // one bit per open container, the innermost lowest: whether it is an array
+    loop {
+        match text.get(at)? {
+            b'"' => at = string_end(text, at + 1)?,
+            open @ (b'{' | b'[') => {
+                depth += 1;
+                if depth > DEEPEST {
+                    return None;
+                }
+                arrays = arrays << 1 | u64::from(*open == b'[');
+            }
+            close @ (b'}' | b']') => {
+                if (arrays & 1 == 1) != (*close == b']') {
+                    return None;
+                }
+                arrays >>= 1;
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// Bytes of the strings in a raw value that are text: what is inline data (an image) counts as `data_bytes` instead.
+pub fn text_bytes(value: &[u8], data_bytes: usize) -> usize {
+    let mut total = 0;
+    let mut at = 0;
+    while let Some(quote) = value[at..].iter().position(|&byte| byte == b'"') {
+        let start = at + quote + 1;
+        let end = match string_end(value, start) {
+            Some(end) => end,
+            None => break,
+        };
+        let text = &value[start..end];
+        total += if text.starts_with(b"data:") {
+            data_bytes
+        } else {
+            text.len()
+        };
+        at = end + 1;
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> (Vec<(String, String)>, bool) {
+        let mut fields = Fields::of(text.as_bytes());
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let found = fields.by_ref().map(|(key, value)| (text(key), text(value))).collect();
+        (found, fields.complete())
+    }
+
+    #[test]
+    fn fields_come_as_they_stand_in_the_text() {
+        let (found, complete) = fields(" {\"a\" : 1.5e3 ,\"b\":[1,{\"x\":\"]}\"}] , \"c\":\"q\\\"\\\\\", \"d\":null}");
+        let expected = [
+            ("a", "1.5e3"),
+            ("b", "[1,{\"x\":\"]}\"}]"),
+            ("c", "\"q\\\"\\\\\""),
+            ("d", "null"),
+        ];
+        let found: Vec<(&str, &str)> = found
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(found, expected);
+        assert!(complete);
+    }
+
+    #[test]
+    fn what_is_no_object_never_completes() {
+        for text in [
+            "",
+            " ",
+            "[]",
+            "{",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"a\":}",
+            "{\"a\":1",
+            "{\"a\":1,",
+            "{,}",
+            "{\"a\":\"x",
+            "{\"a\":\"x\\",
+            "{\"a\":[}",
+            "{\"a\":[1}}",
+            "{\"a\":1 \"b\":2}",
+            "{a:1}",
+            "\"x\"",
+            "{\"a\":!}",
+        ] {
+            assert!(!fields(text).1, "{:?}", text);
+        }
+        assert!(fields("{}").1);
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let deep = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(fields(&deep(64)).1);
+        assert!(!fields(&deep(65)).1);
+        assert!(!fields(&format!("{{\"a\":{}", "[".repeat(1_000_000))).1);
+    }
+
+    #[test]
+    fn quotes_are_found_wherever_they_stand() {
+        for length in 0..40 {
+            let mut text = vec![0xffu8; length];
+            assert_eq!(find_quote_or_backslash(&text), None);
+            for at in 0..length {
+                text[at] = if at % 2 == 0 { b'"' } else { b'\\' };
+                assert_eq!(find_quote_or_backslash(&text), Some(at));
+                text[at] = b'!';
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_json_s_only() {
+        assert_eq!(number(b"-1.5e2"), Some(-150.0));
+        for text in ["inf", "nan", "+1", ".5", "1e999", "", "\"1\""] {
+            assert_eq!(number(text.as_bytes()), None, "{}", text);
+        }
+    }
+
+    #[test]
+    fn inline_data_counts_as_told() {
+        let value = br#"[{"type":"text","text":"four"},{"url":"data:image/png;base64,AAAAAAAAAAAAAAAAAAAAAAAA"}]"#;
+        assert_eq!(text_bytes(value, 100), "typetexttextfoururl".len() + 100);
+    }
+}

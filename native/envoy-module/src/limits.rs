@@ -1,0 +1,156 @@
+//! Limits of the time that an answer takes: until its first token, between two, and in all.
+//!
+//! A stream has one deadline, moved on by whatever comes; one alarm follows it, however many tokens there are.
+
+use crate::clock;
+use crate::requests::Facts;
+use crate::settings::Timeouts;
+use crate::timers;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+/// The event by which a stream learns that its time is over.
+pub const TIME_IS_OVER: u64 = 2;
+
+/// The deadline of a stream.
+#[derive(Debug)]
+pub struct Deadline {
+    limits: Timeouts,
+    sent: AtomicU64,
+    at: AtomicU64,
+    watched: AtomicBool,
+}
+
+fn or_never(seconds: f64) -> f64 {
+    if seconds > 0.0 {
+        seconds
+    } else {
+        f64::INFINITY
+    }
+}
+
+impl Deadline {
+    /// No deadline before the request is sent.
+    pub fn new(limits: Timeouts) -> Self {
+        Deadline {
+            limits,
+            sent: AtomicU64::new(0),
+            at: AtomicU64::new(f64::INFINITY.to_bits()),
+            watched: AtomicBool::new(false),
+        }
+    }
+
+    fn any(&self) -> bool {
+        self.limits != Timeouts::default()
+    }
+
+    /// When the time is over.
+    pub fn at(&self) -> f64 {
+        f64::from_bits(self.at.load(Ordering::Acquire))
+    }
+
+    /// The request was sent (again): its first token is due.
+    fn sent(&self, now: f64) {
+        self.sent.store(now.to_bits(), Ordering::Release);
+        let first = or_never(self.limits.first_token).min(or_never(self.limits.total));
+        self.at.store((now + first).to_bits(), Ordering::Release);
+    }
+
+    /// A token came: the next is due.
+    pub fn token(&self, now: f64) {
+        if self.any() {
+            let sent = f64::from_bits(self.sent.load(Ordering::Acquire));
+            let next = (now + or_never(self.limits.between_tokens)).min(sent + or_never(self.limits.total));
+            self.at.store(next.to_bits(), Ordering::Release);
+        }
+    }
+
+    /// The answer has begun, and is no stream of tokens: only the whole is limited.
+    pub fn whole_answer(&self) {
+        if self.any() {
+            let sent = f64::from_bits(self.sent.load(Ordering::Acquire));
+            self.at
+                .store((sent + or_never(self.limits.total)).to_bits(), Ordering::Release);
+        }
+    }
+}
+
+/// The request was sent to an endpoint: watch its deadline.
+pub fn sent(facts: &Arc<Facts>, now: f64) {
+    let deadline = &facts.deadline;
+    if !deadline.any() {
+        return;
+    }
+    deadline.sent(now);
+    if !deadline.watched.swap(true, Ordering::AcqRel) {
+        watch(Arc::downgrade(facts), deadline.at());
+    }
+}
+
+fn watch(facts: Weak<Facts>, at: f64) {
+    if at.is_finite() {
+        timers::set(at, Box::new(move |now| look(&facts, now)));
+    } else if let Some(facts) = facts.upgrade() {
+        facts.deadline.watched.store(false, Ordering::Release);
+    }
+}
+
+fn look(facts: &Weak<Facts>, now: f64) {
+    if let Some(there) = facts.upgrade() {
+        let at = there.deadline.at();
+        if at > now {
+            watch(facts.clone(), at);
+        } else {
+            there.wake(TIME_IS_OVER);
+        }
+    }
+}
+
+/// The stream was woken: whether its time is really over. If not, it is watched on.
+pub fn is_over(facts: &Arc<Facts>) -> bool {
+    let at = facts.deadline.at();
+    if at > clock::now() {
+        watch(Arc::downgrade(facts), at);
+        return false;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deadline_moves_with_the_tokens_up_to_the_total() {
+        let deadline = Deadline::new(Timeouts {
+            first_token: 1.0,
+            between_tokens: 2.0,
+            total: 5.0,
+        });
+        assert_eq!(deadline.at(), f64::INFINITY);
+        deadline.sent(10.0);
+        assert_eq!(deadline.at(), 11.0);
+        deadline.token(10.5);
+        assert_eq!(deadline.at(), 12.5);
+        deadline.token(14.0);
+        assert_eq!(deadline.at(), 15.0);
+        deadline.sent(20.0);
+        deadline.whole_answer();
+        assert_eq!(deadline.at(), 25.0);
+    }
+
+    #[test]
+    fn without_limits_there_is_none() {
+        let deadline = Deadline::new(Timeouts::default());
+        deadline.token(1.0);
+        deadline.whole_answer();
+        assert_eq!(deadline.at(), f64::INFINITY);
+        let only_first = Deadline::new(Timeouts {
+            first_token: 1.0,
+            ..Timeouts::default()
+        });
+        only_first.sent(1.0);
+        only_first.token(1.5);
+        assert_eq!(only_first.at(), f64::INFINITY);
+    }
+}

@@ -1,0 +1,641 @@
+//! One request on its way through the filter `pool`: read, let in, held or refused, sent, watched, reported.
+//!
+//! Envoy may call a hook of this stream while it is being called from one, so the state is borrowed only between
+//! callbacks that could do that (`respond`, `continue_request`, `reset`).
+
+use crate::abi::callbacks::{Body, Headers, Stream};
+use crate::admission::{self, Standing, VERDICT};
+use crate::answer::{Events, Usage, Whole};
+use crate::balancer::REQUEST_HEADER;
+use crate::clock;
+use crate::filter::{Filter, PoolFilter};
+use crate::limits::{self, Deadline, TIME_IS_OVER};
+use crate::pools::{locked, pool_of_cluster, PoolState};
+use crate::report::Account;
+use crate::request::{hash_of, understand, Api, Understood, USAGE_REQUEST};
+use crate::requests::{new_id, reason_word, Entry, Facts, Sent};
+use crate::settings::{AdmissionSettings, PoolSettings};
+use scheduler::admission::{Decision, Event, Refusal};
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex};
+
+/// What Envoy does next, as numbers of the ABI: for headers and for bodies.
+const CONTINUE: u32 = 0;
+const STOP: u32 = 1;
+const STOP_ALL_AND_KEEP: u32 = 4;
+const KEEP_ALL: u32 = 1;
+const KEEP_SOME: u32 = 2;
+const DROP: u32 = 3;
+
+/// Room that Envoy is given beyond the longest body that is read.
+const MARGIN: u64 = 64 * 1024;
+
+/// A stream of the filter `pool`.
+#[derive(Debug)]
+pub struct PoolStream {
+    filter: Arc<Filter>,
+    state: RefCell<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Not a pool's business.
+    Passing,
+    /// The body is being kept until it is whole.
+    Collecting(Box<Ask>),
+    /// Let in, held or refused.
+    Entered(Box<Flight>),
+}
+
+/// What the headers say.
+#[derive(Debug)]
+struct Ask {
+    arrived: f64,
+    pool: Arc<PoolState>,
+    settings: Arc<PoolSettings>,
+    cluster: String,
+    api: Option<Api>,
+    declared_bytes: f64,
+    session: Option<u64>,
+    priority: Vec<u8>,
+    tenant: Vec<u8>,
+    deadline_ms: Option<f64>,
+}
+
+/// Where a request stands that asked to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standpoint {
+    Held,
+    Sent,
+    Refused,
+}
+
+#[derive(Debug)]
+struct Flight {
+    entry: Entry,
+    api: Option<Api>,
+    arrived: f64,
+    queued: f64,
+    standpoint: Standpoint,
+    model: String,
+    usage_injected: bool,
+    answer: Answer,
+    answered: bool,
+    first_token: Option<f64>,
+    last_token: f64,
+    ended: bool,
+    outcome: &'static str,
+}
+
+#[derive(Debug)]
+enum Answer {
+    None,
+    Events(Events),
+    Whole(Whole),
+}
+
+impl PoolStream {
+    /// A stream of which nothing is known yet.
+    pub fn new(filter: Arc<Filter>) -> Self {
+        PoolStream {
+            filter,
+            state: RefCell::new(State::Passing),
+        }
+    }
+
+    fn filter(&self) -> Option<&PoolFilter> {
+        match &*self.filter {
+            Filter::Pool(filter) => Some(filter),
+            Filter::Noop => None,
+        }
+    }
+
+    /// The request's headers came.
+    pub fn request_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
+        let cluster = match stream.cluster() {
+            Some(cluster) => cluster,
+            None => return CONTINUE,
+        };
+        let pool = match pool_of_cluster(&cluster) {
+            Some(pool) => pool,
+            None => return CONTINUE,
+        };
+        let ask = Ask::read(stream, pool, cluster);
+        if !end && ask.is_readable(stream) {
+            stream.allow_buffering(ask.settings.max_body_bytes as u64 + MARGIN);
+            *self.state.borrow_mut() = State::Collecting(Box::new(ask));
+            return STOP;
+        }
+        match self.enter(stream, ask, None) {
+            Standpoint::Sent => CONTINUE,
+            Standpoint::Held => STOP_ALL_AND_KEEP,
+            Standpoint::Refused => STOP,
+        }
+    }
+
+    /// A piece of the request's body came.
+    pub fn request_body(&self, stream: Stream<'_>, end: bool) -> u32 {
+        let longest = match &*self.state.borrow() {
+            State::Passing => return CONTINUE,
+            State::Entered(flight) => return body_status(flight.standpoint, KEEP_SOME),
+            State::Collecting(ask) => ask.settings.max_body_bytes,
+        };
+        let received = stream.body_size(Body::ReceivedRequest);
+        let together = stream.received_is_buffered();
+        let kept = if together {
+            0
+        } else {
+            stream.body_size(Body::BufferedRequest)
+        };
+        if kept + received > longest {
+            return match self.take_ask() {
+                Some(ask) => body_status(self.enter(stream, *ask, None), KEEP_SOME),
+                None => CONTINUE,
+            };
+        }
+        if !end {
+            return KEEP_ALL;
+        }
+        self.enter_with_body(stream, kept > 0, true)
+            .map_or(CONTINUE, |standpoint| body_status(standpoint, KEEP_ALL))
+    }
+
+    /// The request ended with trailers.
+    pub fn request_trailers(&self, stream: Stream<'_>) -> u32 {
+        if let State::Entered(flight) = &*self.state.borrow() {
+            return if flight.standpoint == Standpoint::Sent {
+                CONTINUE
+            } else {
+                STOP
+            };
+        }
+        match self.enter_with_body(stream, true, false) {
+            None | Some(Standpoint::Sent) => CONTINUE,
+            Some(_) => STOP,
+        }
+    }
+
+    fn take_ask(&self) -> Option<Box<Ask>> {
+        match self.state.replace(State::Passing) {
+            State::Collecting(ask) => Some(ask),
+            other => {
+                *self.state.borrow_mut() = other;
+                None
+            }
+        }
+    }
+
+    /// The body is whole: read it, and let the request in. `kept`, `received`: where Envoy has parts of it.
+    fn enter_with_body(&self, stream: Stream<'_>, kept: bool, received: bool) -> Option<Standpoint> {
+        let ask = self.take_ask()?;
+        let api = ask.api?;
+        let settings = ask.settings.clone();
+        let read = |body: &[u8]| {
+            let understood = understand(api, body, settings.config.block_tokens);
+            let insertion = understood.as_ref().and_then(|understood| understood.usage_insertion);
+            let with_usage = insertion.filter(|_| settings.inject_usage).map(|at| {
+                let mut changed = Vec::with_capacity(body.len() + USAGE_REQUEST.len());
+                changed.extend_from_slice(&body[..at]);
+                changed.extend_from_slice(USAGE_REQUEST);
+                changed.extend_from_slice(&body[at..]);
+                changed
+            });
+            (understood, with_usage)
+        };
+        let (understood, with_usage) = read_body(stream, kept, received, read);
+        let injected = with_usage.is_some();
+        if let Some(body) = with_usage {
+            let (filled, emptied) = if received {
+                (Body::ReceivedRequest, Body::BufferedRequest)
+            } else {
+                (Body::BufferedRequest, Body::ReceivedRequest)
+            };
+            if kept && received {
+                stream.replace_body(emptied, b"");
+            }
+            stream.replace_body(filled, &body);
+            if stream.header(Headers::Request, "content-length").is_some() {
+                let length = body.len().to_string();
+                stream.set_header(Headers::Request, "content-length", Some(length.as_bytes()));
+            }
+            stream.set_header(Headers::Request, "accept-encoding", None);
+        }
+        let standpoint = self.enter(stream, *ask, understood);
+        if let State::Entered(flight) = &mut *self.state.borrow_mut() {
+            flight.usage_injected = injected;
+        }
+        Some(standpoint)
+    }
+
+    /// Asks for admission, and notes the request under its number.
+    fn enter(&self, stream: Stream<'_>, ask: Ask, understood: Option<Understood>) -> Standpoint {
+        let now = clock::now();
+        let id = new_id();
+        stream.set_header(
+            Headers::Request,
+            REQUEST_HEADER,
+            Some(format!("{:016x}", id).as_bytes()),
+        );
+        let tokens = understood
+            .as_ref()
+            .map_or(ask.declared_bytes / 4.0, |understood| understood.tokens);
+        let (model, blocks) =
+            understood.map_or_else(Default::default, |understood| (understood.model, understood.blocks));
+        let wakes = ask.settings.admission.is_some() || ask.settings.timeouts != Default::default();
+        let entry = Entry::new(Facts {
+            id,
+            pool: ask.pool.clone(),
+            cluster: ask.cluster.clone(),
+            tokens,
+            blocks,
+            session: ask.session,
+            sent: Mutex::new(Sent::default()),
+            deadline: Deadline::new(ask.settings.timeouts),
+            verdict: Mutex::new(None),
+            waker: if wakes { Some(stream.waker()) } else { None },
+        });
+        let decision = ask.decide(id, tokens, now);
+        let standpoint = match decision {
+            Decision::Admit => Standpoint::Sent,
+            Decision::Hold { .. } => Standpoint::Held,
+            Decision::Reject(_) => Standpoint::Refused,
+        };
+        *self.state.borrow_mut() = State::Entered(Box::new(Flight {
+            entry,
+            api: ask.api,
+            arrived: ask.arrived,
+            queued: 0.0,
+            standpoint,
+            model,
+            usage_injected: false,
+            answer: Answer::None,
+            answered: false,
+            first_token: None,
+            last_token: now,
+            ended: false,
+            outcome: "reset",
+        }));
+        if ask.settings.admission.is_some() {
+            admission::settle(&ask.pool, now);
+        }
+        if let Decision::Reject(refusal) = decision {
+            self.refuse(stream, &refusal);
+        }
+        standpoint
+    }
+
+    fn refuse(&self, stream: Stream<'_>, refusal: &Refusal) {
+        self.with_flight(|flight| {
+            flight.standpoint = Standpoint::Refused;
+            flight.outcome = "refused";
+        });
+        let reason = refusal.reason.name();
+        let retry = refusal.retry_after_header().map(|seconds| seconds.to_string());
+        let mut headers = vec![("content-type", "application/json"), ("x-headrace-reason", reason)];
+        if let Some(retry) = &retry {
+            headers.push(("retry-after", retry));
+        }
+        let body = format!(
+            "{{\"error\":{{\"message\":\"the pool does not take this request now ({})\",\"type\":\"{}\",\"code\":\"{}\"}}}}",
+            reason, "overloaded", reason
+        );
+        let details = format!("headrace_{}", reason);
+        stream.respond(u32::from(refusal.reason.status()), &headers, body.as_bytes(), &details);
+    }
+
+    fn with_flight<R>(&self, change: impl FnOnce(&mut Flight) -> R) -> Option<R> {
+        match &mut *self.state.borrow_mut() {
+            State::Entered(flight) => Some(change(flight)),
+            _ => None,
+        }
+    }
+
+    /// Somebody woke the stream.
+    pub fn scheduled(&self, stream: Stream<'_>, event: u64) {
+        match event {
+            VERDICT => self.hear_verdict(stream),
+            TIME_IS_OVER => self.give_up(stream),
+            _ => {}
+        }
+    }
+
+    fn hear_verdict(&self, stream: Stream<'_>) {
+        let verdict = self.with_flight(|flight| {
+            let verdict = locked(&flight.entry.facts().verdict).take()?;
+            if flight.standpoint != Standpoint::Held {
+                return None;
+            }
+            let (Event::Released { waited, .. } | Event::Refused { waited, .. }) = verdict;
+            flight.queued = waited;
+            if let Event::Released { .. } = verdict {
+                flight.standpoint = Standpoint::Sent;
+            }
+            Some(verdict)
+        });
+        match verdict.flatten() {
+            Some(Event::Released { .. }) => stream.continue_request(),
+            Some(Event::Refused { refusal, .. }) => self.refuse(stream, &refusal),
+            None => {}
+        }
+    }
+
+    fn give_up(&self, stream: Stream<'_>) {
+        let answered = self.with_flight(|flight| {
+            if flight.ended || !limits::is_over(flight.entry.facts()) {
+                return None;
+            }
+            flight.outcome = "timeout";
+            flight.end();
+            Some(flight.answered)
+        });
+        match answered.flatten() {
+            Some(true) => stream.reset("headrace_timeout"),
+            Some(false) => {
+                let headers = [("content-type", "text/plain"), ("x-headrace-reason", "timeout")];
+                stream.respond(504, &headers, b"the model server took too long\n", "headrace_timeout");
+            }
+            None => {}
+        }
+    }
+
+    /// Envoy (or this module) answers in the server's stead.
+    pub fn local_reply(&self) {
+        let _ = self.with_flight(|flight| {
+            if flight.outcome == "reset" {
+                flight.outcome = "local_reply";
+            }
+        });
+    }
+
+    /// The answer's headers came.
+    pub fn response_headers(&self, stream: Stream<'_>, end: bool) {
+        if !matches!(&*self.state.borrow(), State::Entered(_)) {
+            return;
+        }
+        let status = stream.header(Headers::Response, ":status").unwrap_or_default();
+        let kind = stream.header(Headers::Response, "content-type").unwrap_or_default();
+        let plain = stream
+            .header(Headers::Response, "content-encoding")
+            .map_or(true, |coding| coding == b"identity");
+        let events = kind.starts_with(b"text/event-stream");
+        let strips = self.with_flight(|flight| {
+            flight.answered = true;
+            let from_server = flight.outcome == "reset";
+            if from_server && !status.starts_with(b"2") {
+                flight.outcome = "error";
+            }
+            let strips = events && plain && flight.usage_injected;
+            if from_server && plain {
+                flight.answer = if events {
+                    Answer::Events(Events::new(flight.api, strips))
+                } else {
+                    flight.entry.facts().deadline.whole_answer();
+                    Answer::Whole(Whole::default())
+                };
+            }
+            if end {
+                flight.complete();
+            }
+            strips && from_server
+        });
+        if strips == Some(true) {
+            stream.set_header(Headers::Response, "content-length", None);
+        }
+        if self.filter().map_or(false, |filter| filter.settings.debug_headers) {
+            self.write_debug_headers(stream);
+        }
+    }
+
+    fn write_debug_headers(&self, stream: Stream<'_>) {
+        let found = self.with_flight(|flight| {
+            let sent = locked(&flight.entry.facts().sent).clone();
+            let reason = sent.pick.map_or("none", |pick| reason_word(pick.reason));
+            (sent.address, reason, flight.queued * 1000.0)
+        });
+        if let Some((address, reason, queued)) = found {
+            stream.set_header(Headers::Response, "x-headrace-endpoint", Some(address.as_bytes()));
+            stream.set_header(Headers::Response, "x-headrace-pick", Some(reason.as_bytes()));
+            stream.set_header(
+                Headers::Response,
+                "x-headrace-queue-ms",
+                Some(format!("{:.0}", queued).as_bytes()),
+            );
+        }
+    }
+
+    /// A piece of the answer's body came.
+    pub fn response_body(&self, stream: Stream<'_>, end: bool) {
+        let now = clock::now();
+        let mut out = Vec::new();
+        let seen = stream.body(Body::ReceivedResponse, |pieces| {
+            self.with_flight(|flight| flight.hear(pieces, end, now, &mut out))
+        });
+        let seen = match seen {
+            Some(seen) => seen,
+            None => return,
+        };
+        if seen.rewrites {
+            stream.replace_body(Body::ReceivedResponse, &out);
+        }
+        if let (Some(gap), Some(filter)) = (seen.gap, self.filter()) {
+            filter.statistics.gap(stream, gap);
+        }
+    }
+
+    /// The answer ended with trailers.
+    pub fn response_trailers(&self, _stream: Stream<'_>) {
+        let _ = self.with_flight(Flight::complete);
+    }
+
+    /// The stream is over, whatever way: report it.
+    pub fn complete(&self, stream: Stream<'_>) {
+        let account = self.with_flight(|flight| {
+            flight.end();
+            flight.account()
+        });
+        if let (Some(account), Some(filter)) = (account, self.filter()) {
+            filter.statistics.tell(stream, &account);
+        }
+    }
+}
+
+fn body_status(standpoint: Standpoint, when_held: u32) -> u32 {
+    match standpoint {
+        Standpoint::Sent => CONTINUE,
+        Standpoint::Held => when_held,
+        Standpoint::Refused => DROP,
+    }
+}
+
+/// Shows a body in one piece, copying only where Envoy has it in several.
+fn read_body<R>(stream: Stream<'_>, kept: bool, received: bool, read: impl FnOnce(&[u8]) -> R) -> R {
+    let mut whole = Vec::new();
+    if kept {
+        stream.body(Body::BufferedRequest, |pieces| {
+            pieces.iter().for_each(|piece| whole.extend_from_slice(piece))
+        });
+    }
+    if !received {
+        return read(&whole);
+    }
+    stream.body(Body::ReceivedRequest, |pieces| match pieces {
+        [single] if whole.is_empty() => read(single),
+        _ => {
+            pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+            read(&whole)
+        }
+    })
+}
+
+impl Ask {
+    fn read(stream: Stream<'_>, pool: Arc<PoolState>, cluster: String) -> Self {
+        let settings = pool.settings();
+        let named = |name: &str| {
+            if name.is_empty() {
+                None
+            } else {
+                stream.header(Headers::Request, name)
+            }
+        };
+        let none = AdmissionSettings::default();
+        let admission = settings.admission.as_ref().unwrap_or(&none);
+        let path = stream.header(Headers::Request, ":path").unwrap_or_default();
+        let length = stream
+            .header(Headers::Request, "content-length")
+            .and_then(|text| whole_number(&text));
+        Ask {
+            arrived: clock::now(),
+            api: Api::of_path(&path),
+            declared_bytes: length.unwrap_or(0.0),
+            session: named(&settings.session_header).map(|value| hash_of(&value)),
+            priority: named(&admission.priority_header).unwrap_or_default(),
+            tenant: named(&admission.tenant_header).unwrap_or_default(),
+            deadline_ms: named(&admission.first_token_deadline_header).and_then(|text| whole_number(&text)),
+            pool,
+            settings: settings.clone(),
+            cluster,
+        }
+    }
+
+    /// Whether the body is worth waiting for: of a known API, JSON as far as said, not encoded, not too long.
+    fn is_readable(&self, stream: Stream<'_>) -> bool {
+        let kind = stream.header(Headers::Request, "content-type");
+        self.api.is_some()
+            && self.declared_bytes <= self.settings.max_body_bytes as f64
+            && kind.map_or(true, |kind| {
+                kind.to_ascii_lowercase().windows(4).any(|word| word == b"json")
+            })
+            && stream.header(Headers::Request, "content-encoding").is_none()
+    }
+
+    fn decide(&self, id: u64, tokens: f64, now: f64) -> Decision {
+        let settings = match &self.settings.admission {
+            Some(settings) => settings,
+            None => return Decision::Admit,
+        };
+        let standing = Standing {
+            priority: &self.priority,
+            tenant: &self.tenant,
+            deadline_ms: self.deadline_ms,
+        };
+        let prefill = self.settings.config.cost.prefill(tokens, 0.0);
+        let arrival = admission::arrival(settings, &standing, id, tokens, prefill);
+        self.pool.admission().arrive(&arrival, now)
+    }
+}
+
+fn whole_number(text: &[u8]) -> Option<f64> {
+    let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Some(number as f64)
+}
+
+/// What a piece of an answer brought.
+struct Seen {
+    rewrites: bool,
+    gap: Option<f64>,
+}
+
+impl Flight {
+    fn hear(&mut self, pieces: &[&[u8]], end: bool, now: f64, out: &mut Vec<u8>) -> Seen {
+        let mut seen = Seen {
+            rewrites: false,
+            gap: None,
+        };
+        let mut tokens = 0;
+        match &mut self.answer {
+            Answer::None => {}
+            Answer::Whole(whole) => pieces.iter().for_each(|piece| whole.feed(piece)),
+            Answer::Events(events) => {
+                seen.rewrites = events.rewrites();
+                tokens = pieces.iter().map(|piece| events.feed(piece, out)).sum();
+                if end {
+                    events.end(out);
+                }
+            }
+        }
+        if tokens > 0 {
+            seen.gap = self.token(now);
+        }
+        if end {
+            self.complete();
+        }
+        seen
+    }
+
+    /// A token came; seconds since the one before.
+    fn token(&mut self, now: f64) -> Option<f64> {
+        let facts = self.entry.facts();
+        facts.deadline.token(now);
+        let gap = now - self.last_token;
+        self.last_token = now;
+        if self.first_token.is_some() {
+            return Some(gap);
+        }
+        self.first_token = Some(now);
+        facts.pool.first_token(facts.id, now);
+        None
+    }
+
+    /// The whole answer passed.
+    fn complete(&mut self) {
+        if self.outcome == "reset" {
+            self.outcome = "ok";
+        }
+        self.end();
+    }
+
+    /// The request is over: out of the books, others may go.
+    fn end(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            let facts = self.entry.facts();
+            facts.pool.finish(facts.id, clock::now());
+            admission::leave(&facts.pool, facts.id);
+        }
+    }
+
+    fn account(&self) -> Account {
+        let facts = self.entry.facts();
+        let sent = locked(&facts.sent).clone();
+        let (usage, seen) = match &self.answer {
+            Answer::None => (Usage::default(), 0),
+            Answer::Whole(whole) => (whole.usage(), 0),
+            Answer::Events(events) => (events.usage, events.tokens),
+        };
+        Account {
+            pool: facts.pool.name().to_string(),
+            model: self.model.clone(),
+            reason: sent.pick.map_or("", |pick| reason_word(pick.reason)),
+            endpoint: sent.address,
+            attempts: sent.tried.len(),
+            queued: self.queued,
+            first_token: self.first_token.map(|at| at - self.arrived),
+            predicted: sent.pick.map_or(0.0, |pick| pick.predicted),
+            estimated: facts.tokens,
+            cached: sent.pick.map_or(0.0, |pick| pick.cached_tokens),
+            usage,
+            seen,
+            outcome: self.outcome,
+        }
+    }
+}
