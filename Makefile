@@ -47,7 +47,7 @@ native-test: ## Checks of the Rust module.
 	else echo "SKIPPED: checks of the Rust module (no cargo on this machine; apt-get install cargo rust-clippy rustfmt)"; fi
 
 bench: dev ## Measure everything anew into benchmarks/RESULTS.md (about ten minutes; leave the machine alone meanwhile).
-	for name in mesh_overhead change_latency startup check_many; do python benchmarks/$$name.py --write; done
+	for name in mesh_overhead mesh_overhead_parts change_latency startup check_many; do python benchmarks/$$name.py --write; done
 	python benchmarks/record.py "Answers of the command line" cli_start.py
 	python benchmarks/record.py "Push to acknowledgement" xds_push.py
 	python benchmarks/record.py "Control plane with 1,000 services and 500 proxies" xds_scale.py

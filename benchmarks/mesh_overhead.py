@@ -164,16 +164,17 @@ def ways() -> Iterator[list[Way]]:
         rows = mesh.proxies()
         backend = ("127.0.0.1", int(rows[SERVER]["app_ports"]["8000"]))
         processes.pin(rows[SERVER]["app_pid"], LOAD_CORE)
-        plain = _script(directory / "plain.lua", "bench", "")
+        plain = lua(directory / "plain.lua", "bench", "")
         yield [
             Way("no proxy", backend, plain, ()),
-            _bare_pair(stack, directory, backend, plain),
-            _mesh("Headrace", "bench", mesh, directory),
-            _mesh("Headrace, HTTP/2", "bench-h2", mesh, directory),
+            bare_pair(stack, directory, backend, plain),
+            sidecars("Headrace", "bench", mesh, directory),
+            sidecars("Headrace, HTTP/2", "bench-h2", mesh, directory),
         ]
 
 
-def _bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str, int], script: Path) -> Way:
+def bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str, int], script: Path) -> Way:
+    """Start the two hand-written Envoys; their certificates are in the directory from then on."""
     envoys.write_certificates(directory)
     client, server = ("127.0.0.1", _free_port()), ("127.0.0.1", _free_port())
     pids = []
@@ -190,12 +191,13 @@ def _bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str,
     return Way("bare Envoy pair", client, script, tuple(pids))
 
 
-def _mesh(name: str, host: str, mesh: Mesh, directory: Path) -> Way:
+def sidecars(name: str, host: str, mesh: Mesh, directory: Path) -> Way:
+    """Through the mesh, with the credentials of the client workload."""
     rows = mesh.proxies()
     proxy = urlsplit(mesh.environment(CLIENT)["HTTP_PROXY"])
     secret = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
     more = f'wrk.headers["Proxy-Authorization"] = "Basic {secret}"'
-    script = _script(directory / f"{host}.lua", host, f"http://{host}", more)
+    script = lua(directory / f"{host}.lua", host, f"http://{host}", more)
     pids = (int(rows[CLIENT]["proxy_pid"]), int(rows[SERVER]["proxy_pid"]))
     for pid in pids:
         processes.pin(pid, PROXY_CORE)
@@ -203,7 +205,8 @@ def _mesh(name: str, host: str, mesh: Mesh, directory: Path) -> Way:
     return Way(name, (proxy.hostname, proxy.port), script, pids)
 
 
-def _script(file: Path, host: str, prefix: str, more: str = "") -> Path:
+def lua(file: Path, host: str, prefix: str, more: str = "") -> Path:
+    """Write wrk's script: requests for the host, `prefix` before their path, `more` lines of Lua."""
     values = {"path": f"{prefix}/v1/chat/completions", "host": host, "body": BODY, "more": more}
     write_private(file, (SCRIPT % values).encode())
     return file

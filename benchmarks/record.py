@@ -2,7 +2,7 @@
 
     python benchmarks/record.py TITLE SCRIPT [ARGUMENT ...]
 
-For scripts that print plain lines; those that know the option --write do it themselves.
+For scripts that print tables or plain lines; those that know the option --write do it themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def main() -> None:
     done = subprocess.run([sys.executable, str(path), *arguments], stdout=subprocess.PIPE, text=True, timeout=600)
     if done.returncode != 0:
         raise SystemExit(f"{script}: exit code {done.returncode}\n{done.stdout}")
-    lines = ["```", *done.stdout.rstrip().splitlines(), "```"]
+    lines = done.stdout.rstrip().splitlines()
+    if not lines[0].startswith("|"):
+        lines = ["```", *lines, "```"]
     report.publish(title, lines, write=True, command=["python", f"benchmarks/{script}", *arguments])
 
 
