@@ -47,7 +47,7 @@ def pool_balancer(settings: str) -> Any:
     config.value.update(
         {
             "dynamic_module_config": {"name": MODULE_NAME, "do_not_close": True},
-            "lb_name": POOL,
+            "lb_policy_name": POOL,
             "lb_policy_config": {"@type": _STRING, "value": settings},
         }
     )

@@ -100,7 +100,7 @@ def settings_of(resources: ResourceSet) -> dict[str, dict[str, Any]]:
             config = typed_struct_pb2.TypedStruct()
             assert policy.typed_extension_config.typed_config.Unpack(config)
             assert config.type_url.endswith(".DynamicModulesLoadBalancerConfig")
-            assert config.value["lb_name"] == "pool"
+            assert config.value["lb_policy_name"] == "pool"
             assert config.value["dynamic_module_config"]["name"] == "headrace_envoy"
             found[name] = json.loads(config.value["lb_policy_config"]["value"])
     return found
