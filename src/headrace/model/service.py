@@ -36,7 +36,7 @@ class Protocol(StrEnum):
     @property
     def is_http2(self) -> bool:
         """Whether the application speaks HTTP/2 in clear text by declaration."""
-        return self in (Protocol.HTTP2, Protocol.GRPC)
+        return self in (Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB)
 
 
 class Resolution(StrEnum):

@@ -14,7 +14,7 @@ from headrace.model.proxy import ProxyKind
 from headrace.model.security import MtlsMode, PeerAuthentication
 from headrace.model.service import DeclaredEndpoints, Endpoint, Resolution, Service, ServiceEntry, ServicePort
 from headrace.model.workload import StaticWorkload
-from headrace.registry.inbound import target_ports
+from headrace.registry.inbound import static_ports, target_ports
 from headrace.registry.mtls import MtlsPolicy, settle
 from headrace.registry.observed import ObservedReplica, ReplicaState
 
@@ -66,7 +66,7 @@ def static_endpoints(
     policy = policies.of(workload.meta.namespace, labels)
     identity = static_identity(workload, mesh)
     for port in service.ports:
-        for number in _static_ports(port, workload):
+        for number in static_ports(port, workload):
             yield Endpoint(
                 address=workload.address,
                 port=number,
@@ -80,18 +80,6 @@ def static_endpoints(
                 locality=workload.locality,
                 network=workload.network,
             )
-
-
-def _static_ports(port: ServicePort, workload: StaticWorkload) -> tuple[int, ...]:
-    """The workload's ports behind a service port. A WorkloadEntry's `ports` are keyed by the service port's name first
-    (istio.networking.v1.WorkloadEntry.ports); a Pod's only matter for a named targetPort."""
-    if workload.meta.key.short_kind == "WorkloadEntry":
-        for name in (port.name, port.target_name):
-            number = next((own.number for own in workload.ports if name and own.name == name), 0)
-            if number:
-                return (number,)
-        return (port.target or port.number, *port.more_targets)
-    return target_ports(port, workload.ports)
 
 
 def static_identity(workload: StaticWorkload, mesh: MeshConfig) -> str:

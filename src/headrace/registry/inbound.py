@@ -9,7 +9,7 @@ from __future__ import annotations
 from headrace.model.proxy import WorkloadPortView
 from headrace.model.resource import Labels, selects
 from headrace.model.service import Service, ServicePort
-from headrace.model.workload import WorkloadPort
+from headrace.model.workload import StaticWorkload, WorkloadPort
 from headrace.registry.snapshot import MeshSnapshot
 
 
@@ -27,17 +27,30 @@ def target_ports(port: ServicePort, ports: tuple[WorkloadPort, ...]) -> tuple[in
     return ((number,) if number else ()) + port.more_targets
 
 
+def static_ports(port: ServicePort, workload: StaticWorkload) -> tuple[int, ...]:
+    """A described workload's ports behind a service port. A WorkloadEntry's `ports` are keyed by the service port's name
+    first (istio.networking.v1.WorkloadEntry.ports); a Pod's only matter for a named targetPort."""
+    if workload.meta.key.short_kind == "WorkloadEntry":
+        for name in (port.name, port.target_name):
+            number = next((own.number for own in workload.ports if name and own.name == name), 0)
+            if number:
+                return (number,)
+        return (port.target or port.number, *port.more_targets)
+    return target_ports(port, workload.ports)
+
+
 def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: Labels) -> tuple[WorkloadPortView, ...]:
     """All ports at which the workload `name` of `namespace` is called, sorted by number."""
     own = declared_ports(snapshot, namespace, name)
     workload = next(
         (item for item in snapshot.workloads if (item.meta.namespace, item.meta.name) == (namespace, name)), None
     )
+    static = None if workload is not None else _described(snapshot, namespace, name)
     engine = None if workload is None else str(workload.engine or "")
     found: dict[int, WorkloadPortView] = {}
     for service in _in_front(snapshot, namespace, labels):
         for port in service.ports:
-            for number in target_ports(port, own):
+            for number in static_ports(port, static) if static is not None else target_ports(port, own):
                 view = WorkloadPortView(number, port.name, port.protocol.value, engine, service.host, port.number)
                 found.setdefault(number, view)
     if workload is not None:
@@ -76,7 +89,10 @@ def declared_ports(snapshot: MeshSnapshot, namespace: str, name: str) -> tuple[W
     for workload in snapshot.workloads:
         if workload.meta.namespace == namespace and workload.meta.name == name:
             return workload.ports
-    for static in snapshot.static_workloads:
-        if static.meta.namespace == namespace and static.meta.name == name:
-            return static.ports
-    return ()
+    static = _described(snapshot, namespace, name)
+    return static.ports if static is not None else ()
+
+
+def _described(snapshot: MeshSnapshot, namespace: str, name: str) -> StaticWorkload | None:
+    found = (item for item in snapshot.static_workloads if (item.meta.namespace, item.meta.name) == (namespace, name))
+    return next(found, None)

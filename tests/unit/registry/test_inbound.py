@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.unit.registry.meshes import Mesh, pod, port, service, workload
+from tests.unit.registry.meshes import Mesh, meta, pod, port, service, workload
 
 from headrace.model.service import Protocol
-from headrace.model.workload import WorkloadPort
+from headrace.model.workload import StaticWorkload, WorkloadPort
 from headrace.registry.inbound import fronting_ports, workload_ports
 
 
@@ -45,3 +45,14 @@ def test_ports_of_the_services_before_a_gateway() -> None:
         pod("gw", "10.0.0.1", WorkloadPort(8443, "tls"), labels=labels),
     )
     assert fronting_ports(mesh.snapshot(), "default", "gw", labels) == ((80, 8080), (81, 81), (443, 8443))
+
+
+def test_a_workload_entrys_own_ports_by_the_names_of_the_services() -> None:
+    vm = StaticWorkload(
+        meta("networking.istio.io/WorkloadEntry", "chat", "default"),
+        "10.0.0.1",
+        {"app": "chat"},
+        ports=(WorkloadPort(9090, "web"),),
+    )
+    mesh = Mesh().put(service("chat", port(80, target=8080, name="web"), port(81, target=8081, name="more")), vm)
+    assert ports(mesh) == [(8081, "HTTP"), (9090, "HTTP")]

@@ -188,7 +188,7 @@ class TestPool:
         cluster = shaped(connection_pool=ConnectionPool(h2_upgrade_policy="UPGRADE", use_client_protocol=True))
         assert http_options(cluster).HasField("use_downstream_protocol_config")
 
-    @pytest.mark.parametrize("protocol", [Protocol.HTTP2, Protocol.GRPC])
+    @pytest.mark.parametrize("protocol", [Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB])
     def test_declared_http2(self, protocol: Protocol) -> None:
         cluster = Rig(Mesh().put(service("chat", port(8000, protocol)))).clusters()[CHAT]
         assert http_options(cluster).explicit_http_config.HasField("http2_protocol_options")
