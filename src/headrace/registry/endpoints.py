@@ -12,7 +12,7 @@ from headrace.model.identity import Identity
 from headrace.model.mesh import MeshConfig
 from headrace.model.proxy import ProxyKind
 from headrace.model.security import MtlsMode, PeerAuthentication
-from headrace.model.service import DeclaredEndpoints, Endpoint, Resolution, Service, ServiceEntry, ServicePort
+from headrace.model.service import DeclaredEndpoints, Endpoint, Resolution, Service, ServiceEntry
 from headrace.model.workload import StaticWorkload
 from headrace.registry.inbound import static_ports, target_ports
 from headrace.registry.mtls import MtlsPolicy, settle
