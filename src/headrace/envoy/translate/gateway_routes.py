@@ -52,14 +52,15 @@ def gateway_route_config(
         config.virtual_hosts.add(name=f"blackhole:{servers[0].server.port}", domains=["*"])
         return config
     for host in _collapsed(hosts):
-        config.virtual_hosts.append(_virtual_host(host, https_port))
+        # What comes over https already is not sent elsewhere: there the redirection means nothing, as in Istio.
+        config.virtual_hosts.append(_virtual_host(host, https_port if is_http(servers[0].server) else HTTPS_PORT))
     return config
 
 
 def _add_server(memo: Memo, scope: Scope, server: BoundServer, hosts: dict[str, _Host]) -> None:
     """Adds what one server offers: its VirtualServices' routes, and the redirection to https where it asks for it."""
     port = server.server.port
-    redirect = is_http(server.server) and server.server.tls is not None and server.server.tls.https_redirect
+    redirect = server.server.tls is not None and server.server.tls.https_redirect
     for item in scope.gateway_virtual_services.get(server.gateway, ()):
         names = intersection(server.hosts, item.hosts, item.meta.namespace)
         if not names:
