@@ -22,7 +22,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import any_pb2, json_format
 
 from headrace.envoy.binary import PINNED_VERSION, EnvoyError, envoy_version, find_envoy
-from headrace.envoy.module_filter import MODULE_NAME, module_filter
+from headrace.envoy.module_filter import MODULE_NAME, module_filter, pool_balancer, pool_filter
 from headrace.floor.files import write_private
 
 PINNED_ABI = "v0.2.0"
@@ -115,7 +115,8 @@ def _foreign_envoy(envoy: Path) -> str:
 
 
 def _smoke_test(path: Path, envoy: Path) -> str:
-    """Let Envoy validate a listener with the module's filter, which loads it and creates its configuration."""
+    """Let Envoy validate a listener and a cluster with all that the module offers, which loads it and creates its
+    configurations."""
     if path.name != FILE_NAME:
         return f"{path} must be called {FILE_NAME}"
     with tempfile.TemporaryDirectory(prefix="headrace-module-") as directory:
@@ -146,10 +147,13 @@ def _smoke_bootstrap() -> str:
     route = host.routes.add()
     route.match.prefix = "/"
     route.direct_response.status = 200
-    manager.http_filters.append(module_filter())
+    manager.http_filters.extend([module_filter(), pool_filter()])
     router = manager.http_filters.add(name="envoy.filters.http.router")
     router.typed_config.Pack(router_pb2.Router())
     bootstrap = bootstrap_pb2.Bootstrap()
+    cluster = bootstrap.static_resources.clusters.add(name="smoke")
+    balancer = pool_balancer(json.dumps({"pool": "smoke"}))
+    cluster.load_balancing_policy.policies.add().typed_extension_config.CopyFrom(balancer)
     listener = bootstrap.static_resources.listeners.add(name="smoke")
     listener.address.socket_address.address = "127.0.0.1"
     listener.address.socket_address.port_value = 0

@@ -1,0 +1,131 @@
+"""Pools of model servers through a gateway: examples/throttle (the articles' twenty a second, with a bounded queue) and
+examples/pool (two weighted pools, each with a picker of its own), run as they are shipped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+from tests.e2e.conftest import StartMesh
+from tests.e2e.running import RunningMesh, until
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> dict[str, str]:
+    """The files of `examples/throttle` or `examples/pool`."""
+    return {path.name: path.read_text() for path in sorted((EXAMPLES / name).iterdir()) if path.is_file()}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer: seconds after the burst began, status, the server's model, and headers of the mesh."""
+
+    after: float
+    status: int
+    model: str
+    reason: str
+    retry_after: str
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, began: float, prompt: str, tokens: int) -> Answer:
+    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
+    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+        found = await response.json(content_type=None) if response.status == 200 else {}
+        await response.read()
+        headers = response.headers
+        return Answer(
+            time.monotonic() - began,
+            response.status,
+            found.get("model", ""),
+            headers.get("x-headrace-reason", ""),
+            headers.get("retry-after", ""),
+        )
+
+
+async def _burst(url: str, prompts: list[str], tokens: int) -> list[Answer]:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30.0)) as session:
+        began = time.monotonic()
+        return await asyncio.gather(*(_ask(session, url, began, prompt, tokens) for prompt in prompts))
+
+
+def burst(url: str, prompts: list[str], tokens: int = 1) -> list[Answer]:
+    """All prompts at once."""
+    return asyncio.run(_burst(url, prompts, tokens))
+
+
+@pytest.fixture(scope="module")
+def throttle(start_mesh: StartMesh) -> RunningMesh:
+    mesh = start_mesh(example("throttle"))
+    assert {answer.status for answer in burst(mesh.gateway(), ["warm"])} == {200}
+    return mesh
+
+
+@pytest.fixture(scope="module")
+def pools(start_mesh: StartMesh) -> RunningMesh:
+    return start_mesh(example("pool"))
+
+
+def test_twenty_a_second_thirty_wait_the_rest_is_told_to_come_back(throttle: RunningMesh) -> None:
+    time.sleep(0.2)  # the warm-up's own share of the rate must be over
+    answers = burst(throttle.gateway(), [f"number {number}" for number in range(60)])
+    kinds = Counter((answer.status, answer.reason) for answer in answers)
+    served = sorted(answer.after for answer in answers if answer.status == 200)
+    full = [answer for answer in answers if answer.reason == "queue-full"]
+    late = [answer for answer in answers if answer.reason == "queue-timeout"]
+    assert len(served) + len(full) + len(late) == 60, kinds
+    assert 19 <= len(served) <= 22, kinds
+    assert 28 <= len(full) <= 30, kinds
+    assert {answer.status for answer in full + late} == {429}, kinds
+    assert max(answer.after for answer in full) < 0.5
+    assert all(0.9 < answer.after < 1.6 for answer in late), sorted(answer.after for answer in late)
+    assert served[-1] - served[0] > 0.8, served
+    assert all(int(answer.retry_after) >= 1 for answer in full + late)
+
+
+def test_a_pace_within_the_limit_loses_nothing(throttle: RunningMesh) -> None:
+    until(lambda: burst(throttle.gateway(), ["again"])[0].status == 200, "the bucket has filled", 5.0)
+    answers = burst(throttle.gateway(), [f"pace {number}" for number in range(15)])
+    assert Counter(answer.status for answer in answers) == {200: 15}
+
+
+def test_a_changed_limit_comes_into_force_while_the_mesh_runs(throttle: RunningMesh) -> None:
+    text = example("throttle")["policy.yaml"]
+    throttle.write("policy.yaml", text.replace("requestsPerSecond: 20", "requestsPerSecond: 1000\n    burst: 100"))
+    until(
+        lambda: Counter(answer.status for answer in burst(throttle.gateway(), ["x"] * 60)) == {200: 60},
+        "sixty at once pass",
+        20.0,
+        0.5,
+    )
+
+
+def test_weights_hold_in_front_of_two_pools(pools: RunningMesh) -> None:
+    answers = burst(pools.gateway(), [f"weighed {number}" for number in range(200)], 2)
+    models = Counter(answer.model for answer in answers)
+    assert Counter(answer.status for answer in answers) == {200: 200}
+    assert 5 <= models["small"] <= 45 and models["large"] == 200 - models["small"], models
+
+
+def test_each_pool_spreads_a_burst_over_its_endpoints(pools: RunningMesh) -> None:
+    before = {replica: pools.served(replica) for replica in pools.replicas("large")}
+    answers = burst(pools.gateway(), [f"spread {number} " * 50 for number in range(90)], 4)
+    assert {answer.status for answer in answers} == {200}
+    share = {replica: pools.served(replica) - before[replica] for replica in before}
+    assert min(share.values()) >= 15, share
+
+
+def test_a_prompt_returns_to_where_its_prefix_is(pools: RunningMesh) -> None:
+    """One after the other, so that load plays no part: the same long prompt stays on one replica of its pool."""
+    prompt = " ".join(f"word{number}" for number in range(3000))
+    before = {replica: pools.served(replica) for replica in pools.replicas("large")}
+    for number in range(12):
+        assert burst(pools.gateway(), [f"{prompt} {number}"])[0].status == 200
+    share = sorted(pools.served(replica) - before[replica] for replica in before)
+    assert sum(share) >= 6 and share[-1] >= sum(share) - 1, share
