@@ -14,6 +14,11 @@ import pytest
 from tests.e2e.conftest import StartMesh
 from tests.e2e.running import RunningMesh, until
 
+from headrace.envoy.module import check_module
+
+_MODULE = check_module()
+pytestmark = pytest.mark.skipif(not _MODULE.usable, reason=_MODULE.problem or "the native module is usable")
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
