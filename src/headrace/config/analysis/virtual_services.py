@@ -55,7 +55,8 @@ def _serves(gateway: Gateway, rule: VirtualService) -> bool:
 
 
 def judge_shared_hosts(index: Index) -> Iterator[Problem]:
-    """IST0109: two VirtualServices for sidecars that give the same host to the same namespaces."""
+    """IST0109: two VirtualServices for sidecars that give the same host to the same namespaces; one for some namespaces
+    also with one for all that has an overlapping wildcard (Istio's rule)."""
     public: dict[str, list[VirtualService]] = defaultdict(list)
     scoped: dict[tuple[str, str], list[VirtualService]] = defaultdict(list)
     for rule in index.virtual_services:
@@ -69,10 +70,11 @@ def judge_shared_hosts(index: Index) -> Iterator[Problem]:
             for scope in dict.fromkeys(rule.meta.namespace if scope == "." else scope for scope in scopes):
                 scoped[scope, host].append(rule)
     clashes = list(public.items())
-    clashes += [
-        (host, [*rules, *(other for other in public.get(host, ()) if other not in rules)])
-        for (_, host), rules in scoped.items()
-    ]
+    wild = [host for host in public if host.startswith("*")]
+    for (_, host), rules in scoped.items():
+        near = public if host.startswith("*") else dict.fromkeys((host, *wild))
+        others = (other for name in near if overlaps(name, host) for other in public.get(name, ()))
+        clashes.append((host, [*rules, *(other for other in dict.fromkeys(others) if other not in rules)]))
     reported: set[int] = set()
     for host, rules in clashes:
         names = listed(rule.meta for rule in rules)

@@ -153,6 +153,10 @@ def test_a_certificate_in_two_gateways(check):
         ({"export": "[.]"}, {"export": "[.]", "namespace": "other"}, False),
         ({"export": "[.]"}, {"namespace": "other"}, True),
         ({"export": "[other]"}, {"export": "[.]", "namespace": "other"}, True),
+        ({"hosts": "['*.example.com']"}, {}, False),
+        ({"hosts": "['*.example.com']"}, {"export": "[.]"}, True),
+        ({"hosts": "[a.example.com]"}, {"export": "[.]", "hosts": "['*.com']"}, True),
+        ({"hosts": "['*.example.org']"}, {"export": "[.]"}, False),
     ],
 )
 def test_two_rules_for_one_host(check, one, other, clash):
