@@ -12,7 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from tests.e2e.conftest import StartMesh
+from tests.e2e.load import Load, Target
 from tests.e2e.running import RunningMesh, until
+from tests.e2e.shop import CLIENT
 
 from headrace.envoy.module import check_module
 
@@ -74,7 +76,7 @@ def throttle(start_mesh: StartMesh) -> RunningMesh:
 
 @pytest.fixture(scope="module")
 def pools(start_mesh: StartMesh) -> RunningMesh:
-    return start_mesh(example("pool"))
+    return start_mesh({**example("pool"), "client.yaml": CLIENT})
 
 
 def test_twenty_a_second_thirty_wait_the_rest_is_told_to_come_back(throttle: RunningMesh) -> None:
@@ -134,3 +136,39 @@ def test_a_prompt_returns_to_where_its_prefix_is(pools: RunningMesh) -> None:
         assert burst(pools.gateway(), [f"{prompt} {number}"])[0].status == 200
     share = sorted(pools.served(replica) - before[replica] for replica in before)
     assert sum(share) >= 6 and share[-1] >= sum(share) - 1, share
+
+
+def test_streams_go_on_while_the_policy_is_edited(pools: RunningMesh) -> None:
+    text = example("pool")["pools.yaml"]
+    with Load(Target(pools.gateway()), rate=30.0) as load:
+        for policy in ("least-request", "round-robin", "prefix", "random-two", "predicted-drain"):
+            pools.write("pools.yaml", text.replace("policy: predicted-drain", f"policy: {policy}"))
+            load.run_on(20)
+    assert load.tally.failed == 0, load.tally
+    assert load.tally.models()["large"] > load.tally.models()["small"] > 0, load.tally
+
+
+def test_a_sidecar_is_a_way_into_a_pool(pools: RunningMesh) -> None:
+    target = Target("http://large.default.inference.local:8000", pools.proxy_url("default/client-0"))
+    before = {replica: pools.served(replica) for replica in pools.replicas("large")}
+    with Load(target, rate=30.0) as load:
+        load.run_on(60)
+    assert load.tally.failed == 0, load.tally
+    assert set(load.tally.models()) == {"large"}
+    assert min(pools.served(replica) - before[replica] for replica in before) >= 10
+
+
+def test_mirrored_copies_reach_the_other_pool(pools: RunningMesh) -> None:
+    text = example("pool")["gateway.yaml"]
+    small = "    - destination:\n        host: small.default.inference.local\n      weight: 10\n"
+    assert small in text
+    mirror = "    mirrors: [{destination: {host: small.default.inference.local}}]\n"
+    pools.write("gateway.yaml", text.replace(small, "").replace("      weight: 90\n", "").rstrip("\n") + "\n" + mirror)
+    (replica,) = pools.replicas("small")
+    until(
+        lambda: {answer.model for answer in burst(pools.gateway(), ["go"] * 12)} == {"large"},
+        "all go to the large pool",
+    )
+    before = pools.served(replica)
+    assert {answer.model for answer in burst(pools.gateway(), [f"copy {number}" for number in range(20)])} == {"large"}
+    until(lambda: pools.served(replica) >= before + 20, "twenty copies at the small pool")
