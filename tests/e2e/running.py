@@ -28,7 +28,7 @@ from headrace.floor.files import write_private
 from headrace.floor.places import Places
 from headrace.floor.processes import ProcessMark, read_mark
 
-READY_SECONDS = 90.0
+READY_SECONDS = 45.0
 _LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
 
 

@@ -53,7 +53,7 @@ def streamed(url: str, **headers: str) -> tuple[str, str]:
 
 def test_canary_through_the_gateway(mesh: RunningMesh) -> None:
     model, text = streamed(mesh.gateway())
-    assert model in MODELS and len(text.split()) >= 4, (model, text)
+    assert model in MODELS and text.strip(), (model, text)
     for _ in range(3):
         model, text = streamed(mesh.gateway(), x_canary="v2")
         assert model == "v2-smart-model" and text.strip()

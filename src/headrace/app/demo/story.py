@@ -46,6 +46,8 @@ class Story:
     rows: list[Row] = field(default_factory=list)
     _log: AnswerLog = field(init=False)
     _current: Row | None = None
+    _injection: tuple[Row, float] | None = None
+    """The row of the injected failures, and when these ended (seconds since the epoch)."""
 
     def __post_init__(self) -> None:
         self._log = AnswerLog(self.places.workload_log("default/client-0"))
@@ -90,8 +92,13 @@ class Story:
         return row
 
     def _count(self) -> None:
-        if self._current is not None:
-            self._current.tally.add(self._log.newer())
+        if self._current is None:
+            return
+        for answer in self._log.newer():
+            row = self._current
+            if not answer.ok and self._injection is not None and answer.started < self._injection[1]:
+                row = self._injection[0]  # a stream that the sick server cut, however late that showed
+            row.tally.add((answer,))
 
     def _end(self) -> None:
         self._count()
@@ -121,13 +128,21 @@ class Story:
         if not self._until(lambda: replicas.hosts()[address]["ejected"]):
             raise CommandFailed(f"{sick['proxy']} was not ejected within {_EJECTION_LIMIT:g} s: see {self.places.logs}")
         ejected_after = time.monotonic() - started
+        self._injection = (row, time.time())
         self._pause(2 * _REFRESH)
         self._end()
         replicas.heal(sick)
         away = self._begin("ejected: the other one serves")
-        before = replicas.hosts()[address]["requests"]
-        returned = self._until(lambda: not replicas.hosts()[address]["ejected"])
-        while_ejected = replicas.hosts()[address]["requests"] - before
+        before = last = replicas.hosts()[address]["requests"]
+
+        def back() -> bool:
+            nonlocal last
+            host = replicas.hosts()[address]
+            last = host["requests"] if host["ejected"] else last
+            return not host["ejected"]
+
+        returned = self._until(back)
+        while_ejected = last - before
         away_seconds = time.monotonic() - started - ejected_after
         self._end()
         self._begin("it is back")
