@@ -91,7 +91,7 @@ class Translator:
         scope = view.scope
         found = [*fixed_clusters(self.memo, scope.mesh, gateway=scope.is_gateway)]
         for target in scope.targets:
-            found += target_clusters(self.memo, scope.mesh, target, view.endpoints.get(target.key, ()), picks)
+            found += target_clusters(self.memo, view, target, picks)
         return tuple(found)
 
     def _routes(

@@ -11,23 +11,11 @@ from collections.abc import Mapping
 from headrace.envoy.resources import ENDPOINT, XdsResource
 from headrace.envoy.translate.clusters import is_eds, parts_of
 from headrace.envoy.translate.destination_rules import effective_policy
-from headrace.envoy.translate.endpoints import in_subset, is_address, load_assignment
+from headrace.envoy.translate.endpoints import caller_locality, in_subset, is_address, load_assignment
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.view import ProxyView, Target
 from headrace.model.destination import DestinationRule
 from headrace.model.service import Endpoint, Service
-from headrace.model.traffic import Pairs
-
-
-def caller_locality(labels: Pairs) -> str:
-    """Where a proxy runs (`region/zone/subzone`): the label `istio-locality` (dots between the parts), else the
-    well-known topology labels; '' where nothing says."""
-    known = dict(labels)
-    if "istio-locality" in known:
-        return known["istio-locality"].replace(".", "/")
-    region = known.get("topology.kubernetes.io/region", "")
-    zone = known.get("topology.kubernetes.io/zone", "")
-    return f"{region}/{zone}" if region and zone else region
 
 
 class AssignmentKeeper:

@@ -25,11 +25,11 @@ from headrace.envoy.translate.cluster_policy import (
 )
 from headrace.envoy.translate.cluster_tls import TlsSettings, apply_tls, originates_tls
 from headrace.envoy.translate.destination_rules import effective_policy
-from headrace.envoy.translate.endpoints import in_subset, load_assignment
+from headrace.envoy.translate.endpoints import caller_locality, in_subset, load_assignment
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import ads, duration
 from headrace.envoy.translate.pools import apply_pool_balancer
-from headrace.envoy.view import Target
+from headrace.envoy.view import ProxyView, Target
 from headrace.model.destination import DestinationRule, LbPolicy, Subset, TrafficPolicy
 from headrace.model.engine_timeouts import engine_timeouts
 from headrace.model.mesh import MeshConfig
@@ -78,32 +78,44 @@ def targets_by_name(targets: Iterable[Target]) -> tuple[Target, ...]:
     return tuple(target for target in targets if target.service.resolution in _BY_NAME)
 
 
-def target_clusters(
-    memo: Memo, mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...], module: bool = False
-) -> tuple[XdsResource, ...]:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Endpoints that are host names, and where the caller is ('' : unknown, or failover is off)."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    locality: str = ""
+
+
+_NOT_BY_NAME = _Named()
+
+
+def target_clusters(memo: Memo, view: ProxyView, target: Target, module: bool = False) -> tuple[XdsResource, ...]:
     """All clusters of one service as a scope sees it. `module`: the native module picks the endpoints of pools."""
-    named = endpoints if target.service.resolution in _BY_NAME else ()
+    scope, named = view.scope, _NOT_BY_NAME
+    if target.service.resolution in _BY_NAME:
+        near = caller_locality(scope.key.labels) if scope.mesh.locality_failover else ""
+        named = _Named(view.endpoints_of(target), near)
     picks = module and target.is_pool
-    key = (mesh, target, named, picks)
-    return memo.latest("clusters", (*target.slot, picks), key, _build, *key)
+    key = (scope.mesh, target, named, picks)
+    return memo.latest("clusters", (*target.slot, named.locality, picks), key, _build, *key)
 
 
-def _build(mesh: MeshConfig, target: Target, endpoints: tuple[Endpoint, ...], picks: bool) -> tuple[XdsResource, ...]:
+def _build(mesh: MeshConfig, target: Target, named: _Named, picks: bool) -> tuple[XdsResource, ...]:
     parts = tuple(parts_of(target.service, target.rule))
-    found = [_cluster(mesh, target, part, endpoints) for part in parts]
+    found = [_cluster(mesh, target, part, named) for part in parts]
     for part, cluster in zip(parts, found, strict=True):
         if picks and cluster is not None:
             apply_pool_balancer(cluster, target, part.port)
     return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
 
 
-def _cluster(mesh: MeshConfig, target: Target, part: Part, endpoints: tuple[Endpoint, ...]) -> Any | None:
+def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named) -> Any | None:
     service, port = target.service, part.port
     policy = effective_policy(target.rule, port.number, part.subset)
     name = part.cluster(service)
     cluster = cluster_pb2.Cluster(name=name)
     cluster.common_lb_config.SetInParent()
-    if not _set_discovery(cluster, service, part, endpoints):
+    if not _set_discovery(cluster, target, part, named):
         return None
     pool = policy.connection_pool
     http2 = speaks_http2(pool, declared=port.protocol.is_http2)
@@ -131,15 +143,16 @@ def _http1_options() -> Any:
     return options
 
 
-def _set_discovery(cluster: Any, service: Service, part: Part, endpoints: tuple[Endpoint, ...]) -> bool:
+def _set_discovery(cluster: Any, target: Target, part: Part, named: _Named) -> bool:
     """How the cluster finds its endpoints; False where a DNS cluster would have none (Istio leaves it out)."""
+    service = target.service
     if service.resolution is Resolution.NONE:
         cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
         return True
     if service.resolution not in _BY_NAME:
         cluster.type = cluster_pb2.Cluster.EDS
         return True
-    found = in_subset(endpoints, part.port.number, part.subset.labels if part.subset else ())
+    found = in_subset(named.endpoints, part.port.number, part.subset.labels if part.subset else ())
     if not found:
         return False
     once = service.resolution is Resolution.DNS_ROUND_ROBIN
@@ -147,8 +160,9 @@ def _set_discovery(cluster: Any, service: Service, part: Part, endpoints: tuple[
     cluster.dns_lookup_family = cluster_pb2.Cluster.V4_ONLY
     cluster.respect_dns_ttl = True
     cluster.dns_refresh_rate.CopyFrom(duration(60))
-    named = found[:1] if once else found  # LOGICAL_DNS takes exactly one name
-    cluster.load_assignment.CopyFrom(load_assignment(cluster.name, named, "", failover=False))
+    chosen = found[:1] if once else found  # LOGICAL_DNS takes exactly one name
+    failover = effective_policy(target.rule, part.port.number, part.subset).outlier_detection is not None
+    cluster.load_assignment.CopyFrom(load_assignment(cluster.name, chosen, named.locality, failover=failover))
     return True
 
 

@@ -40,6 +40,17 @@ def is_address(text: str) -> bool:
     return True
 
 
+def caller_locality(labels: Pairs) -> str:
+    """Where a proxy runs (`region/zone/subzone`): the label `istio-locality` (dots between the parts), else the
+    well-known topology labels; '' where nothing says."""
+    known = dict(labels)
+    if "istio-locality" in known:
+        return known["istio-locality"].replace(".", "/")
+    region = known.get("topology.kubernetes.io/region", "")
+    zone = known.get("topology.kubernetes.io/zone", "")
+    return f"{region}/{zone}" if region and zone else region
+
+
 def in_subset(endpoints: Iterable[Endpoint], port: int, labels: Pairs) -> list[Endpoint]:
     """The endpoints of one service port that carry all of a subset's labels."""
     wanted = set(labels)

@@ -18,10 +18,9 @@ from tests.unit.registry.meshes import (
     workload_entry,
 )
 
-from headrace.envoy.translate.assignments import caller_locality
-from headrace.envoy.translate.endpoints import load_assignment
+from headrace.envoy.translate.endpoints import caller_locality, load_assignment
 from headrace.model.destination import OutlierDetection, TrafficPolicy
-from headrace.model.service import Endpoint, InlineEndpoint
+from headrace.model.service import Endpoint, InlineEndpoint, Resolution
 
 CHAT = "outbound|8000||chat.default.svc.cluster.local"
 
@@ -108,6 +107,19 @@ class TestLocality:
         )
         here = sidecar(app="client", **{"topology.kubernetes.io/region": "eu"})
         assert [item.priority for item in Rig(mesh).endpoints(here)[CHAT].endpoints] == [0, 1 if ejects else 0]
+
+    def test_of_endpoints_that_are_names(self) -> None:
+        far = entry(
+            "out.example.com",
+            resolution=Resolution.DNS,
+            endpoints=(InlineEndpoint("a.example", locality="us/a"), InlineEndpoint("b.example", locality="eu/a")),
+        )
+        mesh = Mesh().put(far, rule(far.hosts[0], policy=TrafficPolicy(outlier_detection=OutlierDetection())))
+        rig = Rig(mesh)
+        for region, ranks in (("eu", {"eu": 0, "us": 1}), ("us", {"us": 0, "eu": 1})):
+            here = sidecar(app="client", **{"topology.kubernetes.io/region": region})
+            groups = rig.clusters(here)["outbound|80||out.example.com"].load_assignment.endpoints
+            assert {group.locality.region: group.priority for group in groups} == ranks
 
     @pytest.mark.parametrize(
         ("labels", "expected"),
