@@ -391,15 +391,15 @@ fn the_predicted_wait_is_what_comes() {
     let mut gate = Gate::new(config, 1, 0.0);
     let mut ends: Vec<(f64, u64)> = Vec::new();
     let mut predictions = std::collections::HashMap::new();
-    let (mut worst, mut count, mut next) = (0.0_f64, 0, 0_u64);
+    let (mut worst, mut sum, mut count, mut next) = (0.0_f64, 0.0, 0, 0_u64);
     for step in 0..40_000_u32 {
         let now = f64::from(step) * 0.01;
         while let Some(at) = ends.iter().position(|&(end, _)| end <= now) {
             let (_, id) = ends.remove(at);
             gate.finished(id, now);
         }
-        if step % 40 == 0 {
-            for _ in 0..if step % 800 == 0 { 13 } else { 1 } {
+        if step % 100 == 0 {
+            for _ in 0..if step % 2000 == 0 { 15 } else { 1 } {
                 next += 1;
                 match gate.arrive(&of(next % 3, next), now) {
                     Decision::Admit => ends.push((now + 2.0, next)),
@@ -414,16 +414,20 @@ fn the_predicted_wait_is_what_comes() {
             if let Event::Released { id, waited } = event {
                 ends.push((now + 2.0, id));
                 if now > 100.0 {
-                    worst = worst.max((predictions[&id] - waited).abs());
+                    let error: f64 = predictions[&id] - waited;
+                    worst = worst.max(error.abs());
+                    sum += error;
                     count += 1;
                 }
             }
         }
     }
-    // Requests of 2 s, four at a time: half a second is one place in the queue, and newcomers of other tenants may
-    // go before.
+    // Requests of 2 s, four at a time: half a second is one place in the queue. Those that began together end together,
+    // so the last of four wait as foretold and the first of four up to three places longer; newcomers of other tenants
+    // may go before.
     assert!(count > 300, "{}", count);
-    assert!(worst < 3.0, "{}", worst);
+    assert!(worst <= 2.5, "{}", worst);
+    assert!((sum / f64::from(count)).abs() < 1.0, "{}", sum / f64::from(count));
 }
 
 #[test]

@@ -119,12 +119,15 @@ impl FairQueue {
     }
 
     /// Tickets that will probably go before a new one of this tenant: its own, and of the others what their weights
-    /// allow meanwhile.
+    /// allow until virtual time comes to its tag, were it of average cost (of a ticket under way, half).
     pub(super) fn ahead(&self, tenant: u64, weight: u64) -> usize {
         let (own, own_weight) = self.own(tenant);
+        let average = u128::from(self.mean_cost.max(1)) * SCALE;
+        let step = average / u128::from(weight.max(1));
+        let start = self.tenants.get(&tenant).map_or(self.clock, |entry| entry.start);
+        let until = (start + own as u128 * step + step / 2).saturating_sub(self.clock);
         let others = u128::from(self.weights.saturating_sub(own_weight));
-        let theirs = own as u128 * others / u128::from(weight.max(1));
-        let theirs = usize::try_from(theirs).unwrap_or(usize::MAX);
+        let theirs = usize::try_from(until * others / average).unwrap_or(usize::MAX);
         own + theirs.min(self.count - own)
     }
 
@@ -293,7 +296,7 @@ mod tests {
         let queue = filled(&[(1, 1.0, 100, 10), (2, 1.0, 3, 10)]);
         assert_eq!(queue.ahead(2, 1000), 6);
         assert_eq!(queue.ahead(1, 1000), 103);
-        assert_eq!(queue.ahead(3, 1000), 0);
+        assert_eq!(queue.ahead(3, 1000), 1);
         assert!((queue.share(3, 1000) - 1.0 / 3.0).abs() < 1e-12);
     }
 
