@@ -258,5 +258,4 @@ KIND = Kind(
     model=InferencePolicySpec,
     lower=_lower,
     check=_check,
-    untranslated=("spec.retries.attempts",),
 )

@@ -9,6 +9,7 @@ docs/reference/module-config.md describes the settings.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
@@ -18,8 +19,13 @@ from headrace.envoy.translate.memo import Memo
 from headrace.envoy.view import Scope, Target
 from headrace.model.inference import Admission, FairnessKey, InferencePolicy, StreamTimeouts
 from headrace.model.service import Protocol, ServicePort
+from headrace.model.traffic import Retries
 
-__all__ = ["apply_pool_balancer", "asks_module", "pool_filter", "pool_settings"]
+__all__ = ["apply_pool_balancer", "asks_module", "pool_filter", "pool_retries", "pool_settings"]
+
+_AGAIN_ON = "connect-failure,refused-stream,reset,502,503"
+"""While no byte of an answer has reached the client: the server was not reached, went away before its headers, or the
+proxy before it said that it did."""
 
 
 def asks_module(memo: Memo, scope: Scope, module: bool) -> bool:
@@ -41,6 +47,14 @@ def apply_pool_balancer(cluster: Any, target: Target, port: ServicePort) -> None
     cluster.ClearField("lb_config")
     policy = pool_balancer(pool_settings(target, port))
     cluster.load_balancing_policy.policies.add().typed_extension_config.CopyFrom(policy)
+
+
+def pool_retries(targets: Iterable[Target | None]) -> Retries | None:
+    """The retries of a route to these targets where no VirtualService writes any: the fewest that their policies allow
+    (None: no policy says)."""
+    policies = [target.inference for target in targets if target is not None and target.inference is not None]
+    allowed = [policy.retries for policy in policies if policy.retries is not None]
+    return Retries(min(allowed), retry_on=_AGAIN_ON) if allowed else None
 
 
 def pool_settings(target: Target, port: ServicePort) -> str:

@@ -14,6 +14,7 @@ from envoy.config.route.v3 import route_components_pb2 as route_pb2
 
 from headrace.envoy.translate.destination_rules import consistent_hash
 from headrace.envoy.translate.messages import boolean, duration, uint32
+from headrace.envoy.translate.pools import pool_retries
 from headrace.envoy.translate.route_filters import runtime_fraction
 from headrace.envoy.translate.route_headers import apply_headers, host_written
 from headrace.envoy.translate.route_retry import retry_policy
@@ -85,7 +86,8 @@ def apply_route(route: Any, http: HttpRoute, place: Place) -> None:
                 trace_sampled=boolean(False),
                 disable_shadow_host_suffix_append=True,
             )
-    retries = http.retries if http.retries is not None else place.mesh.default_http_retry
+    allowed = pool_retries(place.targets.get(item.destination.host) for item in http.route)
+    retries = http.retries or allowed or place.mesh.default_http_retry
     policy = retry_policy(retries, sticky=sticky)
     if policy is not None:
         action.retry_policy.CopyFrom(policy)

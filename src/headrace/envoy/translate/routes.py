@@ -30,7 +30,7 @@ from headrace.model.destination import ConsistentHash
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import outbound_cluster
 from headrace.model.resource import Metadata
-from headrace.model.traffic import HttpMatch, HttpRoute, Pairs, VirtualService
+from headrace.model.traffic import HttpMatch, HttpRoute, Pairs, Retries, VirtualService
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +166,13 @@ def _operation(route: Any, name: str, port: int) -> str:
     return f"{name}:{port}{path}"
 
 
-def default_route(mesh: MeshConfig, host: str, port: int, engine: str, key: ConsistentHash | None) -> Any:
+def default_route(retries: Retries | None, host: str, port: int, engine: str, key: ConsistentHash | None) -> Any:
     """The route to a service that no VirtualService speaks for; `key` is its rule's consistent hash."""
     route = route_pb2.Route(name="default", match=route_match(None))
     route.decorator.operation = f"{host}:{port}/*"
     action = route.route
     action.cluster = outbound_cluster(port, "", host)
-    policy = retry_policy(mesh.default_http_retry, sticky=False)
+    policy = retry_policy(retries, sticky=False)
     if policy is not None:
         action.retry_policy.CopyFrom(policy)
     if key is not None:

@@ -19,6 +19,7 @@ from headrace.envoy.translate.destination_rules import consistent_hash
 from headrace.envoy.translate.domains import host_domains, service_domains
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import boolean, duration, serialized, uint32
+from headrace.envoy.translate.pools import pool_retries
 from headrace.envoy.translate.routes import Caller, caller_of, default_route, routes_for
 from headrace.envoy.view import Scope, Target
 from headrace.envoy.visibility import wildcard_covers
@@ -225,7 +226,8 @@ def _default_rest(memo: Memo, scope: Scope, target: Target, port: int) -> bytes:
 
 def _build_default(mesh: MeshConfig, target: Target, port: int) -> bytes:
     service = target.service
-    return _rest([default_route(mesh, service.host, port, service.engine, consistent_hash(target.rule, port))])
+    retries = pool_retries([target]) or mesh.default_http_retry
+    return _rest([default_route(retries, service.host, port, service.engine, consistent_hash(target.rule, port))])
 
 
 def _other_hosts(

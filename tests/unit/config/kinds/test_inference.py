@@ -106,6 +106,7 @@ def test_a_policy_in_full() -> None:
           firstTokenDeadline: {header: X-Slo-Ttft-Ms, default: 5s}
           overflow: {action: Reject}
         timeouts: {firstToken: 30s, betweenTokens: 10s, total: 10m}
+        retries: {attempts: 1}
         """,
     )
     assert isinstance(policy, InferencePolicy)
@@ -124,6 +125,7 @@ def test_a_policy_in_full() -> None:
     assert admission.queue == Queue(30, 100_000, 1.5)
     assert admission.priorities == Priorities("x-priority", ("chat", "api", "batch"), 10.0)
     assert admission.fairness == Fairness(FairnessKey.HEADER, "x-tenant", (("gold", 4.0), ("iron", 0.5)))
+    assert policy.retries == 1
     assert admission.deadline == Deadline("x-slo-ttft-ms", 5.0)
     assert (policy.timeouts.first_token, policy.timeouts.between_tokens, policy.timeouts.total) == (30.0, 10.0, 600.0)
 
@@ -138,7 +140,6 @@ def test_a_policy_that_only_names_its_target_has_every_default() -> None:
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ("retries: {attempts: 1}", "spec.retries.attempts"),
         ("admission: {fairness: {key: identity}}", "spec.admission.fairness.key"),
         ("admission: {fairness: {key: jwtClaim, name: sub}}", "spec.admission.fairness.key"),
         (

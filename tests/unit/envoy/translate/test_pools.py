@@ -271,3 +271,44 @@ def test_the_filter_has_no_settings_of_its_own() -> None:
 
 def versions(resources: ResourceSet) -> dict[tuple[str, str], str]:
     return {(kind, name): item.version for kind, found in resources.by_type.items() for name, item in found.items()}
+
+
+RULE = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ask}
+spec:
+  hosts: [ask.example]
+  gateways: [istio-system/door]
+  http:
+  - match: [{uri: {prefix: /own}}]
+    route: [{destination: {host: chat, port: {number: 8000}}}]
+    retries: {attempts: 3, retryOn: reset}
+  - match: [{uri: {prefix: /both}}]
+    route:
+    - {destination: {host: plain}, weight: 50}
+    - {destination: {host: chat, port: {number: 8000}}, weight: 50}
+  - route: [{destination: {host: plain}}]
+"""
+
+
+def test_the_policys_retries_are_the_default_of_routes_to_its_target() -> None:
+    def attempts(policy: str) -> list[tuple[int, str]]:
+        resources = translated(snapshot(SERVICE, RULE, policy), gateway())
+        (resource,) = resources.of_type(ROUTE).values()
+        routes = route_pb2.RouteConfiguration.FromString(resource.body).virtual_hosts[0].routes
+        return [(item.route.retry_policy.num_retries.value, item.route.retry_policy.retry_on) for item in routes]
+
+    usual = (2, "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes")
+    once = (1, "connect-failure,refused-stream,reset,retriable-status-codes")
+    assert attempts(POLICY) == [(3, "reset"), usual, usual]
+    assert attempts(POLICY + "  retries: {attempts: 1}\n") == [(3, "reset"), once, usual]
+    assert attempts(POLICY + "  retries: {attempts: 0}\n") == [(3, "reset"), (0, ""), usual]
+
+
+def test_the_policys_retries_hold_where_no_route_is_written() -> None:
+    resources = translated(snapshot(SERVICE, POLICY + "  retries: {attempts: 0}\n"), sidecar(CaptureKind.LOOPBACK))
+    table = route_pb2.RouteConfiguration.FromString(resources.of_type(ROUTE)["http_proxy"].body)
+    found = {host.name: host.routes[0].route for host in table.virtual_hosts}
+    assert not found["chat.default.svc.cluster.local:8000"].HasField("retry_policy")
+    assert found["plain.default.svc.cluster.local:80"].HasField("retry_policy")
