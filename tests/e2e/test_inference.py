@@ -4,6 +4,8 @@ examples/pool (two weighted pools, each with a picker of its own), run as they a
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -172,3 +174,27 @@ def test_mirrored_copies_reach_the_other_pool(pools: RunningMesh) -> None:
     before = pools.served(replica)
     assert {answer.model for answer in burst(pools.gateway(), [f"copy {number}" for number in range(20)])} == {"large"}
     until(lambda: pools.served(replica) >= before + 20, "twenty copies at the small pool")
+
+
+def test_what_a_dead_server_had_not_answered_is_sent_again_elsewhere(pools: RunningMesh) -> None:
+    """Answers without streaming begin when they are complete: whoever dies in between has not answered anybody."""
+    pools.write("pools.yaml", example("pool")["pools.yaml"] + "  retries:\n    attempts: 1\n")
+    pools.write(
+        "gateway.yaml", example("pool")["gateway.yaml"].replace("weight: 90", "weight: 100").replace(": 10\n", ": 0\n")
+    )
+    until(
+        lambda: {answer.model for answer in burst(pools.gateway(), ["go"] * 30)} == {"large"},
+        "all go to the large pool",
+    )
+    victim = pools.replicas("large")[0]
+    pid = int(pools.proxies()[victim]["app_pid"])
+
+    async def kill_meanwhile() -> list[Answer]:
+        load = asyncio.create_task(_burst(pools.gateway(), [f"long {number}" for number in range(24)], 150))
+        await asyncio.sleep(0.7)  # less than the 1.5 s that an answer takes: all are at work
+        os.kill(pid, signal.SIGKILL)
+        return await load
+
+    answers = asyncio.run(kill_meanwhile())
+    assert Counter(answer.status for answer in answers) == {200: 24}, Counter(answer.reason for answer in answers)
+    assert sum(answer.after > 2.0 for answer in answers) >= 4, sorted(answer.after for answer in answers)
