@@ -110,11 +110,11 @@ impl BlockPool {
     /// A block's pages, taken by one sequence, are computed: from now on they are a block to share, held once.
     pub fn publish(&mut self, hash: u64) {
         self.give_back(self.block_pages);
-        if self.blocks.contains_key(&hash) {
-            self.hold(hash); // somebody else computed the same meanwhile: one copy is enough
-        } else {
-            let _ = self.blocks.insert(hash, Block { holders: 1, freed: 0 });
+        let block = self.blocks.entry(hash).or_insert(Block { holders: 0, freed: 0 });
+        if block.holders == 0 && block.freed > 0 {
+            self.unheld_blocks -= 1; // it was computed before, and is one copy again
         }
+        block.holders += 1;
     }
 
     /// Drop blocks that nobody holds, oldest first, until everything fits.

@@ -14,7 +14,7 @@ impl Default for CostModel {
     /// An 8B model on one H100: about 30,000 tokens a second, attention adding a quarter at 8k tokens.
     fn default() -> Self {
         CostModel {
-            token_seconds: 33e-6,
+            token_seconds: 33.4e-6,
             pair_seconds: 1.06e-9,
         }
     }
@@ -29,44 +29,88 @@ impl CostModel {
     }
 }
 
-/// How much slower (or faster) than the cost model an endpoint really is: an average of observed ratios, in which no
-/// single observation counts for much.
+/// What an engine's steps are like: each serves those that decode first, and fills up with prompts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepModel {
+    /// Tokens that one step computes at most.
+    pub tokens: f64,
+    /// What a step costs before it computes anything, in tokens of prompt.
+    pub overhead_tokens: f64,
+    /// What reading one token of context costs a decoding request in each step, in tokens of prompt.
+    pub read_share: f64,
+    /// Tokens that answers have at most, where it is not known how far they are.
+    pub answer_tokens: f64,
+    /// Requests that run at once at most.
+    pub sequences: f64,
+}
+
+impl Default for StepModel {
+    /// An 8B model on one H100 behind vLLM's defaults.
+    fn default() -> Self {
+        StepModel {
+            tokens: 2048.0,
+            overhead_tokens: 230.0,
+            read_share: 1.6e-3,
+            answer_tokens: 1000.0,
+            sequences: 256.0,
+        }
+    }
+}
+
+/// How much slower (or faster) than the cost model an endpoint really is: seconds observed over seconds predicted, of
+/// which old ones fade, and in which no single observation counts for much.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Learned {
-    factor: f64,
-    seen: u32,
+    predicted: f64,
+    observed: f64,
 }
 
 impl Default for Learned {
     fn default() -> Self {
-        Learned { factor: 1.0, seen: 0 }
+        Learned {
+            predicted: PRIOR,
+            observed: PRIOR,
+        }
     }
 }
 
-/// Predictions below this are mostly overhead and say nothing of the rate.
-const LEAST_PREDICTION: f64 = 0.01;
-/// Bounds of one observation relative to the present factor, and of the factor itself.
+/// Seconds for which the cost model's word stands before anything is observed.
+const PRIOR: f64 = 2.0;
+/// Seconds of work after which an observation counts a third of what it did.
+const MEMORY: f64 = 60.0;
+/// What each observation leaves of those before it.
+const EACH_FADES: f64 = 0.98;
+/// An observation counts as at most this many times what is expected by now, plus a moment.
 const STEP: f64 = 4.0;
-const RANGE: f64 = 100.0;
-/// Weight of one observation once there are many.
-const WEIGHT: f64 = 0.02;
+const MOMENT: f64 = 0.02;
+/// How many times slower or faster than all others an endpoint must be to count as different.
+const CLEARLY: f64 = 1.25;
+/// Bounds of the factor.
+const RANGE: f64 = 1000.0;
 
 impl Learned {
     /// Note that work predicted (with factor 1) to take `predicted` seconds took `observed`.
     pub fn observe(&mut self, predicted: f64, observed: f64) {
-        let ratio = observed / predicted;
-        if predicted < LEAST_PREDICTION || !ratio.is_finite() || ratio <= 0.0 {
+        if !(predicted > 0.0 && observed > 0.0 && predicted.is_finite() && observed.is_finite()) {
             return;
         }
-        self.seen = self.seen.saturating_add(1);
-        let bounded = ratio.clamp(self.factor / STEP, self.factor * STEP);
-        let weight = WEIGHT.max(1.0 / f64::from(self.seen.min(1000) + 1));
-        self.factor = (self.factor + weight * (bounded - self.factor)).clamp(1.0 / RANGE, RANGE);
+        let bounded = observed.min(STEP * self.factor() * predicted + MOMENT);
+        let fade = EACH_FADES * (-predicted.max(bounded) / MEMORY).exp();
+        self.predicted = self.predicted * fade + predicted;
+        self.observed = self.observed * fade + bounded;
+    }
+
+    /// The factor of one endpoint among others of a pool, of which `all` was learned: theirs, unless this one is
+    /// clearly different. Small differences are chance, and would send requests to and fro.
+    pub fn factor_among(&self, all: &Learned) -> f64 {
+        let common = all.factor();
+        let ratio = self.factor() / common;
+        common * (ratio / CLEARLY).max(1.0) * (ratio * CLEARLY).min(1.0)
     }
 
     /// The factor to multiply the cost model's seconds with.
     pub fn factor(&self) -> f64 {
-        self.factor
+        (self.observed / self.predicted).clamp(1.0 / RANGE, RANGE)
     }
 }
 
@@ -102,6 +146,15 @@ mod tests {
         }
         learned.observe(0.5, 1e9);
         assert!(learned.factor() < 1.1);
+    }
+
+    #[test]
+    fn an_engine_hundreds_of_times_slower_is_learned_too() {
+        let mut learned = Learned::default();
+        for _ in 0..300 {
+            learned.observe(0.003, 1.0);
+        }
+        assert!((200.0..400.0).contains(&learned.factor()), "{}", learned.factor());
     }
 
     #[test]

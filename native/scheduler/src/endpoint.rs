@@ -1,7 +1,7 @@
 //! One endpoint as a pool sees it: what is outstanding there by its own books, corrected by what the engine says.
 
-use crate::cost::{CostModel, Learned};
-use crate::prefix::PrefixIndex;
+use crate::cost::{CostModel, Learned, StepModel};
+use crate::residency::Residency;
 use std::collections::VecDeque;
 
 /// What an engine says of itself (its /metrics, or load headers in its answers). Only corrects the pool's own books.
@@ -24,11 +24,18 @@ pub enum EndpointState {
     Draining,
 }
 
+/// Computing a prompt: tokens of it that are in no cache, and seconds for them on an engine that does nothing else.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Work {
+    pub(crate) tokens: f64,
+    pub(crate) seconds: f64,
+}
+
 /// A prompt that is being (or waits to be) prefilled.
 #[derive(Debug, Clone, Copy)]
 struct Prefill {
     request: u64,
-    seconds: f64,
+    work: Work,
 }
 
 #[derive(Debug, Clone)]
@@ -36,98 +43,191 @@ pub(crate) struct Endpoint {
     pub(crate) name: u64,
     pub(crate) state: EndpointState,
     pub(crate) since: f64,
-    pub(crate) prefix: PrefixIndex,
+    pub(crate) residency: Residency,
     pub(crate) learned: Learned,
     pub(crate) in_flight: u32,
-    pub(crate) resident_tokens: f64,
     pub(crate) kv_tokens: f64,
+    /// Prompts in the queue, first sent first.
     prefills: VecDeque<Prefill>,
+    queued: Work,
     head_since: f64,
+    /// Seconds that the present head takes, as predicted when it became the head.
+    head_seconds: f64,
+    /// Work that ended since `span_since`, as predicted, to compare with the time it took.
+    span: f64,
+    span_since: f64,
+    /// Requests that decode, the tokens of their prompts, and the sum of the times of their first tokens.
+    decoding: f64,
+    decoding_context: f64,
+    decoding_since: f64,
+    /// Seconds from a first token to the end, on average.
+    answering: f64,
+    answers: f64,
+    outside_waiting: f64,
     outside_running: f64,
 }
 
 /// The head of the queue counts at least this share of its cost until its first token is seen.
 const LEAST_LEFT: f64 = 0.1;
+/// Predicted seconds of work over which a rate is learned, unless the queue is empty before.
+const SPAN: f64 = 0.5;
+/// Answers that the average of their duration remembers.
+const REMEMBERED: f64 = 200.0;
+/// Seconds that an answer is supposed to take before one was seen.
+const FIRST_GUESS: f64 = 5.0;
 
 impl Endpoint {
-    pub(crate) fn new(name: u64, prefix_blocks: usize, now: f64) -> Self {
+    pub(crate) fn new(name: u64, now: f64) -> Self {
         Endpoint {
             name,
             state: EndpointState::Ready,
             since: now,
-            prefix: PrefixIndex::new(prefix_blocks),
+            residency: Residency::default(),
             learned: Learned::default(),
             in_flight: 0,
-            resident_tokens: 0.0,
             kv_tokens: 0.0,
             prefills: VecDeque::new(),
+            queued: Work::default(),
             head_since: now,
+            head_seconds: 0.0,
+            span: 0.0,
+            span_since: now,
+            decoding: 0.0,
+            decoding_context: 0.0,
+            decoding_since: 0.0,
+            answering: FIRST_GUESS,
+            answers: 0.0,
+            outside_waiting: 0.0,
             outside_running: 0.0,
         }
     }
 
-    /// Seconds of prefill that are left there, by the books: everything that waits, and what is left of the one that
-    /// runs, given how long it has been running.
-    pub(crate) fn drain_seconds(&self, now: f64) -> f64 {
-        let factor = self.learned.factor();
-        let mut total = 0.0;
-        for (at, prefill) in self.prefills.iter().enumerate() {
-            let whole = prefill.seconds * factor;
-            total += if at == 0 {
-                (whole - (now - self.head_since)).max(whole * LEAST_LEFT)
-            } else {
-                whole
-            };
+    /// Tokens of prompt that cost as much as serving those that decode does in each step.
+    fn decode_tokens(&self, cost: &CostModel, steps: &StepModel, now: f64) -> f64 {
+        let step = cost.token_seconds * (steps.overhead_tokens + self.decoding);
+        let answered = (self.decoding * now - self.decoding_since).max(0.0) / step.max(1e-6);
+        let context = self.decoding_context + answered.min(self.decoding * steps.answer_tokens);
+        self.decoding + context * steps.read_share
+    }
+
+    /// Seconds that each token of prefill takes longer because others decode meanwhile: every step serves them first.
+    pub(crate) fn burden(&self, cost: &CostModel, steps: &StepModel, now: f64) -> f64 {
+        let each_step = cost.token_seconds * self.decode_tokens(cost, steps, now);
+        each_step / (steps.tokens - self.decoding).max(0.25 * steps.tokens)
+    }
+
+    /// What is left of the queue's work, given how long its head has been computed.
+    pub(crate) fn left(&self, now: f64) -> Work {
+        let head = match self.prefills.front() {
+            Some(prefill) => prefill.work,
+            None => return Work::default(),
+        };
+        let whole = (self.head_seconds * self.learned.factor()).max(1e-9);
+        let done = ((now - self.head_since) / whole).clamp(0.0, 1.0 - LEAST_LEFT);
+        Work {
+            tokens: (self.queued.tokens - done * head.tokens).max(0.0),
+            seconds: (self.queued.seconds - done * head.seconds).max(0.0),
         }
-        total
     }
 
     /// Requests there, with those that other routers sent as far as the engine told.
     pub(crate) fn load(&self) -> f64 {
-        f64::from(self.in_flight) + self.outside_running
+        f64::from(self.in_flight) + self.outside_waiting + self.outside_running
     }
 
-    pub(crate) fn start(&mut self, request: u64, seconds: f64, tokens: f64, now: f64) {
-        if self.prefills.is_empty() {
-            self.head_since = now;
-        }
-        self.prefills.push_back(Prefill { request, seconds });
+    /// Prompts of others in the queue, as far as the engine told.
+    pub(crate) fn outside_waiting(&self) -> f64 {
+        self.outside_waiting
+    }
+
+    /// Tokens of prompts in the queue that are in no cache.
+    pub(crate) fn queued_tokens(&self) -> f64 {
+        self.queued.tokens
+    }
+
+    /// Seconds that an answer takes after its first token, on average.
+    pub(crate) fn answering(&self) -> f64 {
+        self.answering
+    }
+
+    pub(crate) fn start(&mut self, request: u64, work: Work, burden: f64, now: f64) {
+        self.prefills.push_back(Prefill { request, work });
+        self.queued.tokens += work.tokens;
+        self.queued.seconds += work.seconds;
         self.in_flight += 1;
-        self.resident_tokens += tokens;
+        if self.prefills.len() == 1 {
+            self.span = 0.0;
+            self.span_since = now;
+            self.new_head(burden, now);
+        }
     }
 
     /// The request's first token came, or it ended without one: its prefill is over. `learn`: the time it took says
-    /// something of the endpoint's rate.
-    pub(crate) fn prefilled(&mut self, request: u64, now: f64, learn: bool) {
+    /// something of the endpoint's rate. Rates are learned over spans of several prompts, since prompts that share a
+    /// step end together.
+    pub(crate) fn prefilled(&mut self, request: u64, burden: f64, now: f64, learn: bool) -> Option<(f64, f64)> {
+        let mut learnt = None;
         if let Some(at) = self.prefills.iter().position(|prefill| prefill.request == request) {
-            if at == 0 {
-                if learn {
-                    self.learned.observe(self.prefills[0].seconds, now - self.head_since);
-                }
-                self.head_since = now;
+            let head_seconds = self.head_seconds;
+            if let Some(gone) = self.prefills.remove(at) {
+                self.queued.tokens -= gone.work.tokens;
+                self.queued.seconds -= gone.work.seconds;
             }
-            let _ = self.prefills.remove(at);
+            if at == 0 {
+                self.new_head(burden, now);
+            }
+            if at == 0 && learn {
+                self.span += head_seconds;
+                if self.span >= SPAN || self.prefills.is_empty() {
+                    self.learned.observe(self.span, now - self.span_since);
+                    learnt = Some((self.span, now - self.span_since));
+                    self.span = 0.0;
+                    self.span_since = now;
+                }
+            } else {
+                self.span = 0.0;
+                self.span_since = now;
+            }
         }
+        learnt
     }
 
-    pub(crate) fn finish(&mut self, request: u64, tokens: f64, now: f64) {
-        self.prefilled(request, now, false);
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.resident_tokens = (self.resident_tokens - tokens).max(0.0);
+    pub(crate) fn began(&mut self, context: f64, now: f64) {
+        self.decoding += 1.0;
+        self.decoding_context += context;
+        self.decoding_since += now;
+    }
+
+    pub(crate) fn ended(&mut self, context: f64, began: f64, now: f64) {
+        self.decoding -= 1.0;
+        self.decoding_context -= context;
+        self.decoding_since -= began;
+        if self.decoding < 0.5 {
+            self.decoding = 0.0;
+            self.decoding_context = 0.0;
+            self.decoding_since = 0.0;
+        }
+        self.answers = (self.answers + 1.0).min(REMEMBERED);
+        self.answering += ((now - began).max(0.0) - self.answering) / self.answers;
+    }
+
+    fn new_head(&mut self, burden: f64, now: f64) {
+        self.head_since = now;
+        match self.prefills.front() {
+            Some(head) => self.head_seconds = head.work.seconds + head.work.tokens * burden,
+            None => {
+                self.head_seconds = 0.0;
+                self.queued = Work::default();
+            }
+        }
     }
 
     /// What the engine says: requests beyond our own are other routers'.
     pub(crate) fn observe(&mut self, observed: Observed) {
-        let told = (observed.waiting + observed.running).max(0.0);
-        self.outside_running = if told.is_finite() {
-            (told - f64::from(self.in_flight)).max(0.0)
-        } else {
-            0.0
-        };
-    }
-
-    /// Seconds of prefill for a prompt of which `cached` tokens are in the endpoint's cache.
-    pub(crate) fn own_seconds(&self, model: &CostModel, tokens: f64, cached: f64) -> f64 {
-        model.prefill(tokens, cached) * self.learned.factor()
+        let sound = |value: f64| if value.is_finite() { value.max(0.0) } else { 0.0 };
+        let (waiting, running) = (sound(observed.waiting), sound(observed.running));
+        let outside = (waiting + running - f64::from(self.in_flight)).max(0.0);
+        self.outside_waiting = outside.min((waiting - self.prefills.len() as f64).max(0.0));
+        self.outside_running = outside - self.outside_waiting;
     }
 }

@@ -12,9 +12,11 @@ pub mod admission;
 mod cost;
 mod endpoint;
 mod pool;
+mod predict;
 mod prefix;
+mod residency;
 
-pub use cost::{CostModel, Learned};
+pub use cost::{CostModel, Learned, StepModel};
 pub use endpoint::{EndpointState, Observed};
 pub use pool::{Pick, Policy, Pool, PoolConfig, Reason, Request};
 pub use prefix::PrefixIndex;

@@ -1,7 +1,9 @@
 //! A pool of endpoints that serve the same models, and the choice among them.
 
-use crate::cost::CostModel;
-use crate::endpoint::{Endpoint, EndpointState, Observed};
+use crate::cost::{CostModel, Learned, StepModel};
+use crate::endpoint::{Endpoint, EndpointState, Observed, Work};
+use crate::predict::{predict, Prediction};
+use crate::residency::CacheSize;
 use std::collections::HashMap;
 
 /// How a pool chooses.
@@ -78,6 +80,21 @@ pub struct PoolConfig {
     pub company_seconds: f64,
     /// Seconds for which a new endpoint's load is scaled up, to warm it gently (0: at once).
     pub warmup: f64,
+    /// What the engines' steps are like.
+    pub steps: StepModel,
+    /// How much a second of its own computing counts beside a second of waiting: it keeps others waiting too, and takes
+    /// their room in caches.
+    pub work_weight: f64,
+    /// What is added to it for each second that requests wait now (the median endpoint): the fuller a pool, the more
+    /// it costs everybody to compute again what another endpoint has in its cache.
+    pub work_weight_growth: f64,
+}
+
+impl PoolConfig {
+    /// How much a request's own work counts, where requests wait `wait` seconds on average.
+    fn weight_of_work(&self, wait: f64) -> f64 {
+        (self.work_weight + self.work_weight_growth * wait).min(MOST_WORK_WEIGHT)
+    }
 }
 
 impl Default for PoolConfig {
@@ -88,17 +105,24 @@ impl Default for PoolConfig {
             block_tokens: 512.0,
             prefix_blocks: 4096,
             kv_tokens: 400_000.0,
-            company_seconds: 0.01,
+            company_seconds: 0.003,
             warmup: 0.0,
+            steps: StepModel::default(),
+            work_weight: 1.5,
+            work_weight_growth: 2.0,
         }
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Flight {
     endpoint: u64,
     tokens: f64,
-    began: bool,
+    /// Tokens of the prompt that are in no block.
+    private: f64,
+    blocks: Box<[u64]>,
+    /// When its first token came.
+    began: Option<f64>,
 }
 
 /// Endpoints, their books, and the choice. Names of endpoints and requests are the caller's.
@@ -107,11 +131,13 @@ pub struct Pool {
     config: PoolConfig,
     endpoints: Vec<Endpoint>,
     flights: HashMap<u64, Flight>,
+    /// What all endpoints together are like.
+    learned: Learned,
     turn: usize,
 }
 
-/// A penalty in seconds per token that does not fit into the KV cache: about what a decoded token takes.
-const OVERFLOW_SECONDS: f64 = 1e-4;
+/// The most that a second of a request's own computing counts.
+const MOST_WORK_WEIGHT: f64 = 8.0;
 /// Scores this close (relative) are the same; the fewer requests decide.
 const SAME: f64 = 1e-9;
 
@@ -122,6 +148,7 @@ impl Pool {
             config,
             endpoints: Vec::new(),
             flights: HashMap::new(),
+            learned: Learned::default(),
             turn: 0,
         }
     }
@@ -136,7 +163,7 @@ impl Pool {
         self.endpoints.retain(|endpoint| names.contains(&endpoint.name));
         for &name in names {
             if self.position(name).is_none() {
-                self.endpoints.push(Endpoint::new(name, self.config.prefix_blocks, now));
+                self.endpoints.push(Endpoint::new(name, now));
             }
         }
         self.endpoints.sort_by_key(|endpoint| endpoint.name);
@@ -211,31 +238,40 @@ impl Pool {
             self.finish(id, now);
         }
         if let Some(at) = self.position(name) {
-            let cached = self.cached_tokens(at, request);
-            let seconds = self.config.cost.prefill(request.tokens, cached);
+            let blocks = whole_blocks(request, self.config.block_tokens);
+            let flight = Flight {
+                endpoint: name,
+                tokens: request.tokens,
+                private: request.tokens - blocks.len() as f64 * self.config.block_tokens,
+                blocks: blocks.into(),
+                began: None,
+            };
+            let work = self.work(at, request);
+            let burden = self.burden(at, now);
             let endpoint = &mut self.endpoints[at];
-            endpoint.start(id, seconds, request.tokens, now);
-            endpoint.prefix.touch(request.blocks);
-            let _ = self.flights.insert(
-                id,
-                Flight {
-                    endpoint: name,
-                    tokens: request.tokens,
-                    began: false,
-                },
-            );
+            endpoint.start(id, work, burden, now);
+            endpoint.residency.coming(&flight.blocks);
+            let _ = self.flights.insert(id, flight);
         }
     }
 
     /// The first token of a request's answer came.
     pub fn first_token(&mut self, id: u64, now: f64) {
-        if let Some(flight) = self.flights.get_mut(&id) {
-            if !flight.began {
-                flight.began = true;
-                let name = flight.endpoint;
-                if let Some(at) = self.position(name) {
-                    self.endpoints[at].prefilled(id, now, true);
+        let at = match self.flights.get(&id) {
+            Some(flight) if flight.began.is_none() => self.position(flight.endpoint),
+            _ => None,
+        };
+        if let Some(at) = at {
+            let burden = self.burden(at, now);
+            let size = self.cache_size(at);
+            if let Some(flight) = self.flights.get_mut(&id) {
+                flight.began = Some(now);
+                let endpoint = &mut self.endpoints[at];
+                if let Some((predicted, observed)) = endpoint.prefilled(id, burden, now, true) {
+                    self.learned.observe(predicted, observed);
                 }
+                endpoint.began(flight.tokens, now);
+                endpoint.residency.arrived(&flight.blocks, flight.private, size);
             }
         }
     }
@@ -244,7 +280,20 @@ impl Pool {
     pub fn finish(&mut self, id: u64, now: f64) {
         if let Some(flight) = self.flights.remove(&id) {
             if let Some(at) = self.position(flight.endpoint) {
-                self.endpoints[at].finish(id, flight.tokens, now);
+                let burden = self.burden(at, now);
+                let size = self.cache_size(at);
+                let endpoint = &mut self.endpoints[at];
+                endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
+                match flight.began {
+                    Some(began) => {
+                        endpoint.ended(flight.tokens, began, now);
+                        endpoint.residency.released(&flight.blocks, flight.private, size);
+                    }
+                    None => {
+                        let _ = endpoint.prefilled(id, burden, now, false);
+                        endpoint.residency.gone(&flight.blocks);
+                    }
+                }
             }
         }
     }
@@ -254,14 +303,40 @@ impl Pool {
     }
 
     fn cached_tokens(&self, at: usize, request: &Request<'_>) -> f64 {
-        let blocks = self.endpoints[at].prefix.matching(request.blocks);
+        let blocks = self.endpoints[at]
+            .residency
+            .matching(whole_blocks(request, self.config.block_tokens));
         (blocks as f64 * self.config.block_tokens).min(request.tokens)
+    }
+
+    fn cache_size(&self, at: usize) -> CacheSize {
+        let told = self.endpoints[at].kv_tokens;
+        CacheSize {
+            tokens: if told > 0.0 { told } else { self.config.kv_tokens },
+            block_tokens: self.config.block_tokens,
+            most_blocks: self.config.prefix_blocks,
+        }
+    }
+
+    fn burden(&self, at: usize, now: f64) -> f64 {
+        self.endpoints[at].burden(&self.config.cost, &self.config.steps, now)
+    }
+
+    fn work(&self, at: usize, request: &Request<'_>) -> Work {
+        self.work_with(request, self.cached_tokens(at, request))
+    }
+
+    fn work_with(&self, request: &Request<'_>, cached: f64) -> Work {
+        Work {
+            tokens: (request.tokens - cached).max(0.0),
+            seconds: self.config.cost.prefill(request.tokens, cached),
+        }
     }
 
     fn answer(&self, at: usize, request: &Request<'_>, reason: Reason, now: f64) -> Pick {
         let cached_tokens = self.cached_tokens(at, request);
         let predicted = match self.config.policy {
-            Policy::PredictedDrain => self.seconds(at, request, cached_tokens, now),
+            Policy::PredictedDrain => self.predict(at, request, cached_tokens, now).first_token(),
             _ => 0.0,
         };
         Pick {
@@ -272,44 +347,36 @@ impl Pool {
         }
     }
 
-    /// Predicted seconds until the first token, were the request sent there now.
-    fn seconds(&self, at: usize, request: &Request<'_>, cached: f64, now: f64) -> f64 {
+    /// What sending the request there now would mean.
+    fn predict(&self, at: usize, request: &Request<'_>, cached: f64, now: f64) -> Prediction {
         let endpoint = &self.endpoints[at];
-        let own = endpoint.own_seconds(&self.config.cost, request.tokens, cached);
-        let room = if endpoint.kv_tokens > 0.0 {
-            endpoint.kv_tokens
-        } else {
-            self.config.kv_tokens
-        };
-        let overflow = (endpoint.resident_tokens + request.tokens - cached - room).max(0.0);
-        let mut seconds = endpoint.drain_seconds(now)
-            + own
-            + self.config.company_seconds * endpoint.load()
-            + OVERFLOW_SECONDS * overflow;
-        let age = now - endpoint.since;
-        if age < self.config.warmup {
-            seconds = (seconds + self.config.company_seconds) * self.config.warmup / age.max(self.config.warmup * 0.1);
-        }
-        seconds
+        let own = self.work_with(request, cached);
+        predict(&self.config, endpoint, own, self.cache_size(at), &self.learned, now)
     }
 
     fn soonest(&self, open: &[usize], request: &Request<'_>, now: f64) -> (usize, Reason) {
-        let mut best = (open[0], f64::INFINITY);
-        for &at in open {
-            let seconds = self.seconds(at, request, self.cached_tokens(at, request), now);
-            let closer = seconds < best.1 * (1.0 - SAME)
-                || (seconds <= best.1 * (1.0 + SAME) && self.endpoints[at].load() < self.endpoints[best.0].load());
-            if closer {
-                best = (at, seconds);
+        let predicted: Vec<Prediction> = open
+            .iter()
+            .map(|&at| self.predict(at, request, self.cached_tokens(at, request), now))
+            .collect();
+        let mut waits: Vec<f64> = predicted.iter().map(|one| one.wait).collect();
+        waits.sort_by(f64::total_cmp);
+        let weight = self.config.weight_of_work(waits[(waits.len() - 1) / 2]);
+        let mut best = (0, f64::INFINITY);
+        for (place, prediction) in predicted.iter().enumerate() {
+            let score = prediction.score(weight);
+            let fewer = self.endpoints[open[place]].load() < self.endpoints[open[best.0]].load();
+            if score < best.1 * (1.0 - SAME) || (score <= best.1 * (1.0 + SAME) && fewer) {
+                best = (place, score);
             }
         }
-        // Had the winner no cache, would another have been as good?
-        let plain = self.seconds(best.0, request, 0.0, now) * (1.0 + SAME);
-        let owes_it_to_cache = self.cached_tokens(best.0, request) > 0.0
-            && open
-                .iter()
-                .any(|&at| at != best.0 && self.seconds(at, request, 0.0, now) <= plain);
-        (best.0, if owes_it_to_cache { Reason::Prefix } else { Reason::Load })
+        let winner = open[best.0];
+        // Had nobody anything of it in the cache, would another have been as good?
+        let plain = |at: usize| self.predict(at, request, 0.0, now).score(weight);
+        let bar = plain(winner) * (1.0 + SAME);
+        let owes_it_to_cache =
+            self.cached_tokens(winner, request) > 0.0 && open.iter().any(|&at| at != winner && plain(at) <= bar);
+        (winner, if owes_it_to_cache { Reason::Prefix } else { Reason::Load })
     }
 
     fn least_loaded(&self, open: &[usize], random: f64) -> usize {
@@ -328,16 +395,15 @@ impl Pool {
     fn longest_prefix(&self, open: &[usize], request: &Request<'_>, random: f64) -> (usize, Reason) {
         let longest = open
             .iter()
-            .map(|&at| self.endpoints[at].prefix.matching(request.blocks))
-            .max()
-            .unwrap_or(0);
-        if longest == 0 {
+            .map(|&at| self.cached_tokens(at, request))
+            .fold(0.0, f64::max);
+        if longest <= 0.0 {
             return (self.least_loaded(open, random), Reason::Load);
         }
         let equal: Vec<usize> = open
             .iter()
             .copied()
-            .filter(|&at| self.endpoints[at].prefix.matching(request.blocks) == longest)
+            .filter(|&at| self.cached_tokens(at, request) >= longest)
             .collect();
         (self.least_loaded(&equal, random), Reason::Prefix)
     }
@@ -357,163 +423,16 @@ impl Pool {
     }
 }
 
+/// The blocks of a request that are full: an engine shares no others.
+fn whole_blocks<'a>(request: &Request<'a>, block_tokens: f64) -> &'a [u64] {
+    let whole = (request.tokens / block_tokens.max(1.0)).max(0.0) as usize;
+    &request.blocks[..request.blocks.len().min(whole)]
+}
+
 /// A uniform index below `count` from a uniform number in 0..1.
 fn index_of(random: f64, count: usize) -> usize {
     ((random * count as f64) as usize).min(count - 1)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(policy: Policy, endpoints: &[u64]) -> Pool {
-        let mut pool = Pool::new(PoolConfig {
-            policy,
-            ..PoolConfig::default()
-        });
-        pool.set_endpoints(endpoints, 0.0);
-        pool
-    }
-
-    fn request(tokens: f64, blocks: &[u64]) -> Request<'_> {
-        Request {
-            tokens,
-            blocks,
-            excluded: &[],
-            session: None,
-        }
-    }
-
-    #[test]
-    fn a_heavy_prompt_keeps_others_away_until_its_first_token() {
-        let mut pool = pool(Policy::PredictedDrain, &[1, 2]);
-        pool.start(1, 1, &request(50_000.0, &[]), 0.0);
-        for id in 2..6 {
-            let pick = pool.pick(&request(500.0, &[]), 0.0, 0.5).unwrap();
-            assert_eq!(pick.endpoint, 2);
-            pool.start(id, pick.endpoint, &request(500.0, &[]), 0.0);
-        }
-        pool.first_token(1, 2.5);
-        assert_eq!(pool.pick(&request(500.0, &[]), 2.5, 0.5).unwrap().endpoint, 1);
-    }
-
-    #[test]
-    fn a_long_cached_prefix_is_worth_a_short_queue_but_not_a_long_one() {
-        let mut pool = pool(Policy::PredictedDrain, &[1, 2]);
-        let blocks: Vec<u64> = (0..20).collect();
-        let prompt = request(20.0 * 512.0, &blocks);
-        pool.start(1, 1, &prompt, 0.0);
-        pool.finish(1, 1.0);
-        let pick = pool.pick(&prompt, 1.0, 0.5).unwrap();
-        assert_eq!((pick.endpoint, pick.reason), (1, Reason::Prefix));
-        for id in 2..10 {
-            pool.start(id, 1, &request(40_000.0, &[]), 1.0);
-        }
-        let pick = pool.pick(&prompt, 1.0, 0.5).unwrap();
-        assert_eq!((pick.endpoint, pick.reason), (2, Reason::Load));
-    }
-
-    #[test]
-    fn draining_and_excluded_endpoints_are_never_picked() {
-        for policy in [
-            Policy::PredictedDrain,
-            Policy::LeastRequest,
-            Policy::RoundRobin,
-            Policy::Prefix,
-            Policy::RandomTwo,
-        ] {
-            let mut pool = pool(policy, &[1, 2, 3]);
-            pool.set_state(1, EndpointState::Draining);
-            for step in 0..20 {
-                let request = Request {
-                    excluded: &[2],
-                    ..request(10.0, &[5])
-                };
-                let pick = pool.pick(&request, 0.0, f64::from(step) / 20.0).unwrap();
-                assert_eq!(pick.endpoint, 3);
-            }
-            let none = Request {
-                excluded: &[2, 3],
-                ..request(10.0, &[])
-            };
-            assert_eq!(pool.pick(&none, 0.0, 0.0), None);
-        }
-    }
-
-    #[test]
-    fn round_robin_visits_everybody() {
-        let mut pool = pool(Policy::RoundRobin, &[1, 2, 3]);
-        let mut seen: Vec<u64> = (0..6)
-            .map(|_| pool.pick(&request(1.0, &[]), 0.0, 0.0).unwrap().endpoint)
-            .collect();
-        seen.sort_unstable();
-        assert_eq!(seen, [1, 1, 2, 2, 3, 3]);
-    }
-
-    #[test]
-    fn random_two_never_compares_an_endpoint_with_itself() {
-        let mut pool = pool(Policy::RandomTwo, &[1, 2]);
-        pool.start(1, 1, &request(1.0, &[]), 0.0);
-        for step in 0..100 {
-            assert_eq!(
-                pool.pick(&request(1.0, &[]), 0.0, f64::from(step) / 100.0)
-                    .unwrap()
-                    .endpoint,
-                2
-            );
-        }
-    }
-
-    #[test]
-    fn books_balance_whatever_order_events_come_in() {
-        let mut pool = pool(Policy::PredictedDrain, &[1, 2]);
-        for id in 0..100 {
-            pool.start(id, 1 + id % 2, &request(100.0, &[id]), id as f64);
-        }
-        for id in (0..100).rev() {
-            pool.finish(id, 200.0);
-            pool.finish(id, 200.0);
-            pool.first_token(id, 200.0);
-        }
-        assert_eq!(pool.in_flight(), 0);
-        for endpoint in &pool.endpoints {
-            assert_eq!(endpoint.in_flight, 0);
-            assert_eq!(endpoint.drain_seconds(200.0), 0.0);
-            assert_eq!(endpoint.resident_tokens, 0.0);
-        }
-    }
-
-    #[test]
-    fn a_retry_moves_a_request_in_the_books() {
-        let mut pool = pool(Policy::LeastRequest, &[1, 2]);
-        pool.start(7, 1, &request(100.0, &[]), 0.0);
-        pool.start(7, 2, &request(100.0, &[]), 1.0);
-        assert_eq!((pool.in_flight_on(1), pool.in_flight_on(2)), (0, 1));
-    }
-
-    #[test]
-    fn an_endpoint_that_goes_takes_its_requests_out_of_the_books() {
-        let mut pool = pool(Policy::LeastRequest, &[1, 2]);
-        pool.start(7, 1, &request(100.0, &[]), 0.0);
-        pool.set_endpoints(&[2, 3], 1.0);
-        assert_eq!(pool.in_flight(), 0);
-        pool.finish(7, 2.0);
-        assert_eq!(pool.pick(&request(1.0, &[]), 2.0, 0.0).unwrap().endpoint, 2);
-    }
-
-    #[test]
-    fn a_slow_endpoint_is_learned_and_gets_less() {
-        let mut pool = pool(Policy::PredictedDrain, &[1, 2]);
-        let mut now = 0.0;
-        for id in 0..400u64 {
-            let name = 1 + id % 2;
-            let prompt = request(10_000.0, &[]);
-            pool.start(id, name, &prompt, now);
-            let takes = CostModel::default().prefill(10_000.0, 0.0) * if name == 1 { 5.0 } else { 1.0 };
-            now += takes;
-            pool.first_token(id, now);
-            pool.finish(id, now);
-        }
-        assert_eq!(pool.pick(&request(10_000.0, &[]), now, 0.5).unwrap().endpoint, 2);
-    }
-}
+mod tests;
