@@ -1,22 +1,31 @@
-"""llama.cpp's own server in this process, with one of our small models: a real engine for the examples.
+"""llama.cpp's own server with one of our small models: a real engine for the examples.
 
-Called by `headrace model-server --engine llamacpp`. Needs the `models` extra (xllamacpp, gguf, numpy).
+Called by `headrace model-server --engine llamacpp`. Needs the `models` extra (xllamacpp, gguf, numpy). llama.cpp runs
+in a child process, because stopping it in place may take half a minute where a stream is open.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib.util
 import json
+import multiprocessing
+import os
+import select
+import signal
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 _START_SECONDS = 60.0
+_IDLE_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class EngineMissing(Exception):
@@ -47,48 +56,74 @@ class LlamaServer:
         self._settings = settings
         self._stopped = False
         self._sick = False
-        self._woken = threading.Event()
+        # A signal handler must not set a threading.Event: it may have interrupted one that holds the event's lock.
+        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def stop(self) -> None:
-        self._stopped = True
-        self._woken.set()
+        self._change(stopped=True)
 
     def fall_sick(self) -> None:
-        self._sick = True
-        self._woken.set()
+        self._change(sick=True)
 
     def recover(self) -> None:
-        self._sick = False
-        self._woken.set()
+        self._change(sick=False)
+
+    def _change(self, *, stopped: bool = False, sick: bool = False) -> None:
+        self._stopped, self._sick = self._stopped or stopped, sick
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake, b".")
 
     def run(self, say: Callable[[str], None]) -> None:
-        """Serve; returns after `stop`. `say` gets a line at each change."""
+        """Serve; returns after `stop`. `say` gets a line at each change. Runs in the main thread."""
+        # A signal that comes just before `select` begins must end it, too: the interpreter itself writes to the pipe.
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         place = f"http://{self._settings.host}:{self._settings.port}"
         while not self._stopped:
-            self._woken.clear()
             if self._sick:
                 with _sick_server(self._settings.host, self._settings.port):
                     say(f"sick: answering 500 on {place}")
                     self._wait(sick=True)
                 continue
             server = _start(self._settings)
-            if not self._wait_until_healthy() and not self._stopped:
-                raise OSError(f"llama.cpp did not come up on {place}: see its output above")
-            say(f"llama.cpp serves {self._settings.model} on {place}")
-            self._wait(sick=False)
-            del server
+            try:
+                if not self._wait_until_healthy(server) and not self._stopped:
+                    raise OSError(f"llama.cpp did not come up on {place}: see its output above")
+                say(f"llama.cpp serves {self._settings.model} on {place}")
+                self._wait(sick=False, server=server)
+                if not self._stopped:
+                    self._wait_until_idle()
+            finally:
+                server.kill()
+                server.join()
 
-    def _wait(self, *, sick: bool) -> None:
-        """Wait for as long as nothing changes."""
-        while not self._stopped and self._sick is sick:
-            self._woken.wait()
-            self._woken.clear()
+    def _wait(self, *, sick: bool, server: BaseProcess | None = None) -> None:
+        """Wait for as long as nothing changes; OSError where the server ends meanwhile."""
+        ended = [server.sentinel] if server is not None else []
+        while self._still(sick):
+            ready, _, _ = select.select([self._woken, *ended], [], [])
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            elif server is not None:
+                raise OSError(f"llama.cpp ended with code {server.exitcode}: see its output above")
 
-    def _wait_until_healthy(self) -> bool:
+    def _still(self, sick: bool) -> bool:
+        return self._sick is sick and not self._stopped
+
+    def _wait_until_idle(self) -> None:
+        """Find a moment without a request, for the streams of a server that is stopped are cut."""
+        deadline = time.monotonic() + _IDLE_SECONDS
+        address = f"http://{self._settings.host}:{self._settings.port}/slots"
+        while time.monotonic() < deadline and not self._stopped:
+            with contextlib.suppress(OSError, ValueError), urllib.request.urlopen(address, timeout=1.0) as answer:
+                if not any(slot.get("is_processing") for slot in json.load(answer)):
+                    return
+            time.sleep(0.001)
+
+    def _wait_until_healthy(self, server: BaseProcess) -> bool:
         """Whether /health answers well in time (polls; ends early when asked to stop)."""
         deadline = time.monotonic() + _START_SECONDS
         address = f"http://{self._settings.host}:{self._settings.port}/health"
-        while time.monotonic() < deadline and not self._stopped:
+        while time.monotonic() < deadline and server.is_alive() and not self._stopped:
             try:
                 with urllib.request.urlopen(address, timeout=1.0) as answer:
                     if json.load(answer).get("status") == "ok":
@@ -98,12 +133,23 @@ class LlamaServer:
         return False
 
 
-def _start(settings: LlamaSettings) -> Any:
-    """llama.cpp's server object; it serves from threads of its own until it is deleted."""
-    try:
-        import xllamacpp
-    except ImportError:
-        raise EngineMissing("llama.cpp is not installed: pip install 'headrace[models]'") from None
+def _start(settings: LlamaSettings) -> BaseProcess:
+    """A process that serves until it is killed."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise EngineMissing("llama.cpp is not installed: pip install 'headrace[models]'")
+    process = multiprocessing.get_context("fork").Process(target=_serve, args=(settings,), daemon=True)
+    process.start()
+    return process
+
+
+def _serve(settings: LlamaSettings) -> None:
+    """The child process: llama.cpp, which serves from threads of its own. It dies with its parent."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    import xllamacpp
+
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(settings.path)
     parameters.model_alias = {settings.model}
@@ -119,7 +165,9 @@ def _start(settings: LlamaSettings) -> Any:
     parameters.fit_params = False
     parameters.warmup = False
     parameters.ui = False
-    return xllamacpp.Server(parameters)
+    server = xllamacpp.Server(parameters)
+    while server is not None:
+        signal.pause()
 
 
 class _SickHandler(BaseHTTPRequestHandler):
