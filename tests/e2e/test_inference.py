@@ -4,9 +4,11 @@ examples/pool (two weighted pools, each with a picker of its own), run as they a
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
+import urllib.request
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +176,34 @@ def test_mirrored_copies_reach_the_other_pool(pools: RunningMesh) -> None:
     before = pools.served(replica)
     assert {answer.model for answer in burst(pools.gateway(), [f"copy {number}" for number in range(20)])} == {"large"}
     until(lambda: pools.served(replica) >= before + 20, "twenty copies at the small pool")
+
+
+def test_usage_is_asked_for_counted_and_kept_from_clients_that_did_not_ask(pools: RunningMesh) -> None:
+    text = example("pool")["pools.yaml"] + "  observation:\n    usage: Inject\n"
+    pools.write("pools.yaml", text)
+    host = "large.default.inference.local"
+    gateway = next(name for name in pools.proxies() if name.startswith("istio-system/"))
+
+    def counted() -> int:
+        found = pools.stats(gateway, "dynamicmodulescustom.headrace_tokens_out")
+        return sum(value for name, value in found.items() if host in name)
+
+    def streamed() -> bytes:
+        body = json.dumps({"messages": [{"role": "user", "content": "go"}], "max_tokens": 7, "stream": True}).encode()
+        request = urllib.request.Request(f"{pools.gateway()}/v1/chat/completions", body)
+        request.add_header("content-type", "application/json")
+        with urllib.request.urlopen(request, timeout=10.0) as answer:
+            return bytes(answer.read())
+
+    def counts_now() -> bool:
+        before = counted()
+        answers = [streamed() for _ in range(10)]
+        assert all(answer.endswith(b"data: [DONE]\n\n") for answer in answers)
+        assert not [answer for answer in answers if b"total_tokens" in answer]
+        models = sum(b'"model": "large"' in answer for answer in answers)
+        return models > 0 and counted() - before == 7 * models
+
+    until(counts_now, "the tokens of every stream are counted")
 
 
 def test_what_a_dead_server_had_not_answered_is_sent_again_elsewhere(pools: RunningMesh) -> None:

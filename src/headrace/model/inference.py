@@ -148,7 +148,8 @@ class StreamTimeouts:
 @dataclass(frozen=True, slots=True, eq=False)
 class InferencePolicy:
     """A `headrace.dev/v1alpha1 InferencePolicy`. `retries`: how often a request may be sent again while no byte of an
-    answer has reached the client (0 or 1; None: not written)."""
+    answer has reached the client (0 or 1; None: not written). `inject_usage`: streams are asked for their usage where
+    the client did not ask, and what came of it is taken out again."""
 
     meta: Metadata
     targets: tuple[TargetRef, ...]
@@ -156,3 +157,4 @@ class InferencePolicy:
     admission: Admission = field(default_factory=Admission)
     timeouts: StreamTimeouts = field(default_factory=StreamTimeouts)
     retries: int | None = None
+    inject_usage: bool = False

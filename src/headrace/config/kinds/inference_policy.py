@@ -138,6 +138,10 @@ class RetriesSpec(Spec):
     attempts: Annotated[int, BeforeValidator(whole(0, 1))]
 
 
+class ObservationSpec(Spec):
+    usage: Annotated[str, Choice("Observe", "Inject")] = "Observe"
+
+
 class InferencePolicySpec(Spec):
     """headrace.dev/v1alpha1 InferencePolicySpec."""
 
@@ -146,6 +150,7 @@ class InferencePolicySpec(Spec):
     admission: AdmissionSpec = AdmissionSpec()
     timeouts: TimeoutsSpec = TimeoutsSpec()
     retries: RetriesSpec | None = None
+    observation: ObservationSpec = ObservationSpec()
 
 
 def _check(spec: InferencePolicySpec, document: Document) -> Iterator[Finding]:
@@ -223,6 +228,7 @@ def _lower(meta: Metadata, spec: InferencePolicySpec, document: Document) -> Inf
         admission=_admission(spec.admission),
         timeouts=StreamTimeouts(times.first_token, times.between_tokens, times.total),
         retries=spec.retries.attempts if spec.retries else None,
+        inject_usage=spec.observation.usage == "Inject",
     )
 
 

@@ -72,6 +72,8 @@ def _policy_settings(policy: InferencePolicy) -> dict[str, Any]:
         found["session_header"] = picking.session_header
     if picking.warmup:
         found["warmup_seconds"] = picking.warmup
+    if policy.inject_usage:
+        found["usage"] = "inject"
     timeouts = _timeouts(policy.timeouts)
     if timeouts:
         found["timeouts"] = timeouts

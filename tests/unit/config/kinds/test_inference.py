@@ -107,6 +107,7 @@ def test_a_policy_in_full() -> None:
           overflow: {action: Reject}
         timeouts: {firstToken: 30s, betweenTokens: 10s, total: 10m}
         retries: {attempts: 1}
+        observation: {usage: Inject}
         """,
     )
     assert isinstance(policy, InferencePolicy)
@@ -125,7 +126,7 @@ def test_a_policy_in_full() -> None:
     assert admission.queue == Queue(30, 100_000, 1.5)
     assert admission.priorities == Priorities("x-priority", ("chat", "api", "batch"), 10.0)
     assert admission.fairness == Fairness(FairnessKey.HEADER, "x-tenant", (("gold", 4.0), ("iron", 0.5)))
-    assert policy.retries == 1
+    assert (policy.retries, policy.inject_usage) == (1, True)
     assert admission.deadline == Deadline("x-slo-ttft-ms", 5.0)
     assert (policy.timeouts.first_token, policy.timeouts.between_tokens, policy.timeouts.total) == (30.0, 10.0, 600.0)
 
@@ -177,6 +178,7 @@ def test_what_is_not_done_yet_is_said(spec: str, field: str) -> None:
         (REFS + "admission: {overflow: {action: Spill}}", "spec.admission.overflow.action"),
         (REFS + "timeouts: {firstToken: 2s, total: 1s}", "spec.timeouts.firstToken"),
         (REFS + "retries: {attempts: 2}", "spec.retries.attempts"),
+        (REFS + "observation: {usage: Guess}", "spec.observation.usage"),
         (REFS + "budget: {}", "spec.budget"),
     ],
 )

@@ -152,6 +152,7 @@ spec:
     fairness: {key: header, name: x-tenant, weights: {gold: 4}}
     firstTokenDeadline: {header: x-slo, default: 5s}
   timeouts: {firstToken: 30s, betweenTokens: 10s, total: 600s}
+  observation: {usage: Inject}
 """
     (settings,) = settings_of(translated(snapshot(POOL, policy), gateway())).values()
     assert settings == {
@@ -159,6 +160,7 @@ spec:
         "policy": "prefix",
         "session_header": "x-session",
         "warmup_seconds": 30.0,
+        "usage": "inject",
         "timeouts": {"first_token_seconds": 30.0, "between_tokens_seconds": 10.0, "total_seconds": 600.0},
         "admission": {
             "rate_per_second": 0.5,
