@@ -119,11 +119,12 @@ def _fixed_endpoints(
     for item in behind:
         if isinstance(item, StaticWorkload):
             found.update(static_endpoints(service, item, policies, mesh))
-    entry = table.entry_of.get((service.namespace, service.host))
+    parts = table.parts_of.get((service.namespace, service.host), ())
     if service.external_name:
         found.update(Endpoint(service.external_name, port.target or port.number, port.number) for port in service.ports)
-    elif entry is not None:
-        found.update(inline_endpoints(service, entry, mesh))
+    elif parts:
+        for entry, part in parts:
+            found.update(inline_endpoints(part, entry, mesh))
     elif not service.selector:
         for document in by_name.get((service.namespace, service.name), ()):
             found.update(declared_endpoints(service, document))

@@ -1,7 +1,7 @@
 """Services of the mesh, from Service and ServiceEntry documents.
 
-Called by `registry.join`. A ServiceEntry makes one service for each of its hosts; a service learns its model engine
-from the Workloads that it selects.
+Called by `registry.join`. A ServiceEntry makes one service for each of its hosts; several of one namespace for the same
+host make one together, with the ports of all; a service learns its model engine from the Workloads that it selects.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from headrace.model.resource import Labels, selects
-from headrace.model.service import Service, ServiceEntry
+from headrace.model.service import Service, ServiceEntry, ServicePort
 from headrace.model.workload import Workload
 from headrace.registry.documents import Documents
 
 ServiceKey = tuple[str, str]
 """Namespace and host."""
+EntryParts = tuple[tuple[ServiceEntry, Service], ...]
+"""ServiceEntries for one host, oldest first, each with the service that it makes alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServiceTable:
-    """All services by host (oldest first), and for each the ServiceEntry that it comes from.
+    """All services by host (oldest first), and for each the ServiceEntries that it comes from.
 
     `made` keeps derived objects by what they were made of, so that the next table reuses them.
     """
 
     by_host: Mapping[str, tuple[Service, ...]] = field(default_factory=dict)
-    entry_of: Mapping[ServiceKey, ServiceEntry] = field(default_factory=dict)
+    parts_of: Mapping[ServiceKey, EntryParts] = field(default_factory=dict)
     made: Mapping[tuple[object, str, str], Service] = field(default_factory=dict)
 
     def all(self) -> Iterable[Service]:
@@ -59,27 +61,60 @@ def build_services(documents: Documents, previous: ServiceTable) -> ServiceTable
     for workload in documents.workloads:
         workloads.add(workload.meta.namespace, workload.labels or {}, workload)
     made: dict[tuple[object, str, str], Service] = {}
-    entry_of: dict[ServiceKey, ServiceEntry] = {}
     found: dict[ServiceKey, Service] = {}
     for service in documents.services:
         engine = service.engine or _engine(workloads, service.namespace, service.selector)
         key: tuple[object, str, str] = (service, service.host, engine)
         made[key] = previous.made.get(key) or (service if engine == service.engine else replace(service, engine=engine))
         found.setdefault((service.namespace, service.host), made[key])
+    parts_of: dict[ServiceKey, EntryParts] = {}
     for entry in documents.entries:
         for host in entry.hosts:
-            engine = _engine(workloads, entry.meta.namespace, entry.workload_selector)
-            parts = (entry, host, engine)
-            made[parts] = previous.made.get(parts) or _of_entry(entry, host, engine)
             place = (entry.meta.namespace, host)
-            if place not in found:
-                found[place] = made[parts]
-                entry_of[place] = entry
+            known = parts_of.get(place, ())
+            if place in found or (known and not _can_merge(known[0][0], entry)):
+                continue
+            engine = _engine(workloads, entry.meta.namespace, entry.workload_selector)
+            key = (entry, host, engine)
+            made[key] = previous.made.get(key) or _of_entry(entry, host, engine)
+            parts_of[place] = (*known, (entry, made[key]))
+    for place, parts in parts_of.items():
+        alone = tuple(service for _, service in parts)
+        key = (alone, place[1], "")
+        made[key] = previous.made.get(key) or _merged(alone)
+        found[place] = made[key]
     by_host: dict[str, list[Service]] = {}
     for service in sorted(found.values(), key=lambda item: item.meta.age()):
         by_host.setdefault(service.host, []).append(service)
     tuples = {host: tuple(by_host[host]) for host in sorted(by_host)}
-    return ServiceTable({host: _same(previous.by_host.get(host), new) for host, new in tuples.items()}, entry_of, made)
+    return ServiceTable({host: _same(previous.by_host.get(host), new) for host, new in tuples.items()}, parts_of, made)
+
+
+def _can_merge(one: ServiceEntry, other: ServiceEntry) -> bool:
+    """Whether two ServiceEntries for one host make one service (Istio's rule); else the oldest has the host."""
+    return (one.resolution, one.workload_selector, one.export_to, one.meta.labels) == (
+        other.resolution,
+        other.workload_selector,
+        other.export_to,
+        other.meta.labels,
+    )
+
+
+def _merged(services: tuple[Service, ...]) -> Service:
+    """The oldest service with what the others add: ports by number, addresses, names."""
+    first = services[0]
+    if len(services) == 1:
+        return first
+    ports: dict[int, ServicePort] = {}
+    for service in services:
+        for port in service.ports:
+            ports.setdefault(port.number, port)
+    return replace(
+        first,
+        ports=tuple(ports.values()),
+        addresses=tuple(dict.fromkeys(address for service in services for address in service.addresses)),
+        subject_alt_names=tuple(dict.fromkeys(name for service in services for name in service.subject_alt_names)),
+    )
 
 
 def _same(old: tuple[Service, ...] | None, new: tuple[Service, ...]) -> tuple[Service, ...]:

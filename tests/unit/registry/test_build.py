@@ -263,3 +263,21 @@ def test_udp_is_kept_as_a_port_but_nothing_else_happens() -> None:
     chat = workload("chat")
     mesh = Mesh().put(service("chat", port(53, Protocol.UDP)), chat).observe(replica(chat, 0, "127.0.0.2"))
     assert places(mesh) == [("127.0.0.2", 53, 53)]
+
+
+def test_entries_of_one_namespace_for_one_host_make_one_service() -> None:
+    web = entry("a.example.com", ports=(port(80),), resolution=Resolution.DNS)
+    safe = entry("a.example.com", ports=(port(443, Protocol.TLS), port(80, Protocol.TCP)), resolution=Resolution.DNS)
+    safe = replace(safe, meta=meta("networking.istio.io/ServiceEntry", "safe"))
+    far = entry("a.example.com", ports=(port(81),), namespace="far")
+    other = replace(entry("a.example.com", ports=(port(82),)), meta=meta("networking.istio.io/ServiceEntry", "other"))
+    mesh = Mesh().put(web, safe, far, other)
+    key = ("default", "a.example.com")
+    one, two = mesh.snapshot().services["a.example.com"]
+    assert [(item.number, item.protocol) for item in one.ports] == [(80, "HTTP"), (443, "TLS")]
+    assert [item.number for item in two.ports] == [81]
+    assert places(mesh, key) == [("a.example.com", 80, 80), ("a.example.com", 443, 443)]
+    before = mesh.snapshot()
+    assert mesh.put(workload("more")).snapshot().services["a.example.com"] is before.services["a.example.com"]
+    mesh.drop(web)
+    assert [item.number for item in mesh.snapshot().services["a.example.com"][0].ports] == [443, 80]

@@ -84,7 +84,7 @@ def _judge_port(index: Index, rule: VirtualService, written: Written, target: Ta
             f'This VirtualService routes to a service "{destination.host}" that exposes multiple ports ({numbers}).',
             "Say which one: destination.port.number.",
         )
-    elif destination.port and destination.port not in target.ports:
+    elif destination.port and destination.port not in index.ports_of(target):
         yield index.problem(
             rule.meta,
             Code.NOT_FOUND,

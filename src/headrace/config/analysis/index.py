@@ -151,6 +151,15 @@ class Index:
                         return target
         return None
 
+    def ports_of(self, target: Target) -> frozenset[int]:
+        """All ports of a target: ServiceEntries of one namespace for the same host are one service."""
+        beside = (
+            other.ports
+            for other in self._exact.get(target.host, ())
+            if isinstance(other.source, ServiceEntry) and other.meta.namespace == target.meta.namespace
+        )
+        return frozenset(target.ports).union(*beside)
+
     def _visible(self, target: Target, namespaces: tuple[str, ...]) -> bool:
         scopes = target.export_to or self.mesh.default_service_export_to
         if "*" in scopes:

@@ -114,6 +114,21 @@ def test_service_entries_are_destinations(check, hosts, destination, found):
     assert ([problem.code for problem in problems] == []) is found
 
 
+@pytest.mark.parametrize(("number", "found"), [(80, True), (443, True), (81, False)])
+def test_ports_of_entries_for_one_host(check, number, found):
+    entries = [
+        f"""
+        apiVersion: networking.istio.io/v1
+        kind: ServiceEntry
+        metadata: {{name: e{port}}}
+        spec: {{hosts: [out.example.com], resolution: DNS, ports: [{{number: {port}, name: p, protocol: TLS}}]}}
+        """
+        for port in (80, 443)
+    ]
+    problems = check(*entries, rule(f"host: out.example.com, port: {{number: {number}}}"))
+    assert [problem.code for problem in problems] == ([] if found else ["IST0101"])
+
+
 def test_a_service_of_another_namespace_must_be_exported(check):
     hidden = """
     apiVersion: v1
