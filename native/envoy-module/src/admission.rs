@@ -117,6 +117,11 @@ impl Admission {
         gate.is_some()
     }
 
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        locked(&self.gate).as_ref().map_or(0, |gate| gate.load().waiting)
+    }
+
     /// What was decided meanwhile, and when to ask again if no alarm is set for then or before.
     fn due(&self, now: f64) -> (Vec<Event>, Option<f64>) {
         let mut gate = locked(&self.gate);

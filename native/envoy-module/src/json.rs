@@ -11,6 +11,16 @@ pub struct Fields<'a> {
     at: usize,
     started: bool,
     complete: bool,
+    inline: Inline,
+}
+
+/// Strings of inline data (an image, a sound: `data:...`) in a value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Inline {
+    /// How many.
+    pub count: usize,
+    /// Their bytes.
+    pub bytes: usize,
 }
 
 impl<'a> Fields<'a> {
@@ -21,7 +31,13 @@ impl<'a> Fields<'a> {
             at: 0,
             started: false,
             complete: false,
+            inline: Inline::default(),
         }
+    }
+
+    /// Inline data in the value that came last, if it is an object or a list.
+    pub fn inline(&self) -> Inline {
+        self.inline
     }
 
     /// Whether the object was read to its closing brace.
@@ -63,7 +79,8 @@ impl<'a> Fields<'a> {
         self.at = end + 1;
         self.expect(b':')?;
         let start = skip_space(self.text, self.at);
-        self.at = value_end(self.text, start)?;
+        self.inline = Inline::default();
+        self.at = value_end(self.text, start, &mut self.inline)?;
         Some((key, &self.text[start..self.at]))
     }
 }
@@ -148,10 +165,10 @@ fn find_quote_or_backslash(text: &[u8]) -> Option<usize> {
 
 /// Where the value that begins at `at` ends. Inside containers only strings and brackets are looked at: whoever gets
 /// the request judges the rest.
-fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
+fn value_end(text: &[u8], mut at: usize, inline: &mut Inline) -> Option<usize> {
     match text.get(at)? {
         b'"' => Some(string_end(text, at + 1)? + 1),
-        b'{' | b'[' => container_end(text, at),
+        b'{' | b'[' => container_end(text, at, inline),
         b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
             while let Some(b'+' | b'-' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E') = text.get(at) {
                 at += 1;
@@ -162,12 +179,19 @@ fn value_end(text: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-fn container_end(text: &[u8], mut at: usize) -> Option<usize> {
+fn container_end(text: &[u8], mut at: usize, inline: &mut Inline) -> Option<usize> {
     let mut depth = 0;
     let mut arrays: u64 = 0; // one bit per open container, the innermost lowest: whether it is an array
     loop {
         match text.get(at)? {
-            b'"' => at = string_end(text, at + 1)?,
+            b'"' => {
+                let start = at + 1;
+                at = string_end(text, start)?;
+                if text[start..at].starts_with(b"data:") {
+                    inline.count += 1;
+                    inline.bytes += at - start;
+                }
+            }
             open @ (b'{' | b'[') => {
                 depth += 1;
                 if depth > DEEPEST {
@@ -189,27 +213,6 @@ fn container_end(text: &[u8], mut at: usize) -> Option<usize> {
         }
         at += 1;
     }
-}
-
-/// Bytes of the strings in a raw value that are text: what is inline data (an image) counts as `data_bytes` instead.
-pub fn text_bytes(value: &[u8], data_bytes: usize) -> usize {
-    let mut total = 0;
-    let mut at = 0;
-    while let Some(quote) = value[at..].iter().position(|&byte| byte == b'"') {
-        let start = at + quote + 1;
-        let end = match string_end(value, start) {
-            Some(end) => end,
-            None => break,
-        };
-        let text = &value[start..end];
-        total += if text.starts_with(b"data:") {
-            data_bytes
-        } else {
-            text.len()
-        };
-        at = end + 1;
-    }
-    total
 }
 
 #[cfg(test)]
@@ -297,8 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn inline_data_counts_as_told() {
-        let value = br#"[{"type":"text","text":"four"},{"url":"data:image/png;base64,AAAAAAAAAAAAAAAAAAAAAAAA"}]"#;
-        assert_eq!(text_bytes(value, 100), "typetexttextfoururl".len() + 100);
+    fn inline_data_is_noticed() {
+        let text = br#"{"a":[{"text":"data"},{"url":"data:image/png;base64,AAAA"},"data:b"],"b":["c"]}"#;
+        let mut fields = Fields::of(text);
+        let _ = fields.next().unwrap();
+        assert_eq!(fields.inline(), Inline { count: 2, bytes: 32 });
+        let _ = fields.next().unwrap();
+        assert_eq!(fields.inline(), Inline::default());
     }
 }

@@ -199,7 +199,6 @@ impl PoolState {
     }
 
     /// Requests in flight, by the books.
-    #[cfg(test)]
     pub fn in_flight(&self) -> usize {
         locked(&self.books).pool.in_flight()
     }

@@ -3,7 +3,7 @@
 //! Knows OpenAI's chat completions, completions, responses and embeddings, and Anthropic's messages. Nothing is decoded:
 //! lengths and hashes are of the text as it stands, which is the same for the same client's next turn.
 
-use crate::json::{number, raw_string, text_bytes, Fields};
+use crate::json::{number, raw_string, Fields, Inline};
 
 /// Which API a path belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,10 @@ struct Parts<'a> {
 pub fn understand(api: Api, body: &[u8], block_tokens: f64) -> Option<Understood> {
     let mut parts = Parts::default();
     let mut fields = Fields::of(body);
-    for (key, value) in &mut fields {
+    let mut inline = Inline::default();
+    while let Some((key, value)) = fields.next() {
+        inline.count += fields.inline().count;
+        inline.bytes += fields.inline().bytes;
         match key {
             b"model" => parts.model = raw_string(value)?,
             b"tools" => parts.before[0] = value,
@@ -101,7 +104,7 @@ pub fn understand(api: Api, body: &[u8], block_tokens: f64) -> Option<Understood
     let asks = parts.stream && !parts.stream_options && matches!(api, Api::Chat | Api::Completions);
     Some(Understood {
         model: String::from_utf8_lossy(model).into_owned(),
-        tokens: texts.iter().map(|text| tokens(text)).sum::<f64>().max(1.0),
+        tokens: tokens(texts.iter().map(|text| text.len()).sum(), inline),
         blocks: blocks(parts.model, &texts, block_tokens),
         max_tokens: parts.max_tokens,
         stream: parts.stream,
@@ -113,25 +116,9 @@ fn opening_brace(body: &[u8]) -> Option<usize> {
     Some(body.iter().position(|&byte| byte == b'{')? + 1)
 }
 
-fn tokens(value: &[u8]) -> f64 {
-    let bytes = if contains(value, b";base64,") {
-        text_bytes(value, DATA_BYTES)
-    } else {
-        value.len()
-    };
-    bytes as f64 / BYTES_PER_TOKEN
-}
-
-/// Whether `text` contains `part`, which begins with a byte that is rare in text.
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|&byte| byte == part[0]) {
-        if rest[at..].starts_with(part) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
+fn tokens(bytes: usize, inline: Inline) -> f64 {
+    let text = bytes.saturating_sub(inline.bytes) + inline.count * DATA_BYTES;
+    (text as f64 / BYTES_PER_TOKEN).max(1.0)
 }
 
 /// Hashes of whole blocks of the last text, and of all blocks of those before it, each chained to the one before.
@@ -157,27 +144,33 @@ fn mix(left: u64, right: u64) -> u64 {
     (product as u64) ^ (product >> 64) as u64
 }
 
-/// A quick hash (multiply and fold, 16 bytes a step). Who could make two prompts collide gains nothing but a bad pick.
+/// A quick hash (multiply and fold, 32 bytes a step). Who could make two prompts collide gains nothing but a bad pick.
 pub fn hash_of(bytes: &[u8]) -> u64 {
     const FIRST: u64 = 0xa076_1d64_78bd_642f;
     const SECOND: u64 = 0xe703_7ed1_a0b4_28db;
-    let mut hash = mix(bytes.len() as u64 ^ FIRST, SECOND);
-    let mut pieces = bytes.chunks_exact(16);
+    let mut left = mix(bytes.len() as u64 ^ FIRST, SECOND);
+    let mut right = left;
+    let mut pieces = bytes.chunks_exact(32);
     for piece in &mut pieces {
-        hash = mix(word(&piece[..8]) ^ SECOND, word(&piece[8..]) ^ hash);
+        left = mix(word(piece, 0) ^ SECOND, word(piece, 8) ^ left);
+        right = mix(word(piece, 16) ^ FIRST, word(piece, 24) ^ right);
     }
     let rest = pieces.remainder();
     if !rest.is_empty() {
-        let (left, right) = rest.split_at(rest.len().min(8));
-        hash = mix(word(left) ^ SECOND, word(right) ^ hash);
+        let mut padded = [0; 32];
+        padded[..rest.len()].copy_from_slice(rest);
+        left = mix(word(&padded, 0) ^ SECOND, word(&padded, 8) ^ left);
+        right = mix(word(&padded, 16) ^ FIRST, word(&padded, 24) ^ right);
     }
-    mix(hash ^ FIRST, SECOND)
+    mix(left ^ SECOND, right ^ FIRST)
 }
 
-fn word(bytes: &[u8]) -> u64 {
-    let mut padded = [0; 8];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(padded)
+/// The eight bytes from `at` on.
+#[inline(always)]
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let mut eight = [0; 8];
+    eight.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(eight)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::filter::{Filter, PoolFilter};
 use crate::limits::{self, Deadline, TIME_IS_OVER};
 use crate::pools::{locked, pool_of_cluster, PoolState};
-use crate::report::Account;
+use crate::report::{Account, Statistics};
 use crate::request::{hash_of, understand, Api, Understood, USAGE_REQUEST};
 use crate::requests::{new_id, reason_word, Entry, Facts, Sent};
 use crate::settings::{AdmissionSettings, PoolSettings};
@@ -280,6 +280,8 @@ impl PoolStream {
         }
         if let Decision::Reject(refusal) = decision {
             self.refuse(stream, &refusal);
+        } else if standpoint == Standpoint::Held {
+            Statistics::note(&self.filter, &ask.pool, None);
         }
         standpoint
     }
@@ -438,7 +440,7 @@ impl PoolStream {
             stream.replace_body(Body::ReceivedResponse, &out);
         }
         if let (Some(gap), Some(filter)) = (seen.gap, self.filter()) {
-            filter.statistics.gap(stream, gap);
+            filter.statistics.gap(gap);
         }
     }
 
@@ -451,10 +453,11 @@ impl PoolStream {
     pub fn complete(&self, stream: Stream<'_>) {
         let account = self.with_flight(|flight| {
             flight.end();
-            flight.account()
+            (flight.account(), flight.entry.facts().pool.clone())
         });
-        if let (Some(account), Some(filter)) = (account, self.filter()) {
-            filter.statistics.tell(stream, &account);
+        if let Some((account, pool)) = account {
+            Statistics::note(&self.filter, &pool, Some(&account));
+            account.write(stream);
         }
     }
 }
@@ -467,24 +470,36 @@ fn body_status(standpoint: Standpoint, when_held: u32) -> u32 {
     }
 }
 
+thread_local! {
+    /// Room for bodies that come in several pieces, kept: new memory for each would cost more than reading them.
+    static ROOM: RefCell<Vec<u8>> = RefCell::new(Vec::new());
+}
+const MOST_ROOM: usize = 1 << 20;
+
 /// Shows a body in one piece, copying only where Envoy has it in several.
 fn read_body<R>(stream: Stream<'_>, kept: bool, received: bool, read: impl FnOnce(&[u8]) -> R) -> R {
-    let mut whole = Vec::new();
+    let mut whole = ROOM.with(RefCell::take);
+    whole.clear();
     if kept {
         stream.body(Body::BufferedRequest, |pieces| {
             pieces.iter().for_each(|piece| whole.extend_from_slice(piece))
         });
     }
-    if !received {
-        return read(&whole);
+    let answer = if received {
+        stream.body(Body::ReceivedRequest, |pieces| match pieces {
+            [single] if whole.is_empty() => read(single),
+            _ => {
+                pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+                read(&whole)
+            }
+        })
+    } else {
+        read(&whole)
+    };
+    if whole.capacity() <= MOST_ROOM {
+        ROOM.with(|room| room.replace(whole));
     }
-    stream.body(Body::ReceivedRequest, |pieces| match pieces {
-        [single] if whole.is_empty() => read(single),
-        _ => {
-            pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-            read(&whole)
-        }
-    })
+    answer
 }
 
 impl Ask {

@@ -41,10 +41,15 @@ offered! {
     fn envoy_dynamic_module_callback_http_filter_scheduler_new(stream: Envoy) -> *mut c_void;
     fn envoy_dynamic_module_callback_http_filter_scheduler_commit(scheduler: *mut c_void, event: u64);
     fn envoy_dynamic_module_callback_http_filter_scheduler_delete(scheduler: *mut c_void);
+    fn envoy_dynamic_module_callback_http_filter_config_scheduler_new(config: Envoy) -> *mut c_void;
+    fn envoy_dynamic_module_callback_http_filter_config_scheduler_commit(scheduler: *mut c_void, event: u64);
+    fn envoy_dynamic_module_callback_http_filter_config_scheduler_delete(scheduler: *mut c_void);
     fn envoy_dynamic_module_callback_http_filter_config_define_counter(config: Envoy, name: ModuleBuffer, labels: *mut ModuleBuffer, count: usize, id: *mut usize) -> c_int;
+    fn envoy_dynamic_module_callback_http_filter_config_define_gauge(config: Envoy, name: ModuleBuffer, labels: *mut ModuleBuffer, count: usize, id: *mut usize) -> c_int;
+    fn envoy_dynamic_module_callback_http_filter_config_set_gauge(config: Envoy, id: usize, values: *mut ModuleBuffer, count: usize, value: u64) -> c_int;
     fn envoy_dynamic_module_callback_http_filter_config_define_histogram(config: Envoy, name: ModuleBuffer, labels: *mut ModuleBuffer, count: usize, id: *mut usize) -> c_int;
-    fn envoy_dynamic_module_callback_http_filter_increment_counter(stream: Envoy, id: usize, values: *mut ModuleBuffer, count: usize, by: u64) -> c_int;
-    fn envoy_dynamic_module_callback_http_filter_record_histogram_value(stream: Envoy, id: usize, values: *mut ModuleBuffer, count: usize, value: u64) -> c_int;
+    fn envoy_dynamic_module_callback_http_filter_config_increment_counter(config: Envoy, id: usize, values: *mut ModuleBuffer, count: usize, by: u64) -> c_int;
+    fn envoy_dynamic_module_callback_http_filter_config_record_histogram_value(config: Envoy, id: usize, values: *mut ModuleBuffer, count: usize, value: u64) -> c_int;
     fn envoy_dynamic_module_callback_lb_get_cluster_name(balancer: Envoy, name: *mut EnvoyBuffer);
     fn envoy_dynamic_module_callback_lb_get_priority_set_size(balancer: Envoy) -> usize;
     fn envoy_dynamic_module_callback_lb_get_hosts_count(balancer: Envoy, priority: u32) -> usize;
@@ -75,11 +80,15 @@ pub enum Body {
     ReceivedResponse = 2,
 }
 
+type Define = unsafe extern "C" fn(Envoy, ModuleBuffer, *mut ModuleBuffer, usize, *mut usize) -> c_int;
+type Apply = unsafe extern "C" fn(Envoy, usize, *mut ModuleBuffer, usize, u64) -> c_int;
+const MOST_LABELS: usize = 2;
+
 /// A statistic that was defined.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric(Option<usize>);
 
-/// A filter's configuration in the making.
+/// A filter's configuration, for the time of one hook.
 pub struct FilterConfigHandle<'call> {
     envoy: Envoy,
     call: PhantomData<&'call ()>,
@@ -97,34 +106,87 @@ impl FilterConfigHandle<'_> {
 
     /// Defines a counter with these labels.
     pub fn counter(&self, name: &str, labels: &[&str]) -> Metric {
-        let mut labels: Vec<ModuleBuffer> = labels.iter().map(|label| ModuleBuffer::of(label.as_bytes())).collect();
-        let mut id = 0;
-        // SAFETY: all buffers live during the call, and Envoy copies them.
-        let result = unsafe {
-            envoy_dynamic_module_callback_http_filter_config_define_counter(
-                self.envoy,
-                ModuleBuffer::of(name.as_bytes()),
-                labels.as_mut_ptr(),
-                labels.len(),
-                &mut id,
-            )
-        };
-        Metric(if result == 0 { Some(id) } else { None })
+        self.define(
+            name,
+            labels,
+            envoy_dynamic_module_callback_http_filter_config_define_counter,
+        )
+    }
+
+    /// Defines a gauge with these labels.
+    pub fn gauge(&self, name: &str, labels: &[&str]) -> Metric {
+        self.define(
+            name,
+            labels,
+            envoy_dynamic_module_callback_http_filter_config_define_gauge,
+        )
     }
 
     /// Defines a histogram with these labels.
     pub fn histogram(&self, name: &str, labels: &[&str]) -> Metric {
+        self.define(
+            name,
+            labels,
+            envoy_dynamic_module_callback_http_filter_config_define_histogram,
+        )
+    }
+
+    /// Adds to a counter.
+    pub fn count(&self, metric: Metric, labels: &[&str], by: u64) {
+        self.apply(
+            metric,
+            labels,
+            by,
+            envoy_dynamic_module_callback_http_filter_config_increment_counter,
+        );
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, metric: Metric, labels: &[&str], value: u64) {
+        self.apply(
+            metric,
+            labels,
+            value,
+            envoy_dynamic_module_callback_http_filter_config_set_gauge,
+        );
+    }
+
+    /// Records a value in a histogram.
+    pub fn record(&self, metric: Metric, labels: &[&str], value: u64) {
+        self.apply(
+            metric,
+            labels,
+            value,
+            envoy_dynamic_module_callback_http_filter_config_record_histogram_value,
+        );
+    }
+
+    fn apply(&self, metric: Metric, labels: &[&str], value: u64, apply: Apply) {
+        if let Metric(Some(id)) = metric {
+            let mut values = [ModuleBuffer::NOTHING; MOST_LABELS];
+            let count = labels.len().min(MOST_LABELS);
+            for (place, label) in values.iter_mut().zip(labels) {
+                *place = ModuleBuffer::of(label.as_bytes());
+            }
+            // SAFETY: `apply` is one of Envoy's; the configuration is alive and defined the metric;
+            // Envoy copies the labels.
+            let _ = unsafe { apply(self.envoy, id, values.as_mut_ptr(), count, value) };
+        }
+    }
+
+    /// A handle by which other threads can wake this configuration, on the main thread.
+    pub fn waker(&self) -> ConfigWaker {
+        // SAFETY: the configuration is alive.
+        ConfigWaker(unsafe { envoy_dynamic_module_callback_http_filter_config_scheduler_new(self.envoy) })
+    }
+
+    fn define(&self, name: &str, labels: &[&str], define: Define) -> Metric {
         let mut labels: Vec<ModuleBuffer> = labels.iter().map(|label| ModuleBuffer::of(label.as_bytes())).collect();
         let mut id = 0;
-        // SAFETY: all buffers live during the call, and Envoy copies them.
+        // SAFETY: `define` is one of Envoy's; all buffers live during the call, and Envoy copies them.
         let result = unsafe {
-            envoy_dynamic_module_callback_http_filter_config_define_histogram(
-                self.envoy,
-                ModuleBuffer::of(name.as_bytes()),
-                labels.as_mut_ptr(),
-                labels.len(),
-                &mut id,
-            )
+            let name = ModuleBuffer::of(name.as_bytes());
+            define(self.envoy, name, labels.as_mut_ptr(), labels.len(), &mut id)
         };
         Metric(if result == 0 { Some(id) } else { None })
     }
@@ -289,40 +351,6 @@ impl<'call> Stream<'call> {
         // SAFETY: the stream is alive.
         Waker(unsafe { envoy_dynamic_module_callback_http_filter_scheduler_new(self.envoy) })
     }
-
-    /// Adds to a counter.
-    pub fn count(&self, metric: Metric, labels: &[&str], by: u64) {
-        if let Metric(Some(id)) = metric {
-            let mut labels: Vec<ModuleBuffer> = labels.iter().map(|label| ModuleBuffer::of(label.as_bytes())).collect();
-            // SAFETY: the stream is alive and of the configuration that defined the metric; Envoy copies the labels.
-            let _ = unsafe {
-                envoy_dynamic_module_callback_http_filter_increment_counter(
-                    self.envoy,
-                    id,
-                    labels.as_mut_ptr(),
-                    labels.len(),
-                    by,
-                )
-            };
-        }
-    }
-
-    /// Records a value in a histogram.
-    pub fn record(&self, metric: Metric, labels: &[&str], value: u64) {
-        if let Metric(Some(id)) = metric {
-            let mut labels: Vec<ModuleBuffer> = labels.iter().map(|label| ModuleBuffer::of(label.as_bytes())).collect();
-            // SAFETY: as for `count`.
-            let _ = unsafe {
-                envoy_dynamic_module_callback_http_filter_record_histogram_value(
-                    self.envoy,
-                    id,
-                    labels.as_mut_ptr(),
-                    labels.len(),
-                    value,
-                )
-            };
-        }
-    }
 }
 
 fn pairs(texts: &[(&str, &str)]) -> Vec<Header> {
@@ -360,6 +388,34 @@ impl Drop for Waker {
         if !self.0.is_null() {
             // SAFETY: made by `scheduler_new`, deleted exactly once.
             unsafe { envoy_dynamic_module_callback_http_filter_scheduler_delete(self.0) }
+        }
+    }
+}
+
+/// Wakes a filter's configuration from any thread, on the main thread; does nothing once it is gone.
+#[derive(Debug)]
+pub struct ConfigWaker(*mut c_void);
+
+// SAFETY: as for `Waker`.
+unsafe impl Send for ConfigWaker {}
+// SAFETY: as for `Waker`.
+unsafe impl Sync for ConfigWaker {}
+
+impl ConfigWaker {
+    /// Has Envoy call the `config_scheduled` hook.
+    pub fn wake(&self) {
+        if !self.0.is_null() {
+            // SAFETY: the scheduler lives until `drop`.
+            unsafe { envoy_dynamic_module_callback_http_filter_config_scheduler_commit(self.0, 0) }
+        }
+    }
+}
+
+impl Drop for ConfigWaker {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: made by `scheduler_new`, deleted exactly once.
+            unsafe { envoy_dynamic_module_callback_http_filter_config_scheduler_delete(self.0) }
         }
     }
 }

@@ -146,6 +146,21 @@ hooks! {
         |event| move |ours: &PoolStream, stream: Stream<'_>| ours.scheduled(stream, event);
 }
 
+/// # Safety
+/// Envoy calls it on the main thread, with the configuration and what `config_new` returned for it.
+#[no_mangle]
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_config_scheduled(config: Envoy, ours: Ours, _event: u64) {
+    guarded((), || {
+        if !ours.is_null() {
+            // SAFETY: the box made by `config_new`, not yet destroyed; only shared references are made to it.
+            if let Filter::Pool(filter) = unsafe { &**ours.cast::<Arc<Filter>>() } {
+                // SAFETY: the configuration is alive during this hook.
+                filter.statistics.tell(&unsafe { FilterConfigHandle::new(config) });
+            }
+        }
+    });
+}
+
 /// Hooks that are told something, and do nothing.
 macro_rules! ignoring {
     ($($hook:ident($($kind:ty),*);)*) => { $(
@@ -166,7 +181,6 @@ ignoring! {
     envoy_dynamic_module_on_http_filter_http_stream_trailers(Envoy, Ours, u64, Headers, usize);
     envoy_dynamic_module_on_http_filter_http_stream_complete(Envoy, Ours, u64);
     envoy_dynamic_module_on_http_filter_http_stream_reset(Envoy, Ours, u64, c_int);
-    envoy_dynamic_module_on_http_filter_config_scheduled(Envoy, Ours, u64);
     envoy_dynamic_module_on_http_filter_config_http_callout_done(Envoy, Ours, u64, c_int, Headers, usize, Chunks, usize);
     envoy_dynamic_module_on_http_filter_config_http_stream_headers(Envoy, Ours, u64, Headers, usize, bool);
     envoy_dynamic_module_on_http_filter_config_http_stream_data(Envoy, Ours, u64, Chunks, usize, bool);

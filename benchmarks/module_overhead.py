@@ -1,0 +1,248 @@
+"""What the native module costs when it does its whole work: against plain Envoy, round robin, in one run.
+
+    python benchmarks/module_overhead.py [--rounds N] [--seconds S] [--write]
+
+Two Envoys with one worker each take turns in every round before the same four constant backends (one more Envoy, which
+reads the whole body before it answers): one with the router alone and round robin, one with the filter and policy
+`pool`, which reads and hashes the body, keeps the books, picks by predicted drain, reads the usage in the answer and
+reports statistics and metadata. Bodies are chat completions of 1 KiB, 20 KB and 220 KB, each different in its last
+message. One connection gives the latency, 16 give the throughput. The proxies share one core; load and backends share
+the other.
+
+Needs wrk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rigs import envoys, processes, report
+
+from headrace.envoy.module import SEARCH_PATH, module_path
+from headrace.envoy.module_filter import MODULE_NAME
+from headrace.floor.files import write_private
+
+PROXY_CORE, LOAD_CORE = 0, 1
+SIZES = {"1 KiB": 1024, "20 KB": 20_000, "220 KB": 220_000}
+CONNECTIONS = (1, 16)
+BACKENDS = 4
+LONGEST = 1 << 20
+_API = "type.googleapis.com/envoy."
+_STRING = "type.googleapis.com/google.protobuf.StringValue"
+SCRIPT = """\
+local before, after, number = [==[%(before)s]==], [==[%(after)s]==], 0
+request = function()
+  number = number + 1
+  return wrk.format("POST", "/v1/chat/completions", {["Host"] = "bench", ["Content-Type"] = "application/json"},
+    before .. number .. after)
+end
+done = function(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format('{"requests":%%d,"us":%%d,"p50":%%d,"p99":%%d,"errors":%%d}\\n', summary.requests,
+    summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of wrk; times in microseconds, `cpu` the proxy's processor time for each request."""
+
+    rate: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """An Envoy between load and backends."""
+
+    name: str
+    port: int
+    pid: int
+
+
+def main() -> None:
+    arguments = _arguments()
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        raise SystemExit("wrk is missing: apt-get install wrk (Debian, Ubuntu), or build github.com/wg/wrk")
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("this needs two cores: one for the proxies, one for load and backends")
+    samples: dict[tuple[str, str, int], list[Sample]] = {}
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {LOAD_CORE})
+    with tempfile.TemporaryDirectory(prefix="hr-bench-") as name, ways(Path(name)) as (plain, module):
+        scripts = {size: _script(Path(name), size) for size in SIZES}
+        for way in (plain, module):
+            measure(wrk, way, scripts["1 KiB"], 16, 1.0)  # warm
+        for number in range(arguments.rounds):
+            order = (plain, module) if number % 2 == 0 else (module, plain)
+            for size, script in scripts.items():
+                for connections in CONNECTIONS:
+                    for way in order:
+                        sample = measure(wrk, way, script, connections, arguments.seconds)
+                        samples.setdefault((way.name, size, connections), []).append(sample)
+    os.sched_setaffinity(0, cores)
+    publish(samples, arguments)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each run of wrk")
+    parser.add_argument("--write", action="store_true", help="put the section into RESULTS.md")
+    return parser.parse_args()
+
+
+def _script(directory: Path, size: str) -> Path:
+    words = "What does a headrace do, and why is it called that? "
+    filler = (words * (SIZES[size] // len(words) + 1))[: SIZES[size] - 120]
+    before = '{"model":"constant","max_tokens":64,"messages":[{"role":"user","content":"' + filler
+    file = directory / f"{size.replace(' ', '')}.lua"
+    write_private(file, (SCRIPT % {"before": before, "after": '"}]}'}).encode())
+    return file
+
+
+@contextlib.contextmanager
+def ways(directory: Path) -> Iterator[tuple[Way, Way]]:
+    """The two Envoys, ready, and their backends."""
+    with contextlib.ExitStack() as stack:
+        backends = [_free_port() for _ in range(BACKENDS)]
+        resources = {"listeners": [_backend(port) for port in backends]}
+        _start(stack, directory, "backends", resources, LOAD_CORE)
+        found = []
+        for name in ("plain", "module"):
+            port = _free_port()
+            pid = _start(stack, directory, name, _proxy(port, backends, module=name == "module"), PROXY_CORE)
+            found.append(Way(name, port, pid))
+        yield found[0], found[1]
+
+
+def _start(stack: contextlib.ExitStack, directory: Path, name: str, resources: dict[str, Any], core: int) -> int:
+    bootstrap, log = directory / f"{name}.json", directory / f"{name}.log"
+    admin = envoys.write_bootstrap(bootstrap, resources)
+    search = os.environ.get("HEADRACE_TEST_MODULE_DIR") or str(module_path().parent)
+    command = ["env", f"{SEARCH_PATH}={search}", *envoys.command(bootstrap)]
+    process = stack.enter_context(processes.running(command, log))
+    processes.wait_for(admin, log)
+    processes.pin(process.pid, core)
+    return process.pid
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listener(port: int, route: dict[str, Any], *filters: dict[str, Any]) -> dict[str, Any]:
+    router = {"name": "router", "typed_config": {"@type": f"{_API}extensions.filters.http.router.v3.Router"}}
+    routes = [{"match": {"prefix": "/"}, **route}]
+    manager = {
+        "@type": f"{_API}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "in",
+        "http_filters": [*filters, router],
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+    }
+    return {
+        "name": f"listener-{port}",
+        "address": _address(port),
+        "filter_chains": [{"filters": [{"name": "hcm", "typed_config": manager}]}],
+    }
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _backend(port: int) -> dict[str, Any]:
+    whole = {"@type": f"{_API}extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": LONGEST}
+    json_type = {"header": {"key": "content-type", "value": "application/json"}}
+    route = {
+        "direct_response": {"status": 200, "body": {"inline_string": envoys.ANSWER}},
+        "response_headers_to_add": [json_type],
+    }
+    return _listener(port, route, {"name": "buffer", "typed_config": whole})
+
+
+def _proxy(port: int, backends: list[int], *, module: bool) -> dict[str, Any]:
+    endpoints = [{"endpoint": {"address": _address(backend)}} for backend in backends]
+    cluster: dict[str, Any] = {
+        "name": "models",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": "models", "endpoints": [{"lb_endpoints": endpoints}]},
+    }
+    loaded = {"dynamic_module_config": {"name": MODULE_NAME, "do_not_close": True}}
+    filters = []
+    if module:
+        kind = f"{_API}extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"
+        settings = {"@type": _STRING, "value": json.dumps({"pool": "bench/models"})}
+        value = {**loaded, "lb_policy_name": "pool", "lb_policy_config": settings}
+        typed = {"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "type_url": kind, "value": value}
+        policy = {"name": "envoy.load_balancing_policies.dynamic_modules", "typed_config": typed}
+        cluster["load_balancing_policy"] = {"policies": [{"typed_extension_config": policy}]}
+        kind = f"{_API}extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
+        filters.append({"name": "pool", "typed_config": {"@type": kind, **loaded, "filter_name": "pool"}})
+    route = {"route": {"cluster": "models", "timeout": "30s"}}
+    return {"listeners": [_listener(port, route, *filters)], "clusters": [cluster]}
+
+
+def measure(wrk: str, way: Way, script: Path, connections: int, seconds: float) -> Sample:
+    """One run of wrk, in which every answer must be 200."""
+    url = f"http://127.0.0.1:{way.port}"
+    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script), url]
+    before = processes.cpu_seconds((way.pid,))
+    done = subprocess.run(["taskset", "-c", str(LOAD_CORE), *command], capture_output=True, text=True, timeout=60)
+    used = processes.cpu_seconds((way.pid,)) - before
+    if done.returncode != 0:
+        raise SystemExit(f"wrk: {done.stdout}{done.stderr}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    if found["errors"] or not found["requests"]:
+        raise SystemExit(f"{way.name}: {found['errors']} of {found['requests']} requests failed\n{done.stdout}")
+    rate = found["requests"] / found["us"] * 1e6
+    return Sample(rate, found["p50"], found["p99"], used / found["requests"] * 1e6)
+
+
+def publish(samples: dict[tuple[str, str, int], list[Sample]], arguments: argparse.Namespace) -> None:
+    """Medians and spreads of both, and of the ratios of each round."""
+    rows = []
+    for size in SIZES:
+        many = list(zip(samples["plain", size, 16], samples["module", size, 16], strict=True))
+        one = list(zip(samples["plain", size, 1], samples["module", size, 1], strict=True))
+        rows.append(
+            [
+                size,
+                report.spread([plain.rate for plain, _ in many], 0),
+                report.spread([module.rate for _, module in many], 0),
+                report.spread([module.rate / plain.rate for plain, module in many]),
+                f"{statistics.median(plain.p50 for plain, _ in one):.0f}",
+                report.spread([module.p50 - plain.p50 for plain, module in one], 0),
+                report.spread([module.cpu / plain.cpu for plain, module in many]),
+            ]
+        )
+    head = ["body", "plain, requests/s", "module, requests/s", "throughput ratio", "plain p50 µs, 1 connection"]
+    head += ["added p50 µs, 1 connection", "processor time ratio"]
+    explanation = (__doc__ or "").split("\n\n")[2].replace("\n", " ")
+    lines = [explanation, "", *report.table(head, rows), "", f"{arguments.rounds} rounds, medians (lowest to highest)."]
+    report.publish("Cost of the native module", lines, write=arguments.write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
