@@ -1,9 +1,9 @@
 """Who sees what: exportTo, and which DestinationRule speaks for a service.
 
 One `MeshIndex` a snapshot, shared by all scopes; called by `envoy.view`. Rules (Istio): default exportTo comes from
-MeshConfig; a host is looked up in the client's namespace, then the others that export to it; a DestinationRule in the
-client's namespace, then the service's, then the root's, the most specific host first, and the first namespace with a
-match wins whole.
+MeshConfig; what is private to the client's namespace or exported to it by name comes before what is public; a
+DestinationRule is looked up in the client's namespace, then the service's, then the root's, the most specific host
+first, and the first namespace with a match wins whole.
 """
 
 from __future__ import annotations
@@ -124,22 +124,19 @@ class MeshIndex:
         self.gateway_label_names = frozenset(name for gateway in snapshot.gateways for name, _ in gateway.selector)
 
     def visible_services(self, namespace: str) -> list[Service]:
-        """One service for every host that `namespace` sees: its own first, else the oldest that is exported to it;
-        sorted by host."""
+        """One service for every host that `namespace` sees, sorted by host: of several a Kubernetes Service, so that
+        nobody takes its name; then what is private to the namespace or exported to it by name; then the oldest."""
         default = self._mesh.default_service_export_to
         found: list[Service] = []
         for _, candidates in sorted(self._snapshot.services.items()):
-            best: Service | None = None
-            for service in candidates:
-                if not exported_to(service.export_to, default, service.namespace, namespace):
-                    continue
-                if service.namespace == namespace:
-                    best = service
-                    break
-                best = best or service
-            if best is not None:
-                found.append(best)
+            visible = [item for item in candidates if exported_to(item.export_to, default, item.namespace, namespace)]
+            if visible:
+                found.append(min(visible, key=self._rank))
         return found
+
+    def _rank(self, service: Service) -> tuple[bool, bool]:
+        public = EVERYBODY in (service.export_to or self._mesh.default_service_export_to)
+        return (not service.kubernetes, public)
 
     def visible_virtual_services(self, namespace: str) -> list[VirtualService]:
         """The VirtualServices that `namespace` sees: its own, then those exported to it by name, then the public
