@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+import urllib.parse
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass
@@ -83,21 +84,48 @@ def pools(start_mesh: StartMesh) -> RunningMesh:
     return start_mesh({**example("pool"), "client.yaml": CLIENT})
 
 
+async def _at_once(url: str, count: int) -> list[Answer]:
+    """Requests on connections that are open before, written one behind the other within a few milliseconds."""
+    place = urllib.parse.urlsplit(url)
+    body = json.dumps({"messages": [{"role": "user", "content": "go"}], "max_tokens": 1}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {place.netloc}\r\ncontent-type: application/json\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    streams = [await asyncio.open_connection(place.hostname, place.port) for _ in range(count)]
+    began = time.monotonic()
+    for _, writer in streams:
+        writer.write(request)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30.0)
+        after = time.monotonic() - began
+        writer.close()
+        first, *lines = head.decode().rstrip().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        reason, retry = headers.get("x-headrace-reason", ""), headers.get("retry-after", "")
+        return Answer(after, int(first.split()[1]), "", reason, retry)
+
+    return await asyncio.gather(*(answer(*stream) for stream in streams))
+
+
 def test_twenty_a_second_thirty_wait_the_rest_is_told_to_come_back(throttle: RunningMesh) -> None:
-    time.sleep(0.2)  # the warm-up's own share of the rate must be over
-    answers = burst(throttle.gateway(), [f"number {number}" for number in range(60)])
-    kinds = Counter((answer.status, answer.reason) for answer in answers)
-    served = sorted(answer.after for answer in answers if answer.status == 200)
-    full = [answer for answer in answers if answer.reason == "queue-full"]
-    late = [answer for answer in answers if answer.reason == "queue-timeout"]
-    assert len(served) + len(full) + len(late) == 60, kinds
-    assert 19 <= len(served) <= 22, kinds
-    assert 28 <= len(full) <= 30, kinds
-    assert {answer.status for answer in full + late} == {429}, kinds
-    assert max(answer.after for answer in full) < 0.5
-    assert all(0.9 < answer.after < 1.6 for answer in late), sorted(answer.after for answer in late)
-    assert served[-1] - served[0] > 0.8, served
-    assert all(int(answer.retry_after) >= 1 for answer in full + late)
+    """To the request, as docs/reference/admission.md counts: one starts at once and twenty within the second, thirty at
+    most wait, and what waits for a second is told so. A busy machine may deliver the burst late, so it gets three
+    tries; never may more start than the rate allows."""
+    for _ in range(3):
+        time.sleep(0.2)  # what came before must have left no debt: at 20 a second that takes 50 ms
+        answers = asyncio.run(_at_once(throttle.gateway(), 60))
+        served = sorted(answer.after for answer in answers if answer.status == 200)
+        assert len(served) <= 1 + 20 * served[-1], served
+        kinds = Counter((answer.status, answer.reason) for answer in answers)
+        if kinds == {(200, ""): 21, (429, "queue-full"): 29, (429, "queue-timeout"): 10}:
+            break
+    else:
+        pytest.fail(str(sorted(answers, key=lambda answer: answer.after)))
+    assert 0.95 < served[-1] < 1.6, served
+    assert max(answer.after for answer in answers if answer.reason == "queue-full") < 0.5
+    late = [answer.after for answer in answers if answer.reason == "queue-timeout"]
+    assert min(late) > 0.95 and max(late) < 1.6, late
+    assert all(int(answer.retry_after) >= 1 for answer in answers if answer.status == 429)
 
 
 def test_a_pace_within_the_limit_loses_nothing(throttle: RunningMesh) -> None:
