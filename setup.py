@@ -1,8 +1,9 @@
-"""Builds the native module (native/, Rust) into the package; everything else stands in pyproject.toml.
+"""Builds the native parts (native/, Rust) into the package; everything else stands in pyproject.toml.
 
 The module is a plain shared library that Envoy loads, not a Python extension: it is called `libheadrace_envoy.so` on
-every Python, and a wheel with it fits every Python 3. Without a Rust compiler the package installs all the same, and
-the mesh says at start that it goes on without the module.
+every Python. `core` is an extension for Python's stable ABI (simulator, engine model, scheduler). So a wheel with them
+fits every Python 3. Without a Rust compiler the package installs all the same: the mesh says at start that it goes on
+without the module, and `headrace simulate` what it lacks.
 """
 
 from pathlib import Path
@@ -17,7 +18,8 @@ class BuildModule(build_rust):
     """Names the library as Envoy looks for it: no suffix of one Python version."""
 
     def get_dylib_ext_path(self, ext: RustExtension, target_fname: str) -> str:
-        return str(Path(super().get_dylib_ext_path(ext, target_fname)).with_name("libheadrace_envoy.so"))
+        path = super().get_dylib_ext_path(ext, target_fname)
+        return str(Path(path).with_name("libheadrace_envoy.so")) if ext.binding is Binding.NoBinding else path
 
 
 class ModuleWheel(bdist_wheel):
@@ -37,4 +39,14 @@ MODULE = RustExtension(
     optional=True,
 )
 
-setup(rust_extensions=[MODULE], cmdclass={"build_rust": BuildModule, "bdist_wheel": ModuleWheel})
+CORE = RustExtension(
+    "headrace._native.core",
+    path="native/python/Cargo.toml",
+    binding=Binding.PyO3,
+    py_limited_api=True,
+    rust_version=">=1.83",  # what the pinned PyO3 needs; an older compiler still builds the module
+    debug=False,
+    optional=True,
+)
+
+setup(rust_extensions=[MODULE, CORE], cmdclass={"build_rust": BuildModule, "bdist_wheel": ModuleWheel})

@@ -103,6 +103,7 @@ pub struct Engine {
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     stepping: bool,
+    admitted: Vec<u64>,
     preemptions: u64,
     hit_tokens: u64,
 }
@@ -125,6 +126,7 @@ impl Engine {
             waiting: VecDeque::new(),
             running: Vec::new(),
             stepping: false,
+            admitted: Vec::new(),
             preemptions: 0,
             hit_tokens: 0,
         }
@@ -178,6 +180,11 @@ impl Engine {
         self.running.len()
     }
 
+    /// Jobs that left the queue for the step under way.
+    pub fn admitted(&self) -> &[u64] {
+        &self.admitted
+    }
+
     /// Share of the KV cache that running jobs hold, 0 to 1.
     pub fn kv_used(&self) -> f64 {
         self.cache.held() as f64 / self.cache.capacity().max(1) as f64
@@ -213,6 +220,7 @@ impl Engine {
     pub fn begin_step(&mut self) -> Option<f64> {
         let mut load = StepLoad::default();
         let mut budget = self.config.step_tokens;
+        self.admitted.clear();
         let preempted = self.plan_running(&mut budget, &mut load);
         if !preempted {
             self.admit(&mut budget, &mut load);
@@ -331,6 +339,7 @@ impl Engine {
                 sequence.computed = shared * self.config.block_tokens;
                 self.hit_tokens += sequence.computed as u64;
                 plan(&mut sequence, budget, load);
+                self.admitted.push(sequence.job.id);
                 self.running.push(sequence);
             }
         }

@@ -58,6 +58,12 @@ impl EngineTiming {
         self.engine.begin_step()
     }
 
+    /// Jobs that left the queue for the step under way.
+    #[getter]
+    fn admitted(&self) -> Vec<u64> {
+        self.engine.admitted().to_vec()
+    }
+
     /// The step's tokens: (job, index from 0, whether it is the last).
     fn end_step(&mut self) -> Vec<(u64, usize, bool)> {
         let mut produced = Vec::new();

@@ -2,7 +2,8 @@
 
 For tests, demos and capacity questions: answers depend only on the seed and the prompt, times on the settings. Called
 by `headrace model-server` (engine `simulated`). A request waits for one of a fixed number of slots (first come, first
-served), is "prefilled", then yields a token at a time, as a continuous-batching engine's client would see it.
+served), is "prefilled", then yields a token at a time, as a continuous-batching engine's client would see it. With an
+`engine` in its settings, times are those of the step-based engine instead: one GPU shared by all requests.
 
 APIs: OpenAI chat completions and completions (unary and SSE, `stream_options.include_usage`), `/v1/models`, `/health`,
 `/metrics` with vLLM's names. Faults on demand: `PUT /faults` (see `Faults`).
@@ -20,6 +21,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from aiohttp import web
+
+from headrace.inference.engine_driver import EngineDriver, EngineSettings, TooLong
 
 BODY_LIMIT = 16 * 1024 * 1024
 """Longest request body read, in bytes."""
@@ -64,6 +67,7 @@ class ServerSettings:
     decode_rate: float = 200.0
     default_tokens: int = 16
     seed: int = 0
+    engine: EngineSettings | None = None
 
 
 @dataclass(slots=True)
@@ -223,6 +227,7 @@ class SimulatedServer:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.slots)
+        self._engine = EngineDriver(settings.engine) if settings.engine is not None else None
         self._figures = _Figures()
         self._faults = Faults()
         self._serial = 0
@@ -237,7 +242,20 @@ class SimulatedServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/faults", self._show_faults)
         app.router.add_put("/faults", self._set_faults)
+        app.cleanup_ctx.append(self._drive)
         return app
+
+    async def _drive(self, _: web.Application) -> AsyncIterator[None]:
+        """Keeps the engine's steps going as long as the server runs."""
+        if self._engine is None:
+            yield
+            return
+        steps = asyncio.create_task(self._engine.run(), name="engine steps")
+        try:
+            yield
+        finally:
+            steps.cancel()
+            await asyncio.wait([steps])
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, chat=True)
@@ -261,7 +279,10 @@ class SimulatedServer:
         self._serial += 1
         name = f"{'chatcmpl' if chat else 'cmpl'}-{self._settings.seed}-{self._serial}"
         head = {"id": name, "created": int(time.time()), "model": self._settings.model}
-        words = self._run(job, faults.cut_after)
+        if self._engine is None:
+            words = self._run(job, faults.cut_after)
+        else:
+            words = self._run_engine(self._engine, job, faults.cut_after)
         if job.stream:
             return await self._stream(request, job, head, words)
         try:
@@ -269,6 +290,8 @@ class SimulatedServer:
         except ConnectionResetError:
             _cut(request)
             raise
+        except TooLong:
+            return _error(400, "the prompt and 'max_tokens' are longer than the KV cache", "invalid_request_error")
         body = {"object": "chat.completion" if chat else "text_completion", **head}
         message = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         choice = {"index": 0, **message, "finish_reason": "length", "logprobs": None}
@@ -305,6 +328,29 @@ class SimulatedServer:
         finally:
             figures.running -= 1
             self._slots.release()
+
+    async def _run_engine(self, engine: EngineDriver, job: _Job, cut_after: int) -> AsyncIterator[str]:
+        """The tokens when the engine makes them; books every phase. TooLong before the first."""
+        figures, arrived = self._figures, time.monotonic()
+        words, last = job.words(), arrived
+        steps = engine.tokens(job.prompt.split(), job.tokens)
+        try:
+            at = 0
+            async for waited in steps:
+                now = time.monotonic()
+                if at == 0:
+                    figures.queue_time.observe(waited)
+                    figures.prefill_time.observe(now - arrived - waited)
+                    figures.prompt_tokens += job.prompt_tokens
+                if at == cut_after:
+                    raise ConnectionResetError("a fault was asked for")
+                (figures.first_token if at == 0 else figures.inter_token).observe(now - last)
+                figures.generation_tokens += 1
+                yield words[at]
+                last, at = now, at + 1
+            figures.finished += 1
+        finally:
+            await steps.aclose()  # type: ignore[attr-defined]
 
     async def _stream(
         self, request: web.Request, job: _Job, head: dict[str, Any], words: AsyncIterator[str]
@@ -357,7 +403,7 @@ class SimulatedServer:
     async def _metrics(self, _: web.Request) -> web.Response:
         figures = self._figures
         label = f'model_name="{self._settings.model}"'
-        gauges = {
+        gauges: dict[str, float] = {
             "vllm:num_requests_running": figures.running,
             "vllm:num_requests_waiting": figures.waiting,
             "vllm:kv_cache_usage_perc": round(figures.running / self._settings.slots, 6),
@@ -366,11 +412,17 @@ class SimulatedServer:
             "vllm:prompt_tokens_total": figures.prompt_tokens,
             "vllm:generation_tokens_total": figures.generation_tokens,
         }
+        if self._engine is not None:
+            gauges = self._engine.metrics()
+            counters |= self._engine.counters()
         lines = [
             line for name, value in gauges.items() for line in (f"# TYPE {name} gauge", f"{name}{{{label}}} {value}")
         ]
         for name, value in counters.items():
             lines += [f"# TYPE {name.removesuffix('_total')} counter", f"{name}{{{label}}} {value}"]
+        if self._engine is not None:
+            config = ",".join(f'{key}="{value}"' for key, value in self._engine.cache_config().items())
+            lines += ["# TYPE vllm:cache_config_info gauge", f"vllm:cache_config_info{{{config},{label}}} 1"]
         lines += ["# TYPE vllm:request_success counter"]
         lines += [f'vllm:request_success_total{{finished_reason="length",{label}}} {figures.finished}']
         lines += figures.queue_time.lines("vllm:request_queue_time_seconds", label)

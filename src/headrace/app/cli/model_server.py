@@ -22,6 +22,13 @@ class EngineKind(StrEnum):
     LLAMACPP = "llamacpp"
 
 
+class TimingKind(StrEnum):
+    """How long a simulated server takes."""
+
+    SLOTS = "slots"
+    ENGINE = "engine"
+
+
 def model_cache() -> Path:
     """Where generated models are kept: $HEADRACE_CACHE, else the user's cache directory."""
     override = os.environ.get("HEADRACE_CACHE")
@@ -41,6 +48,12 @@ def model_server(
     seed: Annotated[int, typer.Option(help="Simulated: answers are the same for the same seed and prompt.")] = 0,
     prefill_rate: Annotated[float, typer.Option(min=1, help="Simulated: prompt tokens a second.")] = 20_000.0,
     decode_rate: Annotated[float, typer.Option(min=0.1, help="Simulated: answer tokens a second, a request.")] = 200.0,
+    timing: Annotated[
+        TimingKind,
+        typer.Option(help="Simulated: fixed rates in slots, or the steps of an H100's engine."),
+    ] = TimingKind.SLOTS,
+    time_scale: Annotated[float, typer.Option(min=0.001, help="Timing engine: 2 is twice as slow.")] = 1.0,
+    kv_tokens: Annotated[int, typer.Option(min=1024, help="Timing engine: tokens of KV cache.")] = 400_000,
     text: Annotated[str, typer.Option(help="llamacpp: the text the model is made of (river, forge).")] = "river",
     threads: Annotated[int, typer.Option(min=1, max=256, help="llamacpp: cores that compute.")] = 1,
     context: Annotated[int, typer.Option(min=64, help="llamacpp: tokens of context for each slot.")] = 2048,
@@ -51,10 +64,12 @@ def model_server(
     answers 500 from SIGUSR1 to SIGUSR2 (its /health stays good: sick, not dead).
     """
     if engine is EngineKind.SIMULATED:
+        from headrace.inference.engine_driver import EngineSettings
         from headrace.inference.simulated_server import ServerSettings
 
+        steps = EngineSettings(kv_tokens=kv_tokens, time_scale=time_scale) if timing is TimingKind.ENGINE else None
         _run_simulated(
-            ServerSettings(model=model, slots=slots, seed=seed, prefill_rate=prefill_rate, decode_rate=decode_rate),
+            ServerSettings(model, slots, prefill_rate, decode_rate, seed=seed, engine=steps),
             host,
             port,
         )
@@ -67,6 +82,7 @@ def _run_simulated(settings: object, host: str, port: int) -> None:
 
     from aiohttp import web
 
+    from headrace.inference.simulate import CoreMissing
     from headrace.inference.simulated_server import ServerSettings, SimulatedServer
 
     assert isinstance(settings, ServerSettings)
@@ -87,7 +103,10 @@ def _run_simulated(settings: object, host: str, port: int) -> None:
         await stopped.wait()
         await runner.cleanup()
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    except CoreMissing as error:
+        raise CommandFailed(str(error)) from None
 
 
 def _run_llama(text: str, model: str, address: tuple[str, int], size: tuple[int, int, int]) -> None:
