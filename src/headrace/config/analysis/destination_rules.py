@@ -71,11 +71,11 @@ def _unverified(tls: ClientTls, rule: DestinationRule) -> bool:
 
 
 def _judge_subsets(index: Index, rule: DestinationRule, target: Target) -> Iterator[Problem]:
-    """IST0173, where the documents declare workloads in the service's namespace at all."""
+    """IST0173, where the documents declare workloads of the service at all."""
     namespace, inline = target.meta.namespace, None
     if isinstance(target.source, ServiceEntry) and target.source.endpoints:
         inline = [dict(endpoint.labels) for endpoint in target.source.endpoints]
-    elif target.selector is None or not index.has_workloads(namespace):
+    elif not index.workloads_of(target):
         return
     for number, subset in enumerate(rule.subsets):
         wanted: Labels = {**(target.selector or {}), **dict(subset.labels)}

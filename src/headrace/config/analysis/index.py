@@ -81,7 +81,6 @@ class Index:
     _exact: dict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))
     _wild: list[Target] = field(default_factory=list)
     _labelled: dict[tuple[str, str, str], list[Running]] = field(default_factory=lambda: defaultdict(list))
-    _peopled: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, resources: Iterable[object], mesh: MeshConfig) -> Index:
@@ -178,13 +177,8 @@ class Index:
         found = min((self._labelled.get((namespace, *pair), []) for pair in labels.items()), key=len)
         return [running for running in found if selects(labels, running.labels)]
 
-    def has_workloads(self, namespace: str) -> bool:
-        """Whether the documents declare any workload in the namespace."""
-        return namespace in self._peopled
-
     def _add_running(self, running: Running) -> None:
         self.running.append(running)
-        self._peopled.add(running.meta.namespace)
         for pair in running.labels.items():
             self._labelled[(running.meta.namespace, *pair)].append(running)
 

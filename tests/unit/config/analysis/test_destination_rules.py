@@ -50,6 +50,8 @@ def test_subsets_that_select_nothing(check):
     subsets = "subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]"
     assert codes(check(SERVICE, WORKLOAD, rule(subsets))) == [("IST0173", "spec.subsets[1].labels")]
     assert check(SERVICE, rule(subsets)) == [], "no workloads declared: nothing can be said"
+    others = WORKLOAD.replace("app: chat", "app: client")
+    assert check(SERVICE, others, rule(subsets)) == [], "workloads of others say nothing"
 
 
 def test_servers_that_nobody_verifies(check):
