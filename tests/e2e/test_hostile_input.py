@@ -17,6 +17,15 @@ from tests.e2e.running import RunningMesh, until
 from tests.e2e.shop import EXAMPLE, shop, weights
 
 SEED = 20261121
+WORDS = {
+    "bomb": "aliases",
+    "ten-megabytes": "larger than",
+    "link-loop": "symbolic link",
+    "not-utf-8": "not UTF-8",
+    "a-pipe": "not a regular file",
+    "no-permission": "may not be read",
+}
+"""What the problem of each monster must say."""
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + level)}: &{chr(98 + level)} [{', '.join([f'*{chr(97 + level)}'] * 9)}]\n" for level in range(9)
 )
@@ -92,14 +101,14 @@ def test_the_last_good_revision_of_a_spoiled_document_stays(mesh: RunningMesh, l
     assert not problems(mesh, "routes.yaml")
 
 
-@pytest.mark.parametrize("name", ["bomb", "ten-megabytes", "link-loop", "not-utf-8", "a-pipe", "no-permission"])
+@pytest.mark.parametrize("name", list(WORDS))
 def test_monsters(mesh: RunningMesh, load: Load, name: str) -> None:
     path = mesh.documents / f"{name}.yaml"
     match name:
         case "bomb":
             path.write_text(BOMB)
         case "ten-megabytes":
-            path.write_text(weights(1, 99) + "# " + "x" * (10 << 20))
+            mesh.write(path.name, weights(1, 99) + "# " + "x" * (10 << 20))
         case "link-loop":
             path = mesh.documents / "link-loop"
             path.mkdir()
@@ -114,6 +123,7 @@ def test_monsters(mesh: RunningMesh, load: Load, name: str) -> None:
     sent = load.tally.sent
     found = until(lambda: problems(mesh, path.name) or problems_below(mesh, path.name), f"a problem of {name}")
     print(f"{name}: {found[0]}")
+    assert WORDS[name] in found[0]
     assert all(len(line) < 1000 for line in found)
     load.run_on(20)
     assert load.tally.sent > sent and load.tally.failed == 0
