@@ -31,6 +31,10 @@ _STEADY = 30.0
 _POLL = 0.05
 
 
+class StartFailed(CommandFailed):
+    """The mesh ended before it was ready."""
+
+
 @dataclass(slots=True)
 class MeshProcess:
     """A mesh that this process runs in the foreground: start, watch, stop."""
@@ -80,6 +84,10 @@ class MeshProcess:
             time.sleep(backoff.next())
             self._spawn_agent()
 
+    def running(self) -> bool:
+        """Whether the agent runs and nobody asked for the end."""
+        return not self.asked.is_set() and self._agent is not None and self._agent.poll() is None
+
     def _wait(self) -> int:
         """The agent's exit code, or 0 when asked to end; meanwhile ended orphans are reaped."""
         assert self._agent is not None
@@ -126,6 +134,14 @@ def _path_with_headrace() -> str:
     own = str(Path(sys.executable).parent)
     parts = os.environ.get("PATH", os.defpath).split(os.pathsep)
     return os.pathsep.join(parts if own in parts else [*parts, own])
+
+
+def _last_words(places: Places) -> str:
+    """What the agent said last, for a message; empty where it said nothing."""
+    with contextlib.suppress(OSError):
+        lines = (places.logs / "agent.log").read_text(errors="replace").strip().splitlines()
+        return f" ({lines[-1].removeprefix('headrace: ')[:300]})" if lines else ""
+    return ""
 
 
 def refuse_second(places: Places) -> None:
@@ -178,7 +194,7 @@ def wait_ready(
             if status["ready"]:
                 return status
         if not alive():
-            raise CommandFailed(f"the mesh stopped while starting: see {places.logs}")
+            raise StartFailed(f"the mesh stopped while starting{_last_words(places)}: see {places.logs}")
         if time.monotonic() > deadline:
             waiting = [f"{item['id']} ({item['detail'] or item['state']})" for item in last.get("waiting", [])]
             raise CommandFailed(

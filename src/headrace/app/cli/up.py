@@ -79,12 +79,12 @@ def up(
 
 def _follow(mesh: MeshProcess, state: Path, timeout: float, *, strict: bool) -> None:
     """Say when the mesh is ready, then stay until a signal comes."""
-    from headrace.app.up import wait_ready
+    from headrace.app.up import StartFailed, wait_ready
 
     try:
-        _announce(wait_ready(mesh.places, timeout, lambda: not mesh.asked.is_set(), _progress), state)
+        _announce(wait_ready(mesh.places, timeout, mesh.running, _progress), state)
     except CommandFailed as failure:
-        if strict and not mesh.asked.is_set():
+        if (strict or isinstance(failure, StartFailed)) and not mesh.asked.is_set():
             raise
         if not mesh.asked.is_set():
             print(f"headrace: {failure}; going on", file=sys.stderr)
