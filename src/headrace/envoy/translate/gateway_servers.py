@@ -98,7 +98,9 @@ def _fits(candidate: BoundServer, other: BoundServer) -> bool:
         return False
     if is_http(candidate.server):
         return True
-    return candidate.route_name != other.route_name and not set(candidate.hosts) & set(other.hosts)
+    # Names decide, without their namespaces: Envoy refuses two filter chains for one name.
+    names = {name for _, name in candidate.hosts} & {name for _, name in other.hosts}
+    return candidate.route_name != other.route_name and not names
 
 
 def intersection(server: Hosts, hosts: Sequence[str], namespace: str) -> list[str]:

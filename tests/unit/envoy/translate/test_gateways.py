@@ -83,6 +83,12 @@ def test_a_host_of_a_tls_port_belongs_to_the_older_server() -> None:
     assert [server.route_name for server in ports[0].servers] == ["https.443.https.old.edge", "https.443.b.new.edge"]
 
 
+def test_a_name_of_a_tls_port_is_one_whatever_namespace_it_is_for() -> None:
+    one, two = https_server("one/a.example", tls=SIMPLE), https_server("two/a.example", tls=SIMPLE, name="b")
+    found = built((gateway("gw", one, two),))["0.0.0.0_443"]
+    assert [list(chain.filter_chain_match.server_names) for chain in found.filter_chains] == [["a.example"]]
+
+
 def test_tls_servers_are_told_apart_by_sni() -> None:
     found = built(
         (gateway("gw", https_server("b.example", "a.example", tls=SIMPLE), https_server("*", tls=MUTUAL, name="x")),)
