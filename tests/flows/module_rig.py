@@ -165,7 +165,9 @@ class PoolBootstrap:
             cluster["load_balancing_policy"] = pool_policy({"pool": "test/models", **self.policy})
         if self.http2:
             options = {"@type": _HTTP2, "explicit_http_config": {"http2_protocol_options": {}}}
-            cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
+            cluster["typed_extension_protocol_options"] = {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
+            }
         return cluster
 
 
@@ -206,7 +208,9 @@ def _access_log(path: Path) -> dict[str, Any]:
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
             "path": str(path),
-            "log_format": {"json_format": {**fields, "status": "%RESPONSE_CODE%", "details": "%RESPONSE_CODE_DETAILS%"}},
+            "log_format": {
+                "json_format": {**fields, "status": "%RESPONSE_CODE%", "details": "%RESPONSE_CODE_DETAILS%"}
+            },
         },
     }
 

@@ -193,6 +193,11 @@ impl PoolState {
         locked(&self.books).pool.first_token(id, now);
     }
 
+    /// The request's answer came whole.
+    pub fn answered(&self, id: u64, now: f64) {
+        locked(&self.books).pool.answered(id, now);
+    }
+
     /// The request ended, whatever way.
     pub fn finish(&self, id: u64, now: f64) {
         locked(&self.books).pool.finish(id, now);

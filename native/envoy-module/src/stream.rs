@@ -148,6 +148,7 @@ impl PoolStream {
             stream.body_size(Body::BufferedRequest)
         };
         if kept + received > longest {
+            stream.allow_buffering((kept + received) as u64 + MARGIN); // Envoy moves it all to the next filter at once
             return match self.take_ask() {
                 Some(ask) => body_status(self.enter(stream, *ask, None), KEEP_SOME),
                 None => CONTINUE,
@@ -364,7 +365,7 @@ impl PoolStream {
     pub fn local_reply(&self) {
         let _ = self.with_flight(|flight| {
             if flight.outcome == "reset" {
-                flight.outcome = "local_reply";
+                flight.outcome = if flight.answered { "cut" } else { "local_reply" };
             }
         });
     }
@@ -615,6 +616,10 @@ impl Flight {
     fn complete(&mut self) {
         if self.outcome == "reset" {
             self.outcome = "ok";
+            if self.first_token.is_none() {
+                let facts = self.entry.facts();
+                facts.pool.answered(facts.id, clock::now());
+            }
         }
         self.end();
     }

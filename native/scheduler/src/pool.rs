@@ -42,7 +42,7 @@ pub enum Reason {
 pub struct Request<'a> {
     /// Tokens of the prompt (an estimate will do: an error of a half costs little).
     pub tokens: f64,
-    /// Chained hashes of the prompt's blocks, first block first.
+    /// Chained hashes of the prompt's full blocks, first block first.
     pub blocks: &'a [u64],
     /// Endpoints (names) that must not be picked: those that failed this request already.
     pub excluded: &'a [u64],
@@ -238,12 +238,12 @@ impl Pool {
             self.finish(id, now);
         }
         if let Some(at) = self.position(name) {
-            let blocks = whole_blocks(request, self.config.block_tokens);
+            let tokens = tokens_of(request, self.config.block_tokens);
             let flight = Flight {
                 endpoint: name,
-                tokens: request.tokens,
-                private: request.tokens - blocks.len() as f64 * self.config.block_tokens,
-                blocks: blocks.into(),
+                tokens,
+                private: tokens - request.blocks.len() as f64 * self.config.block_tokens,
+                blocks: request.blocks.into(),
                 began: None,
             };
             let work = self.work(at, request);
@@ -257,6 +257,15 @@ impl Pool {
 
     /// The first token of a request's answer came.
     pub fn first_token(&mut self, id: u64, now: f64) {
+        self.begin(id, now, true);
+    }
+
+    /// A request's whole answer came at once: its prompt is in the cache, but nobody saw how long the prefill took.
+    pub fn answered(&mut self, id: u64, now: f64) {
+        self.begin(id, now, false);
+    }
+
+    fn begin(&mut self, id: u64, now: f64, learn: bool) {
         let at = match self.flights.get(&id) {
             Some(flight) if flight.began.is_none() => self.position(flight.endpoint),
             _ => None,
@@ -267,7 +276,7 @@ impl Pool {
             if let Some(flight) = self.flights.get_mut(&id) {
                 flight.began = Some(now);
                 let endpoint = &mut self.endpoints[at];
-                if let Some((predicted, observed)) = endpoint.prefilled(id, burden, now, true) {
+                if let Some((predicted, observed)) = endpoint.prefilled(id, burden, now, learn) {
                     self.learned.observe(predicted, observed);
                 }
                 endpoint.began(flight.tokens, now);
@@ -303,10 +312,8 @@ impl Pool {
     }
 
     fn cached_tokens(&self, at: usize, request: &Request<'_>) -> f64 {
-        let blocks = self.endpoints[at]
-            .residency
-            .matching(whole_blocks(request, self.config.block_tokens));
-        (blocks as f64 * self.config.block_tokens).min(request.tokens)
+        let blocks = self.endpoints[at].residency.matching(request.blocks);
+        blocks as f64 * self.config.block_tokens
     }
 
     fn cache_size(&self, at: usize) -> CacheSize {
@@ -327,9 +334,10 @@ impl Pool {
     }
 
     fn work_with(&self, request: &Request<'_>, cached: f64) -> Work {
+        let tokens = tokens_of(request, self.config.block_tokens);
         Work {
-            tokens: (request.tokens - cached).max(0.0),
-            seconds: self.config.cost.prefill(request.tokens, cached),
+            tokens: (tokens - cached).max(0.0),
+            seconds: self.config.cost.prefill(tokens, cached),
         }
     }
 
@@ -423,10 +431,9 @@ impl Pool {
     }
 }
 
-/// The blocks of a request that are full: an engine shares no others.
-fn whole_blocks<'a>(request: &Request<'a>, block_tokens: f64) -> &'a [u64] {
-    let whole = (request.tokens / block_tokens.max(1.0)).max(0.0) as usize;
-    &request.blocks[..request.blocks.len().min(whole)]
+/// Tokens of a prompt: not fewer than its full blocks have, whatever was estimated.
+fn tokens_of(request: &Request<'_>, block_tokens: f64) -> f64 {
+    request.tokens.max(request.blocks.len() as f64 * block_tokens)
 }
 
 /// A uniform index below `count` from a uniform number in 0..1.
