@@ -223,15 +223,25 @@ def test_usage_is_asked_for_counted_and_kept_from_clients_that_did_not_ask(pools
         with urllib.request.urlopen(request, timeout=10.0) as answer:
             return bytes(answer.read())
 
+    def still() -> bool:
+        """Whether the count, which the module tells a few times a second, has stopped."""
+        found = counted()
+        time.sleep(0.6)
+        return found == counted()
+
     def counts_now() -> bool:
         before = counted()
         answers = [streamed() for _ in range(10)]
         assert all(answer.endswith(b"data: [DONE]\n\n") for answer in answers)
         assert not [answer for answer in answers if b"total_tokens" in answer]
         models = sum(b'"model": "large"' in answer for answer in answers)
-        return models > 0 and counted() - before == 7 * models
+        until(lambda: counted() == before + 7 * models, f"7 tokens of {models} streams each are counted", 5.0)
+        return models > 0
 
-    until(counts_now, "the tokens of every stream are counted")
+    before = counted()
+    until(lambda: streamed() and counted() > before, "the policy is in force: a stream's tokens are counted")
+    until(still, "the count stands still")
+    until(counts_now, "streams to the large pool")
 
 
 def test_what_a_dead_server_had_not_answered_is_sent_again_elsewhere(pools: RunningMesh) -> None:
