@@ -35,7 +35,7 @@ impl SchedulerPool {
     #[pyo3(signature = (policy="predicted-drain", *, block_tokens=512.0, kv_tokens=400_000.0))]
     fn new(policy: &str, block_tokens: f64, kv_tokens: f64) -> PyResult<Self> {
         let known = self::policy(policy)
-            .ok_or_else(|| PyValueError::new_err(format!("no policy called {policy:?}: {}", names().join(", "))))?;
+            .ok_or_else(|| PyValueError::new_err(format!("no policy called '{policy}': {}", names().join(", "))))?;
         Ok(SchedulerPool {
             pool: Pool::new(PoolConfig {
                 policy: known,

@@ -30,7 +30,7 @@ fn choice(wanted: &str) -> PyResult<Choice> {
                 .find(|(name, _)| *name == wanted)
                 .map(|(_, choice)| *choice)
         })
-        .ok_or_else(|| PyValueError::new_err(format!("no policy called {wanted:?}: {}", names().join(", "))))
+        .ok_or_else(|| PyValueError::new_err(format!("no policy called '{wanted}': {}", names().join(", "))))
 }
 
 /// What is simulated, as keyword arguments.
