@@ -23,7 +23,7 @@ from headrace.envoy.resources import LISTENER, XdsResource
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
 from headrace.envoy.translate.endpoints import is_address
 from headrace.envoy.translate.hcm import Direction, HcmSettings, access_logs, hcm_filter
-from headrace.envoy.translate.inbound import listener_access_logs
+from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT, listener_access_logs
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import boolean, duration, packed, socket_address, uint32
@@ -123,6 +123,8 @@ def _build(
     pools = asks_module(memo, scope, module)
     found = [memo.get("virtual outbound", mesh, _virtual_outbound, mesh)]
     for (address, number), plan in sorted(plans.items()):
+        if address == ANY and number in (VIRTUAL_OUTBOUND_PORT, VIRTUAL_INBOUND_PORT):
+            continue  # those addresses are the virtual listeners' own, and Envoy takes none twice
         key = (mesh, (module, pools), address, number, plan.table, tuple(plan.opaque))
         found.append(memo.get("outbound listener", key, _listener, *key))
     return tuple(found)

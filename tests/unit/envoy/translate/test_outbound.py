@@ -145,3 +145,8 @@ def test_a_block_belongs_to_the_oldest_service_that_has_it() -> None:
         for chain in (first, second)
     }
     assert blocks == {"outbound|9999||a.example.com": ["192.0.2.0"], "outbound|9999||b.example.com": ["198.51.100.0"]}
+
+
+def test_no_listener_has_the_address_of_a_virtual_one() -> None:
+    taken = service("odd", port(15006), port(15001, Protocol.TCP), port(15090))
+    assert sorted(listeners(taken)) == ["0.0.0.0_15090", "virtualInbound", "virtualOutbound"]
