@@ -201,8 +201,10 @@ def pool_policy(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _access_log(path: Path) -> dict[str, Any]:
-    keys = "pool model reason endpoint outcome attempts queue_ms ttft_ms tokens_estimated tokens_cached tokens_in tokens_out"
-    fields = {key: f"%DYNAMIC_METADATA(headrace:{key})%" for key in keys.split()}
+    texts = ("pool", "model", "reason", "endpoint", "outcome")
+    numbers = ("attempts", "queue_ms", "ttft_ms", "tokens_estimated", "tokens_cached", "tokens_in", "tokens_out")
+    fields = {key: f"%DYNAMIC_METADATA(headrace:{key})%" for key in (*texts, *numbers)}
+    fields |= {"status": "%RESPONSE_CODE%", "details": "%RESPONSE_CODE_DETAILS%"}
     return {
         "name": "file",
         "typed_config": {

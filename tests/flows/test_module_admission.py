@@ -110,19 +110,23 @@ def test_late_binding_each_waits_for_a_free_place(tmp_path: Path, servers: Upstr
 def test_a_client_that_goes_away_leaves_the_queue(tmp_path: Path, servers: Upstreams) -> None:
     gate = threading.Event()
     admission = {"concurrency_per_endpoint": 1, "queue": {"requests": 1, "seconds": 30}}
-    with pool_envoy(gated(tmp_path, [servers.add(held_server(gate))], admission)) as envoy:
-        with contextlib.closing(connect(envoy)) as first, contextlib.closing(connect(envoy)) as last:
-            first.request("POST", "/v1/chat/completions", chat("runs"))
-            wait_until(lambda: running(envoy) == 1, "one runs")
-            with contextlib.closing(connect(envoy)) as impatient:
-                impatient.request("POST", "/v1/chat/completions", chat("waits"))
-                wait_until(lambda: gauge(envoy, "waiting") == 1, "one waits")
-                assert ask(envoy, chat("too many")).headers["x-headrace-reason"] == "queue-full"
-            wait_until(lambda: gauge(envoy, "waiting") == 0, "its place is free")
-            last.request("POST", "/v1/chat/completions", chat("waits too"))
-            wait_until(lambda: gauge(envoy, "waiting") == 1, "another waits")
-            gate.set()
-            assert [first.getresponse().status, last.getresponse().status] == [200, 200]
+    bootstrap = gated(tmp_path, [servers.add(held_server(gate))], admission)
+    with (
+        pool_envoy(bootstrap) as envoy,
+        contextlib.closing(connect(envoy)) as first,
+        contextlib.closing(connect(envoy)) as last,
+    ):
+        first.request("POST", "/v1/chat/completions", chat("runs"))
+        wait_until(lambda: running(envoy) == 1, "one runs")
+        with contextlib.closing(connect(envoy)) as impatient:
+            impatient.request("POST", "/v1/chat/completions", chat("waits"))
+            wait_until(lambda: gauge(envoy, "waiting") == 1, "one waits")
+            assert ask(envoy, chat("too many")).headers["x-headrace-reason"] == "queue-full"
+        wait_until(lambda: gauge(envoy, "waiting") == 0, "its place is free")
+        last.request("POST", "/v1/chat/completions", chat("waits too"))
+        wait_until(lambda: gauge(envoy, "waiting") == 1, "another waits")
+        gate.set()
+        assert [first.getresponse().status, last.getresponse().status] == [200, 200]
 
 
 def test_who_has_priority_goes_first(tmp_path: Path, servers: Upstreams) -> None:

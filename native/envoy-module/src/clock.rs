@@ -14,6 +14,17 @@ thread_local! {
     static STATE: Cell<u64> = Cell::new(RandomState::new().build_hasher().finish() | 1);
 }
 
+static SECRET: Mutex<Option<u64>> = Mutex::new(None);
+
+thread_local! {
+    static OWN_SECRET: u64 = *locked(&SECRET).get_or_insert_with(|| RandomState::new().build_hasher().finish());
+}
+
+/// A number of this process that no client knows.
+pub fn secret() -> u64 {
+    OWN_SECRET.with(|secret| *secret)
+}
+
 /// Seconds since the module was first asked, the same in all threads.
 pub fn now() -> f64 {
     OWN_ORIGIN.with(Instant::elapsed).as_secs_f64()

@@ -3,6 +3,7 @@
 //! Knows OpenAI's chat completions, completions, responses and embeddings, and Anthropic's messages. Nothing is decoded:
 //! lengths and hashes are of the text as it stands, which is the same for the same client's next turn.
 
+use crate::clock;
 use crate::json::{number, raw_string, Fields, Inline};
 
 /// Which API a path belongs to.
@@ -124,7 +125,7 @@ fn tokens(bytes: usize, inline: Inline) -> f64 {
 /// Hashes of whole blocks of the last text, and of all blocks of those before it, each chained to the one before.
 fn blocks(model: &[u8], texts: &[&[u8]; 3], block_tokens: f64) -> Vec<u64> {
     let size = ((block_tokens * BYTES_PER_TOKEN) as usize).max(1);
-    let mut chain = hash_of(model);
+    let mut chain = hash_of(model) ^ clock::secret();
     let mut found = Vec::with_capacity((texts[2].len() / size + 2).min(MOST_BLOCKS));
     for (at, text) in texts.iter().enumerate() {
         for block in text.chunks(size) {

@@ -6,6 +6,32 @@
 //! the end of a prompt before its beginning.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Blocks are hashes already: multiplying spreads those that are small numbers. (Who sends prompts must not be able to
+/// foresee them; the caller's hashes begin with a secret.)
+#[derive(Debug, Clone, Copy, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, block: u64) {
+        self.0 = (self.0.rotate_left(32) ^ block)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(20);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Blocks = HashMap<u64, Block, BuildHasherDefault<Spread>>;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Block {
@@ -21,7 +47,7 @@ struct Block {
 /// One endpoint's cache, as far as it can be known from here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Residency {
-    blocks: HashMap<u64, Block>,
+    blocks: Blocks,
     idle: VecDeque<(u64, u64)>,
     present: usize,
     idle_count: usize,
@@ -136,7 +162,7 @@ impl Residency {
     }
 }
 
-fn is_idle(blocks: &HashMap<u64, Block>, block: u64, at: u64) -> bool {
+fn is_idle(blocks: &Blocks, block: u64, at: u64) -> bool {
     blocks.get(&block).map_or(false, |entry| {
         entry.present && entry.holders == 0 && entry.released == at
     })
