@@ -18,6 +18,13 @@ metadata: {name: cert}
 stringData: {tls.key: very-private, tls.crt: public}
 """
 
+PERMISSIVE = """
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: PERMISSIVE}}
+"""
+
 
 @pytest.fixture
 def live(tmp_path: Path) -> LiveDocuments:
@@ -80,8 +87,7 @@ def test_delete_of_an_applied_document(live: LiveDocuments) -> None:
 def test_strict_mutual_tls_is_added_only_where_no_document_speaks_for_the_mesh(live: LiveDocuments) -> None:
     (added,) = answers.documents(live, "pa", None, None)
     assert added["spec"]["mtls"]["mode"] == "STRICT" and added["metadata"]["namespace"] == "istio-system"
-    own = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: istio-system}\n"
-    answers.apply(live, [("pa.yaml", own + "spec: {mtls: {mode: PERMISSIVE}}\n")])
+    answers.apply(live, [("pa.yaml", PERMISSIVE)])
     assert [item["metadata"]["name"] for item in answers.documents(live, "pa", None, None)] == ["default"]
     answers.delete(live, "pa", "istio-system", "default")
     assert [item["metadata"]["name"] for item in answers.documents(live, "pa", None, None)] == ["headrace-strict"]
