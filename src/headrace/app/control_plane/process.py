@@ -170,14 +170,17 @@ class ControlPlane:
         await web.SockSite(runner, listener).start()
 
     async def _publish_changes(self) -> None:
-        """One pass of the pipeline after each burst of changes."""
-        self._pipeline.run()
+        """One pass of the pipeline now, and one after each burst of changes."""
+        self._publish_once()
         async for _ in settled(self._dirty, self._clock, Debounce()):
-            try:
-                self._pipeline.run()
-                self._documents.report()
-            except Exception:  # the mesh goes on with what it has; the next change tries again
-                _log.exception("a change could not be brought into force")
+            self._publish_once()
+
+    def _publish_once(self) -> None:
+        try:
+            self._pipeline.run()
+            self._documents.report()
+        except Exception:  # the mesh goes on with what it has; the next change tries again
+            _log.exception("a change could not be brought into force")
 
 
 class _Handlers:
