@@ -55,7 +55,7 @@ pub enum Filter {
     /// Lets everything pass.
     Noop,
     /// Looks after the requests of pools.
-    Pool(PoolFilter),
+    Pool(Box<PoolFilter>),
 }
 
 /// The filter `pool` as configured.
@@ -72,10 +72,10 @@ impl Filter {
     pub fn new(wish: Wish, envoy: &FilterConfigHandle<'_>) -> Self {
         match wish {
             Wish::Noop => Filter::Noop,
-            Wish::Pool(settings) => Filter::Pool(PoolFilter {
+            Wish::Pool(settings) => Filter::Pool(Box::new(PoolFilter {
                 settings,
                 statistics: Statistics::define(envoy),
-            }),
+            })),
         }
     }
 }

@@ -13,9 +13,11 @@
 mod abi;
 mod admission;
 mod answer;
+mod ask;
 mod balancer;
 mod clock;
 mod filter;
+mod flight;
 mod json;
 mod limits;
 mod pools;

@@ -43,6 +43,20 @@ pub struct Timeouts {
     pub total: f64,
 }
 
+impl Timeouts {
+    /// Those that hold for a request: what is no stream has no first token that could be seen, only an end.
+    pub fn of(self, streams: bool) -> Timeouts {
+        if streams {
+            self
+        } else {
+            Timeouts {
+                total: self.total,
+                ..Timeouts::default()
+            }
+        }
+    }
+}
+
 /// Rates, queue and shares of a pool.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct AdmissionSettings {

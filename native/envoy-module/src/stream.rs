@@ -4,17 +4,18 @@
 //! callbacks that could do that (`respond`, `continue_request`, `reset`).
 
 use crate::abi::callbacks::{Body, Headers, Stream};
-use crate::admission::{self, Standing, VERDICT};
-use crate::answer::{Events, Usage, Whole};
+use crate::admission::{self, VERDICT};
+use crate::answer::{Events, Whole};
+use crate::ask::Ask;
 use crate::balancer::REQUEST_HEADER;
 use crate::clock;
 use crate::filter::{Filter, PoolFilter};
+use crate::flight::{Answer, Flight, Standpoint};
 use crate::limits::{self, Deadline, TIME_IS_OVER};
-use crate::pools::{locked, pool_of_cluster, PoolState};
-use crate::report::{Account, Statistics};
-use crate::request::{hash_of, understand, Api, Understood, USAGE_REQUEST};
+use crate::pools::{locked, pool_of_cluster};
+use crate::report::Statistics;
+use crate::request::{understand, Understood, USAGE_REQUEST};
 use crate::requests::{new_id, reason_word, Entry, Facts, Sent};
-use crate::settings::{AdmissionSettings, PoolSettings};
 use scheduler::admission::{Decision, Event, Refusal};
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
@@ -45,53 +46,6 @@ enum State {
     Collecting(Box<Ask>),
     /// Let in, held or refused.
     Entered(Box<Flight>),
-}
-
-/// What the headers say.
-#[derive(Debug)]
-struct Ask {
-    arrived: f64,
-    pool: Arc<PoolState>,
-    settings: Arc<PoolSettings>,
-    cluster: String,
-    api: Option<Api>,
-    declared_bytes: f64,
-    session: Option<u64>,
-    priority: Vec<u8>,
-    tenant: Vec<u8>,
-    deadline_ms: Option<f64>,
-}
-
-/// Where a request stands that asked to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standpoint {
-    Held,
-    Sent,
-    Refused,
-}
-
-#[derive(Debug)]
-struct Flight {
-    entry: Entry,
-    api: Option<Api>,
-    arrived: f64,
-    queued: f64,
-    standpoint: Standpoint,
-    model: String,
-    usage_injected: bool,
-    answer: Answer,
-    answered: bool,
-    first_token: Option<f64>,
-    last_token: f64,
-    ended: bool,
-    outcome: &'static str,
-}
-
-#[derive(Debug)]
-enum Answer {
-    None,
-    Events(Events),
-    Whole(Whole),
 }
 
 impl PoolStream {
@@ -237,6 +191,7 @@ impl PoolStream {
             REQUEST_HEADER,
             Some(format!("{:016x}", id).as_bytes()),
         );
+        let streams = understood.as_ref().map_or(false, |understood| understood.stream);
         let tokens = understood
             .as_ref()
             .map_or(ask.declared_bytes / 4.0, |understood| understood.tokens);
@@ -251,7 +206,7 @@ impl PoolStream {
             blocks,
             session: ask.session,
             sent: Mutex::new(Sent::default()),
-            deadline: Deadline::new(ask.settings.timeouts),
+            deadline: Deadline::new(ask.settings.timeouts.of(streams)),
             verdict: Mutex::new(None),
             waker: if wakes { Some(stream.waker()) } else { None },
         });
@@ -473,7 +428,7 @@ fn body_status(standpoint: Standpoint, when_held: u32) -> u32 {
 
 thread_local! {
     /// Room for bodies that come in several pieces, kept: new memory for each would cost more than reading them.
-    static ROOM: RefCell<Vec<u8>> = RefCell::new(Vec::new());
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 const MOST_ROOM: usize = 1 << 20;
 
@@ -501,161 +456,4 @@ fn read_body<R>(stream: Stream<'_>, kept: bool, received: bool, read: impl FnOnc
         ROOM.with(|room| room.replace(whole));
     }
     answer
-}
-
-impl Ask {
-    fn read(stream: Stream<'_>, pool: Arc<PoolState>, cluster: String) -> Self {
-        let settings = pool.settings();
-        let named = |name: &str| {
-            if name.is_empty() {
-                None
-            } else {
-                stream.header(Headers::Request, name)
-            }
-        };
-        let none = AdmissionSettings::default();
-        let admission = settings.admission.as_ref().unwrap_or(&none);
-        let path = stream.header(Headers::Request, ":path").unwrap_or_default();
-        let length = stream
-            .header(Headers::Request, "content-length")
-            .and_then(|text| whole_number(&text));
-        Ask {
-            arrived: clock::now(),
-            api: Api::of_path(&path),
-            declared_bytes: length.unwrap_or(0.0),
-            session: named(&settings.session_header).map(|value| hash_of(&value)),
-            priority: named(&admission.priority_header).unwrap_or_default(),
-            tenant: named(&admission.tenant_header).unwrap_or_default(),
-            deadline_ms: named(&admission.first_token_deadline_header).and_then(|text| whole_number(&text)),
-            pool,
-            settings: settings.clone(),
-            cluster,
-        }
-    }
-
-    /// Whether the body is worth waiting for: of a known API, JSON as far as said, not encoded, not too long.
-    fn is_readable(&self, stream: Stream<'_>) -> bool {
-        let kind = stream.header(Headers::Request, "content-type");
-        self.api.is_some()
-            && self.declared_bytes <= self.settings.max_body_bytes as f64
-            && kind.map_or(true, |kind| {
-                kind.to_ascii_lowercase().windows(4).any(|word| word == b"json")
-            })
-            && stream.header(Headers::Request, "content-encoding").is_none()
-    }
-
-    fn decide(&self, id: u64, tokens: f64, now: f64) -> Decision {
-        let settings = match &self.settings.admission {
-            Some(settings) => settings,
-            None => return Decision::Admit,
-        };
-        let standing = Standing {
-            priority: &self.priority,
-            tenant: &self.tenant,
-            deadline_ms: self.deadline_ms,
-        };
-        let prefill = self.settings.config.cost.prefill(tokens, 0.0);
-        let arrival = admission::arrival(settings, &standing, id, tokens, prefill);
-        self.pool.admission().arrive(&arrival, now)
-    }
-}
-
-fn whole_number(text: &[u8]) -> Option<f64> {
-    let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    Some(number as f64)
-}
-
-/// What a piece of an answer brought.
-struct Seen {
-    rewrites: bool,
-    gap: Option<f64>,
-}
-
-impl Flight {
-    fn hear(&mut self, pieces: &[&[u8]], end: bool, now: f64, out: &mut Vec<u8>) -> Seen {
-        let mut seen = Seen {
-            rewrites: false,
-            gap: None,
-        };
-        let mut tokens = 0;
-        match &mut self.answer {
-            Answer::None => {}
-            Answer::Whole(whole) => pieces.iter().for_each(|piece| whole.feed(piece)),
-            Answer::Events(events) => {
-                seen.rewrites = events.rewrites();
-                tokens = pieces.iter().map(|piece| events.feed(piece, out)).sum();
-                if end {
-                    events.end(out);
-                }
-            }
-        }
-        if tokens > 0 {
-            seen.gap = self.token(now);
-        }
-        if end {
-            self.complete();
-        }
-        seen
-    }
-
-    /// A token came; seconds since the one before.
-    fn token(&mut self, now: f64) -> Option<f64> {
-        let facts = self.entry.facts();
-        facts.deadline.token(now);
-        let gap = now - self.last_token;
-        self.last_token = now;
-        if self.first_token.is_some() {
-            return Some(gap);
-        }
-        self.first_token = Some(now);
-        facts.pool.first_token(facts.id, now);
-        None
-    }
-
-    /// The whole answer passed.
-    fn complete(&mut self) {
-        if self.outcome == "reset" {
-            self.outcome = "ok";
-            if self.first_token.is_none() {
-                let facts = self.entry.facts();
-                facts.pool.answered(facts.id, clock::now());
-            }
-        }
-        self.end();
-    }
-
-    /// The request is over: out of the books, others may go.
-    fn end(&mut self) {
-        if !self.ended {
-            self.ended = true;
-            let facts = self.entry.facts();
-            facts.pool.finish(facts.id, clock::now());
-            admission::leave(&facts.pool, facts.id);
-        }
-    }
-
-    fn account(&self) -> Account {
-        let facts = self.entry.facts();
-        let sent = locked(&facts.sent).clone();
-        let (usage, seen) = match &self.answer {
-            Answer::None => (Usage::default(), 0),
-            Answer::Whole(whole) => (whole.usage(), 0),
-            Answer::Events(events) => (events.usage, events.tokens),
-        };
-        Account {
-            pool: facts.pool.name().to_string(),
-            model: self.model.clone(),
-            reason: sent.pick.map_or("", |pick| reason_word(pick.reason)),
-            endpoint: sent.address,
-            attempts: sent.tried.len(),
-            queued: self.queued,
-            first_token: self.first_token.map(|at| at - self.arrived),
-            predicted: sent.pick.map_or(0.0, |pick| pick.predicted),
-            estimated: facts.tokens,
-            cached: sent.pick.map_or(0.0, |pick| pick.cached_tokens),
-            usage,
-            seen,
-            outcome: self.outcome,
-        }
-    }
 }
