@@ -108,7 +108,7 @@ impl Default for PoolConfig {
             company_seconds: 0.003,
             warmup: 0.0,
             steps: StepModel::default(),
-            work_weight: 1.5,
+            work_weight: 1.2,
             work_weight_growth: 2.0,
         }
     }
