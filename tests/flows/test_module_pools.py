@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import struct
 import subprocess
@@ -32,7 +33,7 @@ from tests.flows.module_rig import (
 )
 
 from headrace.envoy.binary import pinned_envoy
-from headrace.envoy.module import SEARCH_PATH
+from headrace.envoy.module import FILE_NAME, SEARCH_PATH
 
 pytestmark = needs_pools
 
@@ -157,6 +158,15 @@ def leave_before_the_answer(envoy: EnvoyProcess) -> None:
     assert connection.sock
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
+
+
+def test_every_function_that_the_module_calls_is_envoy_s() -> None:
+    wanted = set(
+        re.findall(rb"\0(envoy_dynamic_module_callback_[a-z_]+)(?=\0)", (module_directory() / FILE_NAME).read_bytes())
+    )
+    assert len(wanted) > 30
+    envoy = pinned_envoy().read_bytes()
+    assert {name for name in wanted if b"\0" + name + b"\0" not in envoy} == set()
 
 
 MALFORMED = [

@@ -2,7 +2,7 @@
 //!
 //! One [`Balancer`] per cluster and worker. It knows Envoy's order of hosts; everything else is the pool's.
 
-use crate::abi::callbacks::{Balancing, Choosing};
+use crate::abi::balancing::{Balancing, Choosing};
 use crate::clock;
 use crate::limits;
 use crate::pools::{locked, set_cluster, PoolState, Wanted};

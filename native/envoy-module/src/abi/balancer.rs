@@ -1,6 +1,6 @@
 //! The hooks of the load-balancing policy.
 
-use super::callbacks::{Balancing, Choosing};
+use super::balancing::{Balancing, Choosing};
 use super::{guarded, Envoy, EnvoyBuffer, Ours};
 use crate::balancer::Balancer;
 use crate::pools::{pool_of, PoolState};

@@ -1,11 +1,22 @@
 //! The C functions between Envoy 1.40 and this module (dynamic modules ABI v0.2.0): those that Envoy calls (`http`,
-//! `balancer`) and those that it offers (`callbacks`). The only place with unsafe code.
+//! `balancer`) and those that it offers (`callbacks`, `balancing`). The only place with unsafe code.
 //!
 //! Envoy's pointers are opaque to us; ours are boxes that Envoy hands back until it calls the matching `destroy`.
 //! A hook that runs code of ours runs it under [`guarded`]: a panic becomes "let it pass", never an abort of Envoy.
 //! Callbacks may call hooks of the same stream before they return, so hooks get shared references only.
 
+/// Declares Envoy's functions. In tests, which run without Envoy, they exist and must not be called.
+macro_rules! offered {
+    ($(fn $name:ident($($argument:ident: $kind:ty),*) $(-> $answer:ty)?;)*) => {
+        #[cfg(not(test))]
+        extern "C" { $(fn $name($($argument: $kind),*) $(-> $answer)?;)* }
+        $(#[cfg(test)]
+        unsafe extern "C" fn $name($(_: $kind),*) $(-> $answer)? { unreachable!("there is no Envoy in tests") })*
+    };
+}
+
 mod balancer;
+pub mod balancing;
 pub mod callbacks;
 mod http;
 
