@@ -16,7 +16,7 @@ CARGO := cargo
 export PATH := $(abspath $(BIN)):$(PATH):$(HOME)/.cargo/bin
 
 MODULE := src/headrace/_native/libheadrace_envoy.so
-MODULE_SOURCES := native/Cargo.toml native/Cargo.lock $(wildcard native/*/Cargo.toml native/*/src/*.rs native/*/src/*/*.rs)
+MODULE_SOURCES := native/Cargo.toml native/Cargo.lock $(wildcard native/*/Cargo.toml native/*/build.rs native/*/src/*.rs native/*/src/*/*.rs)
 PYTHON_FILES := src tests benchmarks setup.py
 
 # A compiler that came after the first installation: build the module now.

@@ -96,6 +96,12 @@ async def test_bad_requests_are_explained(server: Running, body: Any, words: str
     assert words in answer["error"]["message"]
 
 
+async def test_a_body_nested_too_deep_is_refused(server: Running) -> None:
+    body = b"[" * 100_000
+    async with server.session.post(server.url + "/v1/chat/completions", data=body) as answer:
+        assert answer.status == 400
+
+
 async def test_requests_beyond_the_slots_wait_in_order() -> None:
     async for server in _serve(ServerSettings(slots=1, decode_rate=100.0)):
         ended: list[int] = []

@@ -189,7 +189,7 @@ def parse_job(body: bytes, chat: bool, settings: ServerSettings) -> _Job:
     """The request in `body`; BadRequest where it is not one."""
     try:
         data: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadRequest("the body is not JSON") from None
     if not isinstance(data, dict):
         raise BadRequest("the body is not a JSON object")
