@@ -97,8 +97,8 @@ def main() -> None:
         f"{options.requests} requests a row, every policy on the same ones; seconds to the first token, mean / p99. "
         "The engines are simulated step by step (docs/reference/engine-model.md), `gie` scrapes every 50 ms.",
         "",
-        "Predicted drain's constants were chosen on these very workloads at this seed, among some twenty settings: the rows "
-        "show what it can do, not how it does on traffic it has not seen.",
+        "Predicted drain's constants were chosen on these very workloads at this seed, among some twenty settings: the "
+        "rows show what it can do, not how it does on traffic it has not seen.",
         "",
         *report.table(["workload", OURS, *OTHERS, PERFECT], [row(case) for case in cases]),
         "",
