@@ -33,6 +33,17 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+def ask_admin(socket_path: Path, path: str, timeout: float) -> Any:
+    """The JSON that an Envoy's admin socket answers. Raises OSError or http.client.HTTPException where it does not
+    answer, ValueError where the answer is not JSON."""
+    connection = UnixConnection(socket_path, timeout)
+    try:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
 class ApiClient:
     """Asks the control plane of one mesh. `timeout` in seconds, for each call."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,20 +43,16 @@ def config(
     output: FormatOption = Format.JSON,
 ) -> None:
     """The configuration that the Envoy really runs (its config dump; keys are redacted by Envoy itself)."""
-    from headrace.app.api.client import UnixConnection
+    from headrace.app.api.client import ask_admin
     from headrace.floor.places import Places
 
     socket = Places(state.resolve()).admin_socket(_replica(name, state))
-    connection = UnixConnection(socket, 30.0)
     try:
-        connection.request("GET", "/config_dump?include_eds")
-        dump = json.loads(connection.getresponse().read())
+        dump = ask_admin(socket, "/config_dump?include_eds", 30.0)
     except (OSError, ValueError) as error:
         raise CommandFailed(
             f"the proxy of {name} does not answer ({error}): see `headrace proxy logs {name}`"
         ) from error
-    finally:
-        connection.close()
     print_data(dump, Format.JSON if output is Format.TABLE else output)
 
 

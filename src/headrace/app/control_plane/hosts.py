@@ -5,7 +5,7 @@ Held by the control plane; fed by the agent API (`agents`), read by the pipeline
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from headrace.app.control_plane.assignments import PlannedReplica
@@ -52,7 +52,6 @@ class HostBook:
         reported = {name for host in self.hosts.values() for name in host.replicas}
         kept = {name: old for name, old in self._planned.items() if name in reported and name not in newest}
         self._planned = kept | newest
-        self._withdrawn -= newest.keys() - self._planned.keys()
         self._bind = gateway_bind
 
     def report(self, report: wire.HostReport) -> bool:
@@ -106,53 +105,55 @@ class HostBook:
         """The plan's entry of a replica, also while it drains."""
         return self._planned.get(replica)
 
-    def observed(self) -> Mapping[str, ObservedReplica]:
-        """Every application replica that takes part in the mesh, by id."""
-        found: dict[str, ObservedReplica] = {}
+    def _taking_part(self) -> Iterator[tuple[HostEntry, wire.ReplicaReport, PlannedReplica]]:
+        """Every reported replica that has an address and a place in the plan, with its host."""
         for entry in self.hosts.values():
             for name, report in entry.replicas.items():
                 plan = self._current(name, report)
-                if plan is None or not report.address:
-                    continue
-                state = ReplicaState.DRAINING if name in self._withdrawn else ReplicaState(report.state)
-                value = ObservedReplica(
-                    id=name,
-                    namespace=plan.namespace,
-                    workload=plan.workload,
-                    labels=tuple(sorted(plan.labels.items())),
-                    service_account=plan.identity.service_account,
-                    identity=plan.identity.uri,
-                    address=report.address,
-                    ports=plan.ports,
-                    state=state,
-                    kind=ProxyKind(plan.role.value),
-                )
-                before = self._observed.get(name)
-                found[name] = before if before == value else value
+                if plan is not None and report.address:
+                    yield entry, report, plan
+
+    def observed(self) -> Mapping[str, ObservedReplica]:
+        """Every application replica that takes part in the mesh, by id."""
+        found: dict[str, ObservedReplica] = {}
+        for _, report, plan in self._taking_part():
+            name = report.id
+            state = ReplicaState.DRAINING if name in self._withdrawn else ReplicaState(report.state)
+            value = ObservedReplica(
+                id=name,
+                namespace=plan.namespace,
+                workload=plan.workload,
+                labels=tuple(sorted(plan.labels.items())),
+                service_account=plan.identity.service_account,
+                identity=plan.identity.uri,
+                address=report.address,
+                ports=plan.ports,
+                state=state,
+                kind=ProxyKind(plan.role.value),
+            )
+            before = self._observed.get(name)
+            found[name] = before if before == value else value
         self._observed = found
         return found
 
     def proxies(self) -> Mapping[str, Proxy]:
         """Every proxy that has an address, by replica id."""
         found: dict[str, tuple[tuple[object, ...], Proxy]] = {}
-        for entry in self.hosts.values():
-            for name, report in entry.replicas.items():
-                plan = self._current(name, report)
-                if plan is None or not report.address:
-                    continue
-                key = (
-                    plan.identity,
-                    tuple(sorted(plan.labels.items())),
-                    plan.ports,
-                    report.address,
-                    report.outbound_port,
-                    report.proxy_credentials,
-                    tuple((port.port, port.local) for port in report.app_ports),
-                    tuple((port.port, port.local) for port in report.gateway_ports),
-                    entry.module,
-                )
-                before = self._proxies.get(name)
-                found[name] = before if before and before[0] == key else (key, self._proxy(plan, report, entry.module))
+        for entry, report, plan in self._taking_part():
+            name = report.id
+            key = (
+                plan.identity,
+                tuple(sorted(plan.labels.items())),
+                plan.ports,
+                report.address,
+                report.outbound_port,
+                report.proxy_credentials,
+                tuple((port.port, port.local) for port in report.app_ports),
+                tuple((port.port, port.local) for port in report.gateway_ports),
+                entry.module,
+            )
+            before = self._proxies.get(name)
+            found[name] = before if before and before[0] == key else (key, self._proxy(plan, report, entry.module))
         self._proxies = found
         return {name: proxy for name, (_, proxy) in found.items()}
 

@@ -74,6 +74,8 @@ class ControlPlane:
         self._agents.changed = self._observed
         self._agents.settle = self._pipeline.run
         self._awaited: set[str] = set()
+        self._recorded: list[str] | None = None
+        """The hosts that the state directory names; written only when they change, not with every report."""
 
     def resources_for(self, proxy: str) -> ResourceSet | None:
         """The newest set of a proxy, for a stream that opens (envoy.xds.hub.ResourceSource)."""
@@ -103,7 +105,9 @@ class ControlPlane:
         self._awaited.difference_update(names)
         if not self._pipeline.open and not self._awaited:
             self._open_pipeline()
-        write_private(self._places.state / _HOSTS_FILE, json.dumps(names).encode())
+        if names != self._recorded:
+            write_private(self._places.state / _HOSTS_FILE, json.dumps(names).encode())
+            self._recorded = names
         self._dirty.set(self._dirty.value + 1)
 
     def _open_pipeline(self) -> None:

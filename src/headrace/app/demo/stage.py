@@ -6,7 +6,6 @@ their process; ejections are read from the client's own Envoy.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from headrace.app.api.client import ApiClient, UnixConnection
+from headrace.app.api.client import ApiClient, ask_admin
 from headrace.app.cli import CommandFailed
 from headrace.floor.files import write_private
 from headrace.floor.places import Places
@@ -86,12 +85,8 @@ class Replicas:
 
     def hosts(self) -> dict[str, dict[str, Any]]:
         """What the client's Envoy knows of the endpoints of version 2, by address: `ejected`, `requests`."""
-        connection = UnixConnection(self._places.admin_socket(_CLIENT), 5.0)
-        try:
-            connection.request("GET", "/clusters?format=json")
-            clusters = json.loads(connection.getresponse().read())["cluster_statuses"]
-        finally:
-            connection.close()
+        admin = self._places.admin_socket(_CLIENT)
+        clusters = ask_admin(admin, "/clusters?format=json", 5.0)["cluster_statuses"]
         found: dict[str, dict[str, Any]] = {}
         for cluster in clusters:
             if cluster["name"] != _CLUSTER:
