@@ -15,6 +15,15 @@ pub struct Observed {
     pub kv_used: f64,
 }
 
+/// What a pool itself has at an endpoint at one moment, by its books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnLoad {
+    /// Requests that were sent there and have not ended.
+    pub in_flight: u32,
+    /// Those of them whose first token has not come.
+    pub prefilling: u32,
+}
+
 /// Whether an endpoint takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndpointState {
@@ -222,12 +231,21 @@ impl Endpoint {
         }
     }
 
-    /// What the engine says: requests beyond our own are other routers'.
-    pub(crate) fn observe(&mut self, observed: Observed) {
+    /// What the pool itself has there now.
+    pub(crate) fn own_load(&self) -> OwnLoad {
+        OwnLoad {
+            in_flight: self.in_flight,
+            prefilling: self.prefills.len() as u32,
+        }
+    }
+
+    /// What the engine says: requests beyond our own are other routers'. `own` is what the pool itself had there when
+    /// the engine said it, or a page that is a second old would count what ended since as somebody else's.
+    pub(crate) fn observe(&mut self, observed: Observed, own: OwnLoad) {
         let sound = |value: f64| if value.is_finite() { value.max(0.0) } else { 0.0 };
         let (waiting, running) = (sound(observed.waiting), sound(observed.running));
-        let outside = (waiting + running - f64::from(self.in_flight)).max(0.0);
-        self.outside_waiting = outside.min((waiting - self.prefills.len() as f64).max(0.0));
+        let outside = (waiting + running - f64::from(own.in_flight)).max(0.0);
+        self.outside_waiting = outside.min((waiting - f64::from(own.prefilling)).max(0.0));
         self.outside_running = outside - self.outside_waiting;
     }
 }

@@ -17,6 +17,6 @@ mod prefix;
 mod residency;
 
 pub use cost::{CostModel, Learned, StepModel};
-pub use endpoint::{EndpointState, Observed};
+pub use endpoint::{EndpointState, Observed, OwnLoad};
 pub use pool::{Pick, Policy, Pool, PoolConfig, Reason, Request};
 pub use prefix::PrefixIndex;

@@ -1,7 +1,7 @@
 //! A pool of endpoints that serve the same models, and the choice among them.
 
 use crate::cost::{CostModel, Learned, StepModel};
-use crate::endpoint::{Endpoint, EndpointState, Observed, Work};
+use crate::endpoint::{Endpoint, EndpointState, Observed, OwnLoad, Work};
 use crate::predict::{predict, Prediction};
 use crate::residency::CacheSize;
 use std::collections::HashMap;
@@ -179,14 +179,33 @@ impl Pool {
         }
     }
 
-    /// What an engine says of itself. `kv_tokens`: the size of its KV cache, if it says.
+    /// What an engine says of itself now. `kv_tokens`: the size of its KV cache, if it says.
     pub fn observe(&mut self, name: u64, observed: Observed, kv_tokens: Option<f64>) {
+        if let Some(own) = self.own_load(name) {
+            self.observe_then(name, observed, own, kv_tokens);
+        }
+    }
+
+    /// What an engine said of itself a moment ago, when `own` was what this pool had there.
+    pub fn observe_then(&mut self, name: u64, observed: Observed, own: OwnLoad, kv_tokens: Option<f64>) {
         if let Some(at) = self.position(name) {
-            self.endpoints[at].observe(observed);
+            self.endpoints[at].observe(observed, own);
             if let Some(tokens) = kv_tokens {
                 self.endpoints[at].kv_tokens = tokens.max(0.0);
             }
         }
+    }
+
+    /// What this pool has at an endpoint now; None where it is not known.
+    pub fn own_load(&self, name: u64) -> Option<OwnLoad> {
+        self.position(name).map(|at| self.endpoints[at].own_load())
+    }
+
+    /// What this pool has at each endpoint now.
+    pub fn own_loads(&self) -> impl Iterator<Item = (u64, OwnLoad)> + '_ {
+        self.endpoints
+            .iter()
+            .map(|endpoint| (endpoint.name, endpoint.own_load()))
     }
 
     /// Requests in flight, by the books.
