@@ -43,7 +43,13 @@ class Target:
 
     @property
     def is_pool(self) -> bool:
-        """Whether its requests are picked for, held and shed as those of a pool of model servers."""
+        """Whether its requests are picked for, held and shed as those of a pool of model servers: because a document
+        says so, or because a Workload behind it names an engine."""
+        return self.is_declared_pool or bool(self.service.engine)
+
+    @property
+    def is_declared_pool(self) -> bool:
+        """Whether a document says so: it is an InferencePool, or has an InferencePolicy."""
         return self.service.pool or self.inference is not None
 
     @property

@@ -105,7 +105,8 @@ def _build(mesh: MeshConfig, target: Target, named: _Named, picks: bool) -> tupl
     found = [_cluster(mesh, target, part, named) for part in parts]
     for part, cluster in zip(parts, found, strict=True):
         if picks and cluster is not None:
-            apply_pool_balancer(cluster, target, part.port)
+            policy = effective_policy(target.rule, part.port.number, part.subset)
+            apply_pool_balancer(cluster, target, part.port, policy)
     return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
 
 

@@ -1,9 +1,9 @@
 """Pools of model servers: what makes a cluster and a connection manager ask the native module.
 
 Called by `clusters` (load-balancing policy) and by everything that makes connection managers of the outbound side. A
-pool is a target with an InferencePolicy, or an InferencePool. The module's settings stand on the clusters alone: the
-filter's never change, so that editing a policy replaces clusters and no listener, and no stream is drained.
-docs/reference/module-config.md describes the settings.
+pool is an InferencePool, a target with an InferencePolicy, or a service whose Workloads name an engine. The module's
+settings stand on the clusters alone: the filter's never change, so that editing a policy replaces clusters and no
+listener, and no stream is drained. docs/reference/module-config.md describes the settings.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from headrace.envoy.module_filter import pool_balancer, pool_filter
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.view import Scope, Target
+from headrace.model.destination import LbPolicy, LoadBalancer, TrafficPolicy
 from headrace.model.inference import Admission, FairnessKey, InferencePolicy, StreamTimeouts
 from headrace.model.service import Protocol, ServicePort
 from headrace.model.traffic import Retries
@@ -37,16 +38,26 @@ def _any_pool(targets: tuple[Target, ...]) -> bool:
     return any(target.is_pool for target in targets)
 
 
-def apply_pool_balancer(cluster: Any, target: Target, port: ServicePort) -> None:
+def apply_pool_balancer(cluster: Any, target: Target, port: ServicePort, policy: TrafficPolicy) -> None:
     """Let the module pick the endpoints of a pool's cluster, for every attempt of a request. Only HTTP can be picked
-    for, and only endpoints that the control plane assigns; other clusters stay as they are."""
+    for, and only endpoints that the control plane assigns; other clusters stay as they are. Where nothing but an engine
+    makes the pool, a load balancer that a DestinationRule writes (`policy` holds here) was wanted, and stays."""
     http = port.protocol.is_http or port.protocol is Protocol.UNDECLARED
     if not (target.is_pool and http and cluster.type == cluster_pb2.Cluster.EDS):
         return
+    if not target.is_declared_pool and writes_balancer(policy.load_balancer):
+        return
     cluster.ClearField("lb_policy")
     cluster.ClearField("lb_config")
-    policy = pool_balancer(pool_settings(target, port))
-    cluster.load_balancing_policy.policies.add().typed_extension_config.CopyFrom(policy)
+    picker = pool_balancer(pool_settings(target, port))
+    cluster.load_balancing_policy.policies.add().typed_extension_config.CopyFrom(picker)
+
+
+def writes_balancer(balancer: LoadBalancer | None) -> bool:
+    """Whether a DestinationRule says how to choose an endpoint."""
+    if balancer is None:
+        return False
+    return balancer.simple is not LbPolicy.UNSPECIFIED or balancer.consistent_hash is not None
 
 
 def pool_retries(targets: Iterable[Target | None]) -> Retries | None:
