@@ -1,7 +1,8 @@
 """Endpoints of one service: what stands behind each of its ports.
 
 Called by `registry.join`. Four sources: observed replicas of Workloads, described workloads (Pod, WorkloadEntry),
-addresses inside a ServiceEntry, and Endpoints documents. Only what is ready is an endpoint.
+addresses inside a ServiceEntry, and Endpoints documents. Only what is ready is an endpoint; a replica that no longer is
+stays one that takes no new requests, for proxies that keep books of what it is still answering.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from headrace.model.identity import Identity
 from headrace.model.mesh import MeshConfig
 from headrace.model.proxy import ProxyKind
 from headrace.model.security import MtlsMode, PeerAuthentication
-from headrace.model.service import DeclaredEndpoints, Endpoint, Resolution, Service, ServiceEntry
+from headrace.model.service import DeclaredEndpoints, Endpoint, Health, Resolution, Service, ServiceEntry
 from headrace.model.workload import StaticWorkload
 from headrace.registry.inbound import static_ports, target_ports
 from headrace.registry.mtls import MtlsPolicy, settle
@@ -37,9 +38,17 @@ class PolicyCache:
         return policy
 
 
+_HEALTH = {
+    ReplicaState.READY: Health.HEALTHY,
+    ReplicaState.UNREADY: Health.DRAINING,
+    ReplicaState.DRAINING: Health.DRAINING,
+}
+
+
 def replica_endpoints(service: Service, replica: ObservedReplica, policies: PolicyCache) -> Iterable[Endpoint]:
-    """Endpoints of one observed replica: none unless it is READY."""
-    if replica.state is not ReplicaState.READY or not replica.address:
+    """Endpoints of one observed replica: none before it was READY, draining ones after."""
+    health = _HEALTH.get(replica.state)
+    if health is None or not replica.address:
         return
     policy = policies.of(replica.namespace, replica.labels)
     for port in service.ports:
@@ -53,6 +62,7 @@ def replica_endpoints(service: Service, replica: ObservedReplica, policies: Poli
                 workload=replica.workload,
                 identity=replica.identity,
                 mtls=replica.kind is ProxyKind.SIDECAR and policy.of_port(number) is not MtlsMode.DISABLE,
+                health=health,
             )
 
 

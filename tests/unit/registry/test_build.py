@@ -25,6 +25,7 @@ from headrace.model.service import (
     DeclaredAddresses,
     DeclaredEndpoints,
     Endpoint,
+    Health,
     InlineEndpoint,
     Protocol,
     Resolution,
@@ -57,7 +58,12 @@ def test_a_service_has_the_ready_replicas_that_its_selector_selects() -> None:
         replica(chat, 4, "127.0.0.6", ReplicaState.FAILED),
         replica(other, 0, "127.0.0.7"),
     )
-    assert places(mesh) == [("127.0.0.2", 8000, 80)]
+    found = mesh.snapshot().endpoints["default", "chat.default.svc.cluster.local"]
+    assert [(item.address, item.health) for item in found] == [
+        ("127.0.0.2", Health.HEALTHY),
+        ("127.0.0.4", Health.DRAINING),
+        ("127.0.0.5", Health.DRAINING),
+    ]
 
 
 def test_an_endpoint_says_who_it_is() -> None:
@@ -204,7 +210,10 @@ class TestIdentity:
         second = mesh.observe(replica(self.chat, 1, "127.0.0.3", ReplicaState.DRAINING)).snapshot()
         assert second.same_but_endpoints(first)
         assert {key for key in second.endpoints if second.endpoints[key] is not first.endpoints[key]} == {CHAT}
-        assert [item.address for item in second.endpoints[CHAT]] == ["127.0.0.2"]
+        assert [(item.address, item.health) for item in second.endpoints[CHAT]] == [
+            ("127.0.0.2", Health.HEALTHY),
+            ("127.0.0.3", Health.DRAINING),
+        ]
 
     def test_a_replica_that_disappears(self) -> None:
         mesh = self.mesh()

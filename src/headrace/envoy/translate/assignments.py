@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from headrace.envoy.resources import ENDPOINT, XdsResource
 from headrace.envoy.translate.clusters import is_eds, parts_of
 from headrace.envoy.translate.destination_rules import effective_policy
-from headrace.envoy.translate.endpoints import caller_locality, in_subset, is_address, load_assignment
+from headrace.envoy.translate.endpoints import (
+    caller_locality,
+    in_subset,
+    is_address,
+    load_assignment,
+    taking_requests,
+)
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.view import ProxyView, Target
 from headrace.model.destination import DestinationRule
@@ -64,7 +70,8 @@ def _put(
     failover: bool,
 ) -> None:
     near = locality if failover else ""
-    key = (target.service, target.rule, near, endpoints)
+    known = endpoints if target.is_pool else taking_requests(endpoints)
+    key = (target.service, target.rule, near, known)
     kept = memo.latest("assignments", (*target.slot, near), key, _assignments, *key)
     for resource in kept:
         found[resource.name] = resource

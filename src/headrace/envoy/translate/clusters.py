@@ -25,7 +25,7 @@ from headrace.envoy.translate.cluster_policy import (
 )
 from headrace.envoy.translate.cluster_tls import TlsSettings, apply_tls, originates_tls
 from headrace.envoy.translate.destination_rules import effective_policy
-from headrace.envoy.translate.endpoints import caller_locality, in_subset, load_assignment
+from headrace.envoy.translate.endpoints import caller_locality, in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import ads, duration
 from headrace.envoy.translate.pools import apply_pool_balancer
@@ -94,7 +94,7 @@ def target_clusters(memo: Memo, view: ProxyView, target: Target, module: bool = 
     scope, named = view.scope, _NOT_BY_NAME
     if target.service.resolution in _BY_NAME:
         near = caller_locality(scope.key.labels) if scope.mesh.locality_failover else ""
-        named = _Named(view.endpoints_of(target), near)
+        named = _Named(taking_requests(view.endpoints_of(target)), near)
     picks = module and target.is_pool
     key = (scope.mesh, target, named, picks)
     return memo.latest("clusters", (*target.slot, named.locality, picks), key, _build, *key)

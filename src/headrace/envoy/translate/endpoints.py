@@ -57,6 +57,12 @@ def in_subset(endpoints: Iterable[Endpoint], port: int, labels: Pairs) -> list[E
     return [item for item in endpoints if item.service_port == port and wanted <= set(item.labels)]
 
 
+def taking_requests(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """Those that may get new requests. Clusters that balance by themselves get no others: where all endpoints drain,
+    Envoy would send there again (its panic mode); the native module never does."""
+    return tuple(item for item in endpoints if item.health is Health.HEALTHY)
+
+
 def load_assignment(cluster: str, endpoints: Sequence[Endpoint], locality: str, *, failover: bool) -> Any:
     """The ClusterLoadAssignment of these endpoints, grouped by locality in order of name.
 

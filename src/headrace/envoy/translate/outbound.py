@@ -21,7 +21,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
 from headrace.envoy.resources import LISTENER, XdsResource
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
-from headrace.envoy.translate.endpoints import is_address
+from headrace.envoy.translate.endpoints import is_address, taking_requests
 from headrace.envoy.translate.hcm import Direction, HcmSettings, access_logs, hcm_filter
 from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT, listener_access_logs
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
@@ -106,7 +106,8 @@ def headless_targets(targets: Iterable[Target]) -> tuple[Target, ...]:
 def _instances(view: ProxyView) -> Iterable[tuple[tuple[str, str, int], tuple[str, ...]]]:
     for target in headless_targets(view.scope.targets):
         for port in target.service.ports:
-            found = {item.address for item in view.endpoints_of(target) if item.service_port == port.number}
+            ready = taking_requests(view.endpoints_of(target))
+            found = {item.address for item in ready if item.service_port == port.number}
             yield (*target.key, port.number), tuple(sorted(filter(is_address, found)))
 
 
