@@ -21,64 +21,68 @@ pub struct Admission {
     alarm: Mutex<Option<f64>>,
 }
 
-/// What the headers say of a request's standing.
-#[derive(Debug, Clone, Copy)]
-pub struct Standing<'a> {
-    /// Its priority's name.
-    pub priority: &'a [u8],
-    /// Its tenant.
-    pub tenant: &'a [u8],
-    /// Its own deadline for the first token, in milliseconds.
-    pub deadline_ms: Option<f64>,
+/// A request's standing among those that wait. What a client can write is not kept: its tenant is a hash.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standing {
+    priority: u8,
+    tenant: u64,
+    weight: f64,
+    deadline: Option<f64>,
+}
+
+impl Standing {
+    /// From the names of its priority (the lowest, where that is unknown) and its tenant, and its own deadline in
+    /// milliseconds.
+    pub fn of(settings: &AdmissionSettings, priority: &[u8], tenant: &[u8], deadline_ms: Option<f64>) -> Self {
+        let known = |name: &String| name.as_bytes() == priority;
+        let rank = settings.priorities.iter().position(known);
+        let default_deadline = Some(settings.first_token_deadline_seconds).filter(|&seconds| seconds > 0.0);
+        Standing {
+            priority: rank.map_or(0, |rank| (settings.priorities.len() - rank) as u8),
+            tenant: hash_of(tenant),
+            weight: settings.weights.get(tenant).copied().unwrap_or(1.0),
+            deadline: deadline_ms.map(|ms| ms / 1000.0).or(default_deadline),
+        }
+    }
+
+    /// What the gate is told.
+    pub fn arrival(&self, id: u64, tokens: f64, prefill: f64) -> Arrival {
+        Arrival {
+            id,
+            tenant: self.tenant,
+            weight: self.weight,
+            priority: self.priority,
+            tokens,
+            prefill,
+            deadline: self.deadline,
+        }
+    }
 }
 
 fn gate_config(settings: &AdmissionSettings) -> GateConfig {
     let or_no_bound = |seconds: f64| if seconds > 0.0 { seconds } else { f64::INFINITY };
+    let or_no_tokens = |tokens: f64| if tokens > 0.0 { tokens as u64 } else { u64::MAX };
+    let or_none = |count: u32| Some(count).filter(|&count| count > 0);
     GateConfig {
-        rate: if settings.rate_per_second > 0.0 {
-            Some(Rate {
-                per_second: settings.rate_per_second,
+        rate: Some(settings.rate_per_second)
+            .filter(|&per_second| per_second > 0.0)
+            .map(|per_second| Rate {
+                per_second,
                 burst: settings.burst as u32,
-            })
-        } else {
-            None
-        },
-        concurrency_per_endpoint: Some(settings.concurrency_per_endpoint).filter(|&limit| limit > 0),
+            }),
+        concurrency: or_none(settings.concurrency),
+        concurrency_per_endpoint: or_none(settings.concurrency_per_endpoint),
         queue: QueueBounds {
-            depth: settings.queue_requests as u32,
-            tokens: if settings.queue_tokens > 0.0 {
-                settings.queue_tokens as u64
-            } else {
-                u64::MAX
-            },
-            wait: or_no_bound(settings.queue_seconds),
-            ..QueueBounds::default()
+            depth: settings.queue.requests,
+            tokens: or_no_tokens(settings.queue.tokens),
+            wait: or_no_bound(settings.queue.seconds),
+            tenant_depth: or_none(settings.queue.tenant_requests).unwrap_or(u32::MAX),
+            tenant_tokens: or_no_tokens(settings.queue.tenant_tokens),
         },
         highest_priority: settings.priorities.len() as u8,
         starvation: or_no_bound(settings.starvation_seconds),
+        token_cost: settings.token_cost,
         ..GateConfig::default()
-    }
-}
-
-/// What the gate is told of a request. Without a known priority it has the lowest.
-pub fn arrival(settings: &AdmissionSettings, standing: &Standing<'_>, id: u64, tokens: f64, prefill: f64) -> Arrival {
-    let rank = settings
-        .priorities
-        .iter()
-        .position(|name| name.as_bytes() == standing.priority);
-    let weight = settings
-        .weights
-        .iter()
-        .find(|(tenant, _)| tenant.as_bytes() == standing.tenant);
-    let default_deadline = Some(settings.first_token_deadline_seconds).filter(|&seconds| seconds > 0.0);
-    Arrival {
-        id,
-        tenant: hash_of(standing.tenant),
-        weight: weight.map_or(1.0, |(_, weight)| *weight),
-        priority: rank.map_or(0, |rank| (settings.priorities.len() - rank) as u8),
-        tokens,
-        prefill,
-        deadline: standing.deadline_ms.map(|ms| ms / 1000.0).or(default_deadline),
     }
 }
 
@@ -183,21 +187,18 @@ mod tests {
     fn priorities_are_ranked_and_tenants_weighted() {
         let settings = AdmissionSettings {
             priorities: vec!["high".to_string(), "low".to_string()],
-            weights: vec![("a".to_string(), 3.0)],
+            weights: [(b"a".to_vec(), 3.0)].into(),
             first_token_deadline_seconds: 2.0,
             ..AdmissionSettings::default()
         };
-        let standing = |priority, tenant, deadline_ms| Standing {
-            priority,
-            tenant,
-            deadline_ms,
+        let ask = |priority: &[u8], tenant: &[u8], deadline_ms| {
+            Standing::of(&settings, priority, tenant, deadline_ms).arrival(1, 10.0, 0.1)
         };
-        let ask = |standing| arrival(&settings, &standing, 1, 10.0, 0.1);
-        let high = ask(standing(b"high", b"a", Some(500.0)));
+        let high = ask(b"high", b"a", Some(500.0));
         assert_eq!((high.priority, high.weight, high.deadline), (2, 3.0, Some(0.5)));
-        let low = ask(standing(b"low", b"b", None));
+        let low = ask(b"low", b"b", None);
         assert_eq!((low.priority, low.weight, low.deadline), (1, 1.0, Some(2.0)));
-        assert_eq!(ask(standing(b"other", b"", None)).priority, 0);
+        assert_eq!(ask(b"other", b"", None).priority, 0);
         assert_ne!(high.tenant, low.tenant);
     }
 
@@ -205,8 +206,13 @@ mod tests {
     fn zero_means_no_bound_except_for_the_queue() {
         let config = gate_config(&AdmissionSettings::default());
         assert_eq!(
-            (config.rate, config.concurrency_per_endpoint, config.queue.depth),
-            (None, None, 0)
+            (config.rate, config.concurrency, config.concurrency_per_endpoint),
+            (None, None, None)
+        );
+        let queue = config.queue;
+        assert_eq!(
+            (queue.depth, queue.tokens, queue.tenant_depth, queue.tenant_tokens),
+            (0, u64::MAX, u32::MAX, u64::MAX)
         );
         assert!(config.queue.wait.is_infinite() && config.starvation.is_infinite());
     }

@@ -1,11 +1,12 @@
 //! What a request's headers say, and what the pool's gate is told of it. For [`crate::stream`].
 
 use crate::abi::callbacks::{Headers, Stream};
-use crate::admission::{self, Standing};
+use crate::admission::Standing;
 use crate::clock;
 use crate::pools::PoolState;
 use crate::request::{hash_of, Api};
-use crate::settings::{AdmissionSettings, PoolSettings};
+use crate::settings::PoolSettings;
+use crate::tenant;
 use scheduler::admission::Decision;
 use std::sync::Arc;
 
@@ -19,9 +20,7 @@ pub struct Ask {
     pub api: Option<Api>,
     pub declared_bytes: f64,
     pub session: Option<u64>,
-    pub priority: Vec<u8>,
-    pub tenant: Vec<u8>,
-    pub deadline_ms: Option<f64>,
+    pub standing: Standing,
 }
 
 impl Ask {
@@ -34,8 +33,12 @@ impl Ask {
                 stream.header(Headers::Request, name)
             }
         };
-        let none = AdmissionSettings::default();
-        let admission = settings.admission.as_ref().unwrap_or(&none);
+        let standing = settings.admission.as_ref().map(|admission| {
+            let priority = named(&admission.priority_header).unwrap_or_default();
+            let deadline = named(&admission.first_token_deadline_header).and_then(|text| whole_number(&text));
+            let tenant = tenant::name_of(stream, &admission.tenant);
+            Standing::of(admission, &priority, &tenant, deadline)
+        });
         let path = stream.header(Headers::Request, ":path").unwrap_or_default();
         let length = stream
             .header(Headers::Request, "content-length")
@@ -45,9 +48,7 @@ impl Ask {
             api: Api::of_path(&path),
             declared_bytes: length.unwrap_or(0.0),
             session: named(&settings.session_header).map(|value| hash_of(&value)),
-            priority: named(&admission.priority_header).unwrap_or_default(),
-            tenant: named(&admission.tenant_header).unwrap_or_default(),
-            deadline_ms: named(&admission.first_token_deadline_header).and_then(|text| whole_number(&text)),
+            standing: standing.unwrap_or_default(),
             pool,
             settings: settings.clone(),
             cluster,
@@ -66,18 +67,13 @@ impl Ask {
     }
 
     pub fn decide(&self, id: u64, tokens: f64, now: f64) -> Decision {
-        let settings = match &self.settings.admission {
-            Some(settings) => settings,
-            None => return Decision::Admit,
-        };
-        let standing = Standing {
-            priority: &self.priority,
-            tenant: &self.tenant,
-            deadline_ms: self.deadline_ms,
-        };
+        if self.settings.admission.is_none() {
+            return Decision::Admit;
+        }
         let prefill = self.settings.config.cost.prefill(tokens, 0.0);
-        let arrival = admission::arrival(settings, &standing, id, tokens, prefill);
-        self.pool.admission().arrive(&arrival, now)
+        self.pool
+            .admission()
+            .arrive(&self.standing.arrival(id, tokens, prefill), now)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Settings of the filter and the policy `pool`, read from the JSON of Envoy's configuration (docs/reference/module-config.md).
 
-use crate::json::{number, raw_string, Fields};
+mod admission;
+mod object;
+
+pub use admission::{AdmissionSettings, TenantKey};
+use object::Object;
 use scheduler::{CostModel, Policy, PoolConfig};
 
 /// Why settings are refused: one line for the log of Envoy.
@@ -57,138 +61,6 @@ impl Timeouts {
     }
 }
 
-/// Rates, queue and shares of a pool.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct AdmissionSettings {
-    /// Requests that start per second; 0 for no limit.
-    pub rate_per_second: f64,
-    /// Requests that may start at once after a pause.
-    pub burst: f64,
-    /// Requests in flight per endpoint; 0 for no limit.
-    pub concurrency_per_endpoint: u32,
-    /// Requests that may wait.
-    pub queue_requests: usize,
-    /// Tokens of prompt that may wait; 0 for no bound.
-    pub queue_tokens: f64,
-    /// Longest wait in seconds; 0 for no bound.
-    pub queue_seconds: f64,
-    /// Header with the name of the request's priority.
-    pub priority_header: String,
-    /// Names of the priorities, first first.
-    pub priorities: Vec<String>,
-    /// After this many seconds of waiting a request goes before higher priorities; 0 for never.
-    pub starvation_seconds: f64,
-    /// Header whose value is the tenant.
-    pub tenant_header: String,
-    /// Tenants with a weight other than 1.
-    pub weights: Vec<(String, f64)>,
-    /// Header with the request's own deadline of the first token, in milliseconds.
-    pub first_token_deadline_header: String,
-    /// The deadline of those without one; 0 for none.
-    pub first_token_deadline_seconds: f64,
-}
-
-/// One object of the settings; complains about what was not asked for.
-struct Object<'a> {
-    path: &'a str,
-    fields: Vec<(String, &'a [u8])>,
-}
-
-impl<'a> Object<'a> {
-    fn read(path: &'a str, text: &'a [u8]) -> Result<Self, Refusal> {
-        let mut fields = Fields::of(text);
-        let mut found: Vec<(String, &[u8])> = Vec::new();
-        for (key, value) in &mut fields {
-            let key = String::from_utf8_lossy(key).into_owned();
-            if found.iter().any(|(earlier, _)| *earlier == key) {
-                return Err(format!("{path}{key} stands there twice"));
-            }
-            found.push((key, value));
-        }
-        if !fields.complete() {
-            return Err(format!(
-                "{} is no JSON object",
-                if path.is_empty() { "it" } else { path }
-            ));
-        }
-        Ok(Object { path, fields: found })
-    }
-
-    fn take(&mut self, name: &str) -> Option<&'a [u8]> {
-        let at = self.fields.iter().position(|(key, _)| key == name)?;
-        Some(self.fields.swap_remove(at).1)
-    }
-
-    fn number(&mut self, name: &str, default: f64, bounds: (f64, f64)) -> Result<f64, Refusal> {
-        let value = match self.take(name) {
-            Some(value) => number(value),
-            None => return Ok(default),
-        };
-        match value {
-            Some(value) if value >= bounds.0 && value <= bounds.1 => Ok(value),
-            _ => Err(format!(
-                "{}{name} must be a number from {} to {}",
-                self.path, bounds.0, bounds.1
-            )),
-        }
-    }
-
-    fn whole(&mut self, name: &str, default: u32, bounds: (u32, u32)) -> Result<u32, Refusal> {
-        let bounds = (f64::from(bounds.0), f64::from(bounds.1));
-        let value = self.number(name, f64::from(default), bounds)?;
-        if value.fract() != 0.0 {
-            return Err(format!("{}{name} must be a whole number", self.path));
-        }
-        Ok(value as u32)
-    }
-
-    fn seconds(&mut self, name: &str) -> Result<f64, Refusal> {
-        self.number(name, 0.0, (0.0, 86_400.0))
-    }
-
-    fn text(&mut self, name: &str) -> Result<String, Refusal> {
-        match self.take(name) {
-            None => Ok(String::new()),
-            Some(value) => plain_text(value).ok_or_else(|| format!("{}{name} must be plain text", self.path)),
-        }
-    }
-
-    fn header(&mut self, name: &str) -> Result<String, Refusal> {
-        Ok(self.text(name)?.to_ascii_lowercase())
-    }
-
-    fn truth(&mut self, name: &str) -> Result<bool, Refusal> {
-        match self.take(name) {
-            None | Some(b"false") => Ok(false),
-            Some(b"true") => Ok(true),
-            Some(_) => Err(format!("{}{name} must be true or false", self.path)),
-        }
-    }
-
-    fn object<'b>(&mut self, name: &str, path: &'b str) -> Result<Object<'b>, Refusal>
-    where
-        'a: 'b,
-    {
-        Object::read(path, self.take(name).unwrap_or(b"{}"))
-    }
-
-    fn end(self) -> Result<(), Refusal> {
-        match self.fields.first() {
-            None => Ok(()),
-            Some((name, _)) => Err(format!("{}{name} is unknown", self.path)),
-        }
-    }
-}
-
-/// A JSON string of at most 256 bytes without escapes.
-fn plain_text(value: &[u8]) -> Option<String> {
-    let text = raw_string(value)?;
-    if text.len() > 256 || text.contains(&b'\\') {
-        return None;
-    }
-    String::from_utf8(text.to_vec()).ok()
-}
-
 impl FilterSettings {
     /// Reads the filter's settings; nothing at all stands for the defaults.
     pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
@@ -220,7 +92,7 @@ impl PoolSettings {
             inject_usage,
             timeouts: timeouts(object.object("timeouts", "timeouts.")?)?,
             admission: match object.take("admission") {
-                Some(text) => Some(admission(Object::read("admission.", text)?)?),
+                Some(text) => Some(admission::admission(text)?),
                 None => None,
             },
         };
@@ -268,62 +140,6 @@ fn timeouts(mut object: Object<'_>) -> Result<Timeouts, Refusal> {
     Ok(timeouts)
 }
 
-fn admission(mut object: Object<'_>) -> Result<AdmissionSettings, Refusal> {
-    let mut queue = object.object("queue", "admission.queue.")?;
-    let mut weights = Vec::new();
-    let shares = object.object("weights", "admission.weights.")?;
-    for (tenant, weight) in shares.fields {
-        match number(weight) {
-            Some(weight) if weight > 0.0 && weight <= 1e6 => weights.push((tenant, weight)),
-            _ => {
-                return Err(format!(
-                    "admission.weights.{tenant} must be a number above 0, up to 1000000"
-                ))
-            }
-        }
-    }
-    let settings = AdmissionSettings {
-        rate_per_second: object.number("rate_per_second", 0.0, (0.0, 1e6))?,
-        burst: object.number("burst", 1.0, (1.0, 1e6))?,
-        concurrency_per_endpoint: object.whole("concurrency_per_endpoint", 0, (0, 1_000_000))?,
-        queue_requests: queue.whole("requests", 0, (0, 1_000_000))? as usize,
-        queue_tokens: queue.number("tokens", 0.0, (0.0, 1e12))?,
-        queue_seconds: queue.seconds("seconds")?,
-        priority_header: object.header("priority_header")?,
-        priorities: texts(object.take("priorities"))?,
-        starvation_seconds: object.seconds("starvation_seconds")?,
-        tenant_header: object.header("tenant_header")?,
-        weights,
-        first_token_deadline_header: object.header("first_token_deadline_header")?,
-        first_token_deadline_seconds: object.seconds("first_token_deadline_seconds")?,
-    };
-    queue.end()?;
-    object.end()?;
-    Ok(settings)
-}
-
-/// A list of at most 16 plain texts.
-fn texts(value: Option<&[u8]>) -> Result<Vec<String>, Refusal> {
-    let refusal = || "admission.priorities must be a list of at most 16 names".to_string();
-    let inner = match value {
-        None | Some(b"[]") => return Ok(Vec::new()),
-        Some([b'[', inner @ .., b']']) => inner,
-        Some(_) => return Err(refusal()),
-    };
-    let names: Option<Vec<String>> = inner
-        .split(|&byte| byte == b',')
-        .map(|name| plain_text(trimmed(name)))
-        .collect();
-    names.filter(|names| names.len() <= 16).ok_or_else(refusal)
-}
-
-fn trimmed(text: &[u8]) -> &[u8] {
-    let space = |byte: &u8| byte.is_ascii_whitespace();
-    let start = text.iter().take_while(|&byte| space(byte)).count();
-    let end = text.iter().rev().take_while(|&byte| space(byte)).count();
-    &text[start..text.len().saturating_sub(end).max(start)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,18 +160,12 @@ mod tests {
             "cost": {"token_seconds": 0.001, "pair_seconds": 0, "company_seconds": 0.5}, "warmup_seconds": 3,
             "max_body_bytes": 10, "session_header": "X-Session", "usage": "inject",
             "timeouts": {"first_token_seconds": 1.5, "between_tokens_seconds": 2, "total_seconds": 60},
-            "admission": {"rate_per_second": 20, "burst": 2, "concurrency_per_endpoint": 4,
-              "queue": {"requests": 30, "tokens": 1e6, "seconds": 1}, "priority_header": "p",
-              "priorities": ["high", "low"], "starvation_seconds": 5, "tenant_header": "T", "weights": {"a": 2.5},
-              "first_token_deadline_header": "d", "first_token_deadline_seconds": 4}}"#,
+            "admission": {"rate_per_second": 20, "tenant_header": "T"}}"#,
         )
         .unwrap();
         assert_eq!(settings.session_header, "x-session");
         assert_eq!(settings.timeouts.between_tokens, 2.0);
-        let admission = settings.admission.unwrap();
-        assert_eq!(admission.queue_requests, 30);
-        assert_eq!(admission.priorities, ["high", "low"]);
-        assert_eq!(admission.weights, [("a".to_string(), 2.5)]);
+        assert_eq!(settings.admission.unwrap().rate_per_second, 20.0);
     }
 
     #[test]
@@ -372,18 +182,7 @@ mod tests {
                 "block_tokens must be a number from 1 to 65536",
             ),
             (r#"{"pool":"p","cost":{"x":1}}"#, "cost.x is unknown"),
-            (
-                r#"{"pool":"p","admission":{"queue":{"requests":1.5}}}"#,
-                "admission.queue.requests must be a whole number",
-            ),
-            (
-                r#"{"pool":"p","admission":{"weights":{"a":0}}}"#,
-                "admission.weights.a must be a number above 0",
-            ),
-            (
-                r#"{"pool":"p","admission":{"priorities":[1]}}"#,
-                "admission.priorities must be a list",
-            ),
+            (r#"{"pool":"p","admission":{"x":1}}"#, "admission.x is unknown"),
         ] {
             let refusal = PoolSettings::parse(text.as_bytes()).unwrap_err();
             assert!(refusal.starts_with(complaint), "{}: {}", text, refusal);

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::filter::{Filter, PoolFilter};
 use crate::flight::{Answer, Flight, Standpoint};
 use crate::limits::{self, Deadline, TIME_IS_OVER};
+use crate::overflow;
 use crate::pools::{locked, pool_of_cluster};
 use crate::report::Statistics;
 use crate::request::{understand, Understood, USAGE_REQUEST};
@@ -66,6 +67,7 @@ impl PoolStream {
 
     /// The request's headers came.
     pub fn request_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
+        overflow::forget_the_client_s(stream);
         let cluster = match stream.cluster() {
             Some(cluster) => cluster,
             None => return CONTINUE,

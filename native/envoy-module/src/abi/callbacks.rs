@@ -177,7 +177,7 @@ impl FilterConfigHandle<'_> {
 /// A stream, for the time of one hook.
 #[derive(Clone, Copy)]
 pub struct Stream<'call> {
-    envoy: Envoy,
+    pub(super) envoy: Envoy,
     call: PhantomData<&'call ()>,
 }
 
@@ -192,7 +192,7 @@ impl<'call> Stream<'call> {
     }
 
     /// Copies what `ask` puts into a buffer.
-    fn copied(&self, ask: impl FnOnce(*mut EnvoyBuffer) -> bool) -> Option<Vec<u8>> {
+    pub(super) fn copied(&self, ask: impl FnOnce(*mut EnvoyBuffer) -> bool) -> Option<Vec<u8>> {
         let mut buffer = EnvoyBuffer::EMPTY;
         if !ask(&mut buffer) {
             return None;

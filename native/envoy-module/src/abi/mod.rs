@@ -18,6 +18,7 @@ macro_rules! offered {
 mod balancer;
 pub mod balancing;
 pub mod callbacks;
+mod context;
 mod http;
 
 use std::os::raw::{c_char, c_void};
@@ -93,7 +94,7 @@ pub fn take_panics() -> u64 {
 }
 
 /// Runs code of ours; where it panics (the message has gone to standard error), the answer is `fallback`.
-fn guarded<R>(fallback: R, code: impl FnOnce() -> R) -> R {
+pub fn guarded<R>(fallback: R, code: impl FnOnce() -> R) -> R {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(answer) => answer,
         Err(_) => {
