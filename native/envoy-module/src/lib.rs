@@ -3,8 +3,8 @@
 //! Filter `noop` lets every request pass. Filter `pool` looks after requests to pools of model servers: it reads what
 //! they ask ([`request`]), holds or refuses them ([`admission`]), watches the answers ([`answer`], [`limits`]) and
 //! tells how they fared ([`report`]). The load-balancing policy `pool` ([`balancer`]) sends each attempt where the
-//! scheduler says. All workers share the [`pools`] and the table of [`requests`]. Envoy calls through the C functions of
-//! [`abi`], the only place with unsafe code.
+//! scheduler says. All workers share the [`pools`] and the table of [`requests`]; [`loads`] brings what the engines say of
+//! themselves. Envoy calls through the C functions of [`abi`], the only place with unsafe code.
 
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -20,6 +20,7 @@ mod filter;
 mod flight;
 mod json;
 mod limits;
+mod loads;
 mod overflow;
 mod pools;
 mod report;

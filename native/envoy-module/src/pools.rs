@@ -5,8 +5,9 @@
 
 use crate::admission::Admission;
 use crate::clock;
+use crate::loads::{self, Load};
 use crate::settings::PoolSettings;
-use scheduler::{Pick, Pool, Request};
+use scheduler::{Observed, OwnLoad, Pick, Pool, Request};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -203,6 +204,33 @@ impl PoolState {
         locked(&self.books).pool.finish(id, now);
     }
 
+    /// What an engine said of itself, when `then` was what this pool had there (None: now). What it did not say is taken
+    /// to be the pool's own.
+    pub fn observe(&self, name: u64, load: &Load, then: Option<OwnLoad>) {
+        let mut books = locked(&self.books);
+        let own = match then.or_else(|| books.pool.own_load(name)) {
+            Some(own) => own,
+            None => return,
+        };
+        let observed = Observed {
+            waiting: load.waiting.unwrap_or(0.0),
+            running: load.running.unwrap_or_else(|| match load.waiting {
+                Some(_) => f64::from(own.in_flight.saturating_sub(own.prefilling)),
+                None => f64::from(own.in_flight),
+            }),
+            kv_used: load.kv_used.unwrap_or(0.0),
+        };
+        books.pool.observe_then(name, observed, own, load.kv_tokens);
+    }
+
+    /// Shows what this pool has at each of its endpoints now.
+    pub fn own_loads(&self, mut show: impl FnMut(u64, OwnLoad)) {
+        locked(&self.books)
+            .pool
+            .own_loads()
+            .for_each(|(name, own)| show(name, own));
+    }
+
     /// Requests in flight, by the books.
     pub fn in_flight(&self) -> usize {
         locked(&self.books).pool.in_flight()
@@ -244,7 +272,14 @@ pub fn pool_of(settings: PoolSettings) -> Arc<PoolState> {
     }
     let pool = Arc::new(PoolState::new(settings));
     pools.push(Arc::downgrade(&pool));
+    drop(pools);
+    loads::begin();
     pool
+}
+
+/// Every pool that lives.
+pub fn all_pools() -> Vec<Arc<PoolState>> {
+    locked(&POOLS).iter().filter_map(Weak::upgrade).collect()
 }
 
 /// Note that the cluster belongs to the pool.
