@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cheadrace/wire/agent_v1.proto\x12\x11headrace.agent.v1\"!\n\x0e\x44iscoveryFrame\x12\x0f\n\x07message\x18\x01 \x01(\x0c\"o\n\x0fRegisterRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\renvoy_version\x18\x03 \x01(\t\x12\x0e\n\x06module\x18\x04 \x01(\x08\x12\x16\n\x0emodule_problem\x18\x05 \x01(\t\"d\n\x10RegisterResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x17\n\x0freport_grace_ms\x18\x03 \x01(\r\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\"\n\x12\x41ssignmentsRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\"L\n\nAssignment\x12\x10\n\x08revision\x18\x01 \x01(\t\x12,\n\x08replicas\x18\x02 \x03(\x0b\x32\x1a.headrace.agent.v1.Replica\"\x9d\x04\n\x07Replica\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x10\n\x08workload\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0c\n\x04role\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\x11\n\tspec_hash\x18\x07 \x01(\t\x12\x36\n\x06labels\x18\x08 \x03(\x0b\x32&.headrace.agent.v1.Replica.LabelsEntry\x12\x0f\n\x07\x63ommand\x18\t \x03(\t\x12(\n\x03\x65nv\x18\n \x03(\x0b\x32\x1b.headrace.agent.v1.Variable\x12\x11\n\tdirectory\x18\x0b \x01(\t\x12&\n\x05ports\x18\x0c \x03(\x0b\x32\x17.headrace.agent.v1.Port\x12+\n\treadiness\x18\r \x01(\x0b\x32\x18.headrace.agent.v1.Probe\x12*\n\x08liveness\x18\x0e \x01(\x0b\x32\x18.headrace.agent.v1.Probe\x12)\n\x07startup\x18\x0f \x01(\x0b\x32\x18.headrace.agent.v1.Probe\x12\x17\n\x0fgrace_period_ms\x18\x10 \x01(\r\x12\x10\n\x08identity\x18\x11 \x01(\t\x12\x0c\n\x04\x62ind\x18\x12 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x08Variable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"6\n\x04Port\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\t\"\xf0\x01\n\x05Probe\x12\x11\n\thttp_path\x18\x01 \x01(\t\x12\x31\n\x0chttp_headers\x18\x02 \x03(\x0b\x32\x1b.headrace.agent.v1.Variable\x12\x0b\n\x03tcp\x18\x03 \x01(\x08\x12\x0f\n\x07\x63ommand\x18\x04 \x03(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x18\n\x10initial_delay_ms\x18\x06 \x01(\r\x12\x11\n\tperiod_ms\x18\x07 \x01(\r\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\x12\x19\n\x11success_threshold\x18\t \x01(\r\x12\x19\n\x11\x66\x61ilure_threshold\x18\n \x01(\r\"`\n\nHostReport\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x32\n\x08replicas\x18\x03 \x03(\x0b\x32 .headrace.agent.v1.ReplicaReport\"\xa1\x03\n\rReplicaReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\x12\x0f\n\x07\x61pp_pid\x18\x06 \x01(\r\x12\x11\n\tproxy_pid\x18\x07 \x01(\r\x12\x11\n\tspec_hash\x18\x08 \x01(\t\x12\x15\n\routbound_port\x18\t \x01(\r\x12\x19\n\x11proxy_credentials\x18\n \x01(\t\x12\x31\n\tapp_ports\x18\x0b \x03(\x0b\x32\x1e.headrace.agent.v1.PortMapping\x12\x35\n\rgateway_ports\x18\x0c \x03(\x0b\x32\x1e.headrace.agent.v1.PortMapping\x12\x17\n\x0fstarted_unix_ms\x18\r \x01(\x03\x12%\n\x1d\x63\x65rtificate_not_after_unix_ms\x18\x0e \x01(\x03\x12\x1a\n\x12\x63\x65rtificate_serial\x18\x0f \x01(\t\x12\x13\n\x0bproxy_ready\x18\x10 \x01(\x08\"*\n\x0bPortMapping\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\r\n\x05local\x18\x02 \x01(\r\"\x1f\n\x0bReportReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"K\n\x16SignCertificateRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x03 \x01(\x0c\"\x99\x01\n\x17SignCertificateResponse\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x01 \x01(\t\x12\x18\n\x10trust_bundle_pem\x18\x02 \x01(\t\x12\x1a\n\x12not_before_unix_ms\x18\x03 \x01(\x03\x12\x19\n\x11not_after_unix_ms\x18\x04 \x01(\x03\x12\x0e\n\x06serial\x18\x05 \x01(\t\"G\n\x0fWithdrawRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"9\n\x10WithdrawResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x08\x12\x0f\n\x07pending\x18\x02 \x01(\r2\x9c\x04\n\x0c\x43ontrolPlane\x12S\n\x08Register\x12\".headrace.agent.v1.RegisterRequest\x1a#.headrace.agent.v1.RegisterResponse\x12U\n\x0b\x41ssignments\x12%.headrace.agent.v1.AssignmentsRequest\x1a\x1d.headrace.agent.v1.Assignment0\x01\x12K\n\x06Report\x12\x1d.headrace.agent.v1.HostReport\x1a\x1e.headrace.agent.v1.ReportReply(\x01\x30\x01\x12h\n\x0fSignCertificate\x12).headrace.agent.v1.SignCertificateRequest\x1a*.headrace.agent.v1.SignCertificateResponse\x12S\n\x08Withdraw\x12\".headrace.agent.v1.WithdrawRequest\x1a#.headrace.agent.v1.WithdrawResponse\x12T\n\x08\x44iscover\x12!.headrace.agent.v1.DiscoveryFrame\x1a!.headrace.agent.v1.DiscoveryFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cheadrace/wire/agent_v1.proto\x12\x11headrace.agent.v1\"!\n\x0e\x44iscoveryFrame\x12\x0f\n\x07message\x18\x01 \x01(\x0c\"o\n\x0fRegisterRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\renvoy_version\x18\x03 \x01(\t\x12\x0e\n\x06module\x18\x04 \x01(\x08\x12\x16\n\x0emodule_problem\x18\x05 \x01(\t\"d\n\x10RegisterResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x17\n\x0freport_grace_ms\x18\x03 \x01(\r\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\"\n\x12\x41ssignmentsRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\"L\n\nAssignment\x12\x10\n\x08revision\x18\x01 \x01(\t\x12,\n\x08replicas\x18\x02 \x03(\x0b\x32\x1a.headrace.agent.v1.Replica\"\xad\x04\n\x07Replica\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x10\n\x08workload\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0c\n\x04role\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\x11\n\tspec_hash\x18\x07 \x01(\t\x12\x36\n\x06labels\x18\x08 \x03(\x0b\x32&.headrace.agent.v1.Replica.LabelsEntry\x12\x0f\n\x07\x63ommand\x18\t \x03(\t\x12(\n\x03\x65nv\x18\n \x03(\x0b\x32\x1b.headrace.agent.v1.Variable\x12\x11\n\tdirectory\x18\x0b \x01(\t\x12&\n\x05ports\x18\x0c \x03(\x0b\x32\x17.headrace.agent.v1.Port\x12+\n\treadiness\x18\r \x01(\x0b\x32\x18.headrace.agent.v1.Probe\x12*\n\x08liveness\x18\x0e \x01(\x0b\x32\x18.headrace.agent.v1.Probe\x12)\n\x07startup\x18\x0f \x01(\x0b\x32\x18.headrace.agent.v1.Probe\x12\x17\n\x0fgrace_period_ms\x18\x10 \x01(\r\x12\x10\n\x08identity\x18\x11 \x01(\t\x12\x0c\n\x04\x62ind\x18\x12 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x13 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x08Variable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"6\n\x04Port\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\t\"\xf0\x01\n\x05Probe\x12\x11\n\thttp_path\x18\x01 \x01(\t\x12\x31\n\x0chttp_headers\x18\x02 \x03(\x0b\x32\x1b.headrace.agent.v1.Variable\x12\x0b\n\x03tcp\x18\x03 \x01(\x08\x12\x0f\n\x07\x63ommand\x18\x04 \x03(\t\x12\x0c\n\x04port\x18\x05 \x01(\r\x12\x18\n\x10initial_delay_ms\x18\x06 \x01(\r\x12\x11\n\tperiod_ms\x18\x07 \x01(\r\x12\x12\n\ntimeout_ms\x18\x08 \x01(\r\x12\x19\n\x11success_threshold\x18\t \x01(\r\x12\x19\n\x11\x66\x61ilure_threshold\x18\n \x01(\r\"`\n\nHostReport\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x32\n\x08replicas\x18\x03 \x03(\x0b\x32 .headrace.agent.v1.ReplicaReport\"\xa1\x03\n\rReplicaReport\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x10\n\x08restarts\x18\x05 \x01(\r\x12\x0f\n\x07\x61pp_pid\x18\x06 \x01(\r\x12\x11\n\tproxy_pid\x18\x07 \x01(\r\x12\x11\n\tspec_hash\x18\x08 \x01(\t\x12\x15\n\routbound_port\x18\t \x01(\r\x12\x19\n\x11proxy_credentials\x18\n \x01(\t\x12\x31\n\tapp_ports\x18\x0b \x03(\x0b\x32\x1e.headrace.agent.v1.PortMapping\x12\x35\n\rgateway_ports\x18\x0c \x03(\x0b\x32\x1e.headrace.agent.v1.PortMapping\x12\x17\n\x0fstarted_unix_ms\x18\r \x01(\x03\x12%\n\x1d\x63\x65rtificate_not_after_unix_ms\x18\x0e \x01(\x03\x12\x1a\n\x12\x63\x65rtificate_serial\x18\x0f \x01(\t\x12\x13\n\x0bproxy_ready\x18\x10 \x01(\x08\"*\n\x0bPortMapping\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\r\n\x05local\x18\x02 \x01(\r\"\x1f\n\x0bReportReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"K\n\x16SignCertificateRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x03 \x01(\x0c\"\x99\x01\n\x17SignCertificateResponse\x12\x1d\n\x15\x63\x65rtificate_chain_pem\x18\x01 \x01(\t\x12\x18\n\x10trust_bundle_pem\x18\x02 \x01(\t\x12\x1a\n\x12not_before_unix_ms\x18\x03 \x01(\x03\x12\x19\n\x11not_after_unix_ms\x18\x04 \x01(\x03\x12\x0e\n\x06serial\x18\x05 \x01(\t\"G\n\x0fWithdrawRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\"9\n\x10WithdrawResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x08\x12\x0f\n\x07pending\x18\x02 \x01(\r\"\xe0\x01\n\nEngineLoad\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\r\x12\x14\n\x07waiting\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07running\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07kv_used\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\tkv_tokens\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x0f\n\x07problem\x18\x07 \x01(\t\x12\x11\n\taddresses\x18\x08 \x03(\tB\n\n\x08_waitingB\n\n\x08_runningB\n\n\x08_kv_usedB\x0c\n\n_kv_tokens\"M\n\x0fHostEngineLoads\x12\x0c\n\x04host\x18\x01 \x01(\t\x12,\n\x05loads\x18\x02 \x03(\x0b\x32\x1d.headrace.agent.v1.EngineLoad\"?\n\x0fMeshEngineLoads\x12,\n\x05loads\x18\x01 \x03(\x0b\x32\x1d.headrace.agent.v1.EngineLoad2\xf7\x04\n\x0c\x43ontrolPlane\x12S\n\x08Register\x12\".headrace.agent.v1.RegisterRequest\x1a#.headrace.agent.v1.RegisterResponse\x12U\n\x0b\x41ssignments\x12%.headrace.agent.v1.AssignmentsRequest\x1a\x1d.headrace.agent.v1.Assignment0\x01\x12K\n\x06Report\x12\x1d.headrace.agent.v1.HostReport\x1a\x1e.headrace.agent.v1.ReportReply(\x01\x30\x01\x12h\n\x0fSignCertificate\x12).headrace.agent.v1.SignCertificateRequest\x1a*.headrace.agent.v1.SignCertificateResponse\x12S\n\x08Withdraw\x12\".headrace.agent.v1.WithdrawRequest\x1a#.headrace.agent.v1.WithdrawResponse\x12T\n\x08\x44iscover\x12!.headrace.agent.v1.DiscoveryFrame\x1a!.headrace.agent.v1.DiscoveryFrame(\x01\x30\x01\x12Y\n\x0b\x45ngineLoads\x12\".headrace.agent.v1.HostEngineLoads\x1a\".headrace.agent.v1.MeshEngineLoads(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,31 +44,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNMENT']._serialized_start=337
   _globals['_ASSIGNMENT']._serialized_end=413
   _globals['_REPLICA']._serialized_start=416
-  _globals['_REPLICA']._serialized_end=957
-  _globals['_REPLICA_LABELSENTRY']._serialized_start=912
-  _globals['_REPLICA_LABELSENTRY']._serialized_end=957
-  _globals['_VARIABLE']._serialized_start=959
-  _globals['_VARIABLE']._serialized_end=998
-  _globals['_PORT']._serialized_start=1000
-  _globals['_PORT']._serialized_end=1054
-  _globals['_PROBE']._serialized_start=1057
-  _globals['_PROBE']._serialized_end=1297
-  _globals['_HOSTREPORT']._serialized_start=1299
-  _globals['_HOSTREPORT']._serialized_end=1395
-  _globals['_REPLICAREPORT']._serialized_start=1398
-  _globals['_REPLICAREPORT']._serialized_end=1815
-  _globals['_PORTMAPPING']._serialized_start=1817
-  _globals['_PORTMAPPING']._serialized_end=1859
-  _globals['_REPORTREPLY']._serialized_start=1861
-  _globals['_REPORTREPLY']._serialized_end=1892
-  _globals['_SIGNCERTIFICATEREQUEST']._serialized_start=1894
-  _globals['_SIGNCERTIFICATEREQUEST']._serialized_end=1969
-  _globals['_SIGNCERTIFICATERESPONSE']._serialized_start=1972
-  _globals['_SIGNCERTIFICATERESPONSE']._serialized_end=2125
-  _globals['_WITHDRAWREQUEST']._serialized_start=2127
-  _globals['_WITHDRAWREQUEST']._serialized_end=2198
-  _globals['_WITHDRAWRESPONSE']._serialized_start=2200
-  _globals['_WITHDRAWRESPONSE']._serialized_end=2257
-  _globals['_CONTROLPLANE']._serialized_start=2260
-  _globals['_CONTROLPLANE']._serialized_end=2800
+  _globals['_REPLICA']._serialized_end=973
+  _globals['_REPLICA_LABELSENTRY']._serialized_start=928
+  _globals['_REPLICA_LABELSENTRY']._serialized_end=973
+  _globals['_VARIABLE']._serialized_start=975
+  _globals['_VARIABLE']._serialized_end=1014
+  _globals['_PORT']._serialized_start=1016
+  _globals['_PORT']._serialized_end=1070
+  _globals['_PROBE']._serialized_start=1073
+  _globals['_PROBE']._serialized_end=1313
+  _globals['_HOSTREPORT']._serialized_start=1315
+  _globals['_HOSTREPORT']._serialized_end=1411
+  _globals['_REPLICAREPORT']._serialized_start=1414
+  _globals['_REPLICAREPORT']._serialized_end=1831
+  _globals['_PORTMAPPING']._serialized_start=1833
+  _globals['_PORTMAPPING']._serialized_end=1875
+  _globals['_REPORTREPLY']._serialized_start=1877
+  _globals['_REPORTREPLY']._serialized_end=1908
+  _globals['_SIGNCERTIFICATEREQUEST']._serialized_start=1910
+  _globals['_SIGNCERTIFICATEREQUEST']._serialized_end=1985
+  _globals['_SIGNCERTIFICATERESPONSE']._serialized_start=1988
+  _globals['_SIGNCERTIFICATERESPONSE']._serialized_end=2141
+  _globals['_WITHDRAWREQUEST']._serialized_start=2143
+  _globals['_WITHDRAWREQUEST']._serialized_end=2214
+  _globals['_WITHDRAWRESPONSE']._serialized_start=2216
+  _globals['_WITHDRAWRESPONSE']._serialized_end=2273
+  _globals['_ENGINELOAD']._serialized_start=2276
+  _globals['_ENGINELOAD']._serialized_end=2500
+  _globals['_HOSTENGINELOADS']._serialized_start=2502
+  _globals['_HOSTENGINELOADS']._serialized_end=2579
+  _globals['_MESHENGINELOADS']._serialized_start=2581
+  _globals['_MESHENGINELOADS']._serialized_end=2644
+  _globals['_CONTROLPLANE']._serialized_start=2647
+  _globals['_CONTROLPLANE']._serialized_end=3278
 # @@protoc_insertion_point(module_scope)

@@ -188,6 +188,7 @@ class Replica(_message.Message):
     GRACE_PERIOD_MS_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
     BIND_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """"default/chat-v1-0": namespace/workload-index"""
     namespace: _builtins.str
@@ -204,6 +205,8 @@ class Replica(_message.Message):
     """SPIFFE URI"""
     bind: _builtins.str
     """gateways: the address to listen on"""
+    engine: _builtins.str
+    """the model server that it runs ("" where none is named)"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -239,10 +242,11 @@ class Replica(_message.Message):
         grace_period_ms: _builtins.int = ...,
         identity: _builtins.str = ...,
         bind: _builtins.str = ...,
+        engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["liveness", b"liveness", "readiness", b"readiness", "startup", b"startup"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "command", b"command", "directory", b"directory", "env", b"env", "grace_period_ms", b"grace_period_ms", "id", b"id", "identity", b"identity", "index", b"index", "labels", b"labels", "liveness", b"liveness", "namespace", b"namespace", "ports", b"ports", "readiness", b"readiness", "role", b"role", "service_account", b"service_account", "spec_hash", b"spec_hash", "startup", b"startup", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "command", b"command", "directory", b"directory", "engine", b"engine", "env", b"env", "grace_period_ms", b"grace_period_ms", "id", b"id", "identity", b"identity", "index", b"index", "labels", b"labels", "liveness", b"liveness", "namespace", b"namespace", "ports", b"ports", "readiness", b"readiness", "role", b"role", "service_account", b"service_account", "spec_hash", b"spec_hash", "startup", b"startup", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -586,3 +590,115 @@ class WithdrawResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WithdrawResponse: _TypeAlias = WithdrawResponse  # noqa: Y015
+
+@_typing.final
+class EngineLoad(_message.Message):
+    """What one replica's model server said last. Absent figures were not said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    KV_USED_FIELD_NUMBER: _builtins.int
+    KV_TOKENS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    age_ms: _builtins.int
+    """since it was said, when this message was sent"""
+    waiting: _builtins.float
+    """requests in its queue"""
+    running: _builtins.float
+    """requests in its batch"""
+    kv_used: _builtins.float
+    """share of its KV cache in use, 0 to 1"""
+    kv_tokens: _builtins.float
+    problem: _builtins.str
+    """why it cannot be asked at present, for people"""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """down only: "address:port" of its endpoints, as proxies know them"""
+
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        age_ms: _builtins.int = ...,
+        waiting: _builtins.float | None = ...,
+        running: _builtins.float | None = ...,
+        kv_used: _builtins.float | None = ...,
+        kv_tokens: _builtins.float | None = ...,
+        problem: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used", b"_kv_used", "_running", b"_running", "_waiting", b"_waiting", "kv_tokens", b"kv_tokens", "kv_used", b"kv_used", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used", b"_kv_used", "_running", b"_running", "_waiting", b"_waiting", "addresses", b"addresses", "age_ms", b"age_ms", "kv_tokens", b"kv_tokens", "kv_used", b"kv_used", "problem", b"problem", "replica_id", b"replica_id", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kv_tokens: _TypeAlias = _typing.Literal["kv_tokens"]  # noqa: Y015
+    _WhichOneofArgType__kv_tokens: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__kv_used: _TypeAlias = _typing.Literal["kv_used"]  # noqa: Y015
+    _WhichOneofArgType__kv_used: _TypeAlias = _typing.Literal["_kv_used", b"_kv_used"]  # noqa: Y015
+    _WhichOneofReturnType__running: _TypeAlias = _typing.Literal["running"]  # noqa: Y015
+    _WhichOneofArgType__running: _TypeAlias = _typing.Literal["_running", b"_running"]  # noqa: Y015
+    _WhichOneofReturnType__waiting: _TypeAlias = _typing.Literal["waiting"]  # noqa: Y015
+    _WhichOneofArgType__waiting: _TypeAlias = _typing.Literal["_waiting", b"_waiting"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_tokens) -> _WhichOneofReturnType__kv_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_used) -> _WhichOneofReturnType__kv_used | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__running) -> _WhichOneofReturnType__running | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting) -> _WhichOneofReturnType__waiting | None: ...
+
+Global___EngineLoad: _TypeAlias = EngineLoad  # noqa: Y015
+
+@_typing.final
+class HostEngineLoads(_message.Message):
+    """The whole state of a host, again after every change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineLoad]: ...
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        loads: _abc.Iterable[Global___EngineLoad] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "loads", b"loads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostEngineLoads: _TypeAlias = HostEngineLoads  # noqa: Y015
+
+@_typing.final
+class MeshEngineLoads(_message.Message):
+    """The whole state of the other hosts, again after every change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOADS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineLoad]: ...
+    def __init__(
+        self,
+        *,
+        loads: _abc.Iterable[Global___EngineLoad] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loads", b"loads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeshEngineLoads: _TypeAlias = MeshEngineLoads  # noqa: Y015

@@ -64,6 +64,11 @@ class ControlPlaneStub:
                 request_serializer=headrace_dot_wire_dot_agent__v1__pb2.DiscoveryFrame.SerializeToString,
                 response_deserializer=headrace_dot_wire_dot_agent__v1__pb2.DiscoveryFrame.FromString,
                 _registered_method=True)
+        self.EngineLoads = channel.stream_stream(
+                '/headrace.agent.v1.ControlPlane/EngineLoads',
+                request_serializer=headrace_dot_wire_dot_agent__v1__pb2.HostEngineLoads.SerializeToString,
+                response_deserializer=headrace_dot_wire_dot_agent__v1__pb2.MeshEngineLoads.FromString,
+                _registered_method=True)
 
 
 class ControlPlaneServicer:
@@ -114,6 +119,15 @@ class ControlPlaneServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EngineLoads(self, request_iterator, context):
+        """What model servers say of their load: of this host's replicas up, of the other hosts' down. Figures only, apart from
+        Report, so that no load ever changes what a proxy is configured with. A control plane that is one minor behind does
+        not have it; the agent then goes by its own host's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlPlaneServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +160,11 @@ def add_ControlPlaneServicer_to_server(servicer, server):
                     servicer.Discover,
                     request_deserializer=headrace_dot_wire_dot_agent__v1__pb2.DiscoveryFrame.FromString,
                     response_serializer=headrace_dot_wire_dot_agent__v1__pb2.DiscoveryFrame.SerializeToString,
+            ),
+            'EngineLoads': grpc.stream_stream_rpc_method_handler(
+                    servicer.EngineLoads,
+                    request_deserializer=headrace_dot_wire_dot_agent__v1__pb2.HostEngineLoads.FromString,
+                    response_serializer=headrace_dot_wire_dot_agent__v1__pb2.MeshEngineLoads.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +329,33 @@ class ControlPlane:
             '/headrace.agent.v1.ControlPlane/Discover',
             headrace_dot_wire_dot_agent__v1__pb2.DiscoveryFrame.SerializeToString,
             headrace_dot_wire_dot_agent__v1__pb2.DiscoveryFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EngineLoads(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/headrace.agent.v1.ControlPlane/EngineLoads',
+            headrace_dot_wire_dot_agent__v1__pb2.HostEngineLoads.SerializeToString,
+            headrace_dot_wire_dot_agent__v1__pb2.MeshEngineLoads.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,11 @@ class ControlPlaneStub:
     """Relay of one Envoy's aggregated delta discovery stream: serialised envoy.service.discovery.v3
     DeltaDiscoveryRequest up, DeltaDiscoveryResponse down. The replica is named in the metadata key "replica-id".
     """
+    EngineLoads: _grpc.StreamStreamMultiCallable[_agent_v1_pb2.HostEngineLoads, _agent_v1_pb2.MeshEngineLoads]
+    """What model servers say of their load: of this host's replicas up, of the other hosts' down. Figures only, apart from
+    Report, so that no load ever changes what a proxy is configured with. A control plane that is one minor behind does
+    not have it; the agent then goes by its own host's.
+    """
 
 @_typing.type_check_only
 class ControlPlaneAsyncStub(ControlPlaneStub):
@@ -72,6 +77,11 @@ class ControlPlaneAsyncStub(ControlPlaneStub):
     Discover: _aio.StreamStreamMultiCallable[_agent_v1_pb2.DiscoveryFrame, _agent_v1_pb2.DiscoveryFrame]  # type: ignore[assignment]
     """Relay of one Envoy's aggregated delta discovery stream: serialised envoy.service.discovery.v3
     DeltaDiscoveryRequest up, DeltaDiscoveryResponse down. The replica is named in the metadata key "replica-id".
+    """
+    EngineLoads: _aio.StreamStreamMultiCallable[_agent_v1_pb2.HostEngineLoads, _agent_v1_pb2.MeshEngineLoads]  # type: ignore[assignment]
+    """What model servers say of their load: of this host's replicas up, of the other hosts' down. Figures only, apart from
+    Report, so that no load ever changes what a proxy is configured with. A control plane that is one minor behind does
+    not have it; the agent then goes by its own host's.
     """
 
 class ControlPlaneServicer(metaclass=_abc_1.ABCMeta):
@@ -127,6 +137,17 @@ class ControlPlaneServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_agent_v1_pb2.DiscoveryFrame], _abc.AsyncIterator[_agent_v1_pb2.DiscoveryFrame]]:
         """Relay of one Envoy's aggregated delta discovery stream: serialised envoy.service.discovery.v3
         DeltaDiscoveryRequest up, DeltaDiscoveryResponse down. The replica is named in the metadata key "replica-id".
+        """
+
+    @_abc_1.abstractmethod
+    def EngineLoads(
+        self,
+        request_iterator: _MaybeAsyncIterator[_agent_v1_pb2.HostEngineLoads],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_v1_pb2.MeshEngineLoads], _abc.AsyncIterator[_agent_v1_pb2.MeshEngineLoads]]:
+        """What model servers say of their load: of this host's replicas up, of the other hosts' down. Figures only, apart from
+        Report, so that no load ever changes what a proxy is configured with. A control plane that is one minor behind does
+        not have it; the agent then goes by its own host's.
         """
 
 def add_ControlPlaneServicer_to_server(servicer: ControlPlaneServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
