@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from headrace.floor.clock import Clock
 from headrace.identity.attest import IssueRefused, Stage
+from headrace.identity.crl import RevokedSerial, revocation_list
 from headrace.identity.material import (
     SIGNING_CERTIFICATE,
     AuthorityError,
@@ -47,12 +48,15 @@ class SigningRules:
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A signed certificate. `chain_pem`: the leaf, then the CAs below the root. Times in seconds since the epoch;
-    `serial` in lower-case hex, as `openssl x509 -serial` has it (but for the case)."""
+    `serial` in lower-case hex, as `openssl x509 -serial` has it (but for the case); `issuer` the key identifier of the
+    CA, `fingerprint` the SHA-256 of the leaf's DER, both in hex."""
 
     chain_pem: str
     serial: str
     not_before: float
     not_after: float
+    issuer: str = ""
+    fingerprint: str = ""
 
 
 class Authority:
@@ -63,8 +67,8 @@ class Authority:
         self._trust_domain = trust_domain
         self._clock = clock
         self._rules = rules
-        self._upper = "".join(_pem(item) for item in _presented(material))
-        self._bundle = "".join(_pem(item) for item in material.roots)
+        self._upper = "".join(pem(item) for item in _presented(material))
+        self._bundle = "".join(pem(item) for item in material.roots)
         self._issuer_id = _authority_key_identifier(material.signing)
 
     @classmethod
@@ -96,6 +100,34 @@ class Authority:
         return self._bundle
 
     @property
+    def issuer_id(self) -> str:
+        """The key identifier of the signing certificate, in hex: what leaves and revocation lists name as issuer."""
+        return (self._issuer_id.key_identifier or b"").hex()
+
+    @property
+    def signs_lists(self) -> bool:
+        """Whether Envoy would take a revocation list of this CA: its keyUsage, where it has one, allows cRLSign."""
+        try:
+            return self._material.signing.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+        except x509.ExtensionNotFound:
+            return True
+
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """The certificates of the bundle."""
+        return self._material.roots
+
+    @property
+    def root(self) -> x509.Certificate:
+        """The root in which the way from the signing certificate ends."""
+        return self._material.root
+
+    @property
+    def signing(self) -> x509.Certificate:
+        """The signing certificate."""
+        return self._material.signing
+
+    @property
     def not_after(self) -> float:
         """When the first certificate of the way to the root expires: no leaf outlives it."""
         return self._material.not_after.timestamp()
@@ -123,7 +155,16 @@ class Authority:
         builder = builder.not_valid_before(_date(not_before)).not_valid_after(_date(not_after))
         builder = builder.add_extension(self._issuer_id, critical=False)
         leaf = builder.sign(self._material.key, _hash_for(self._material))
-        return Leaf(_pem(leaf) + self._upper, f"{serial:x}", not_before, not_after)
+        fingerprint = leaf.fingerprint(hashes.SHA256()).hex()
+        return Leaf(pem(leaf) + self._upper, f"{serial:x}", not_before, not_after, self.issuer_id, fingerprint)
+
+    def revocation_list(self, revoked: Iterable[RevokedSerial], number: int, this_update: float, life: float) -> str:
+        """A revocation list (PEM) of these certificates of this CA, valid for `life` seconds from `this_update`."""
+        material = self._material
+        times = (_date(this_update - self._rules.skew), _date(this_update + life))
+        builder = revocation_list(material.signing.subject, self._issuer_id, revoked, number, times)
+        signed = builder.sign(material.key, _hash_for(material))
+        return signed.public_bytes(Encoding.PEM).decode("ascii")
 
     def __repr__(self) -> str:
         return f"Authority({self._trust_domain!r}, {self._material!r})"
@@ -180,7 +221,8 @@ def _hash_for(material: Material) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA5
     return hashes.SHA256()
 
 
-def _pem(certificate: x509.Certificate) -> str:
+def pem(certificate: x509.Certificate) -> str:
+    """The certificate as PEM."""
     return certificate.public_bytes(Encoding.PEM).decode("ascii")
 
 

@@ -9,12 +9,14 @@ import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from headrace.floor.clock import Clock
 from headrace.identity.attest import Assignments, IssueRefused, Stage, attest, check_request
-from headrace.identity.authority import Authority
-from headrace.identity.ledger import Entry, LedgerError
+from headrace.identity.authority import Leaf
+from headrace.identity.ledger import Block, Entry, LedgerError
+from headrace.model.identity import Identity
 
 DEFAULT_LIFETIME = 86400.0
 SHORTEST_LIFETIME = 600.0
@@ -43,8 +45,25 @@ class IssuedCertificate:
     serial: str
 
 
+class Signer(Protocol):
+    """What signs: an `identity.authority.Authority`, or the one of several that does so now (`identity.trust`)."""
+
+    @property
+    def bundle_pem(self) -> str: ...
+
+    def sign(self, public_key: ec.EllipticCurvePublicKey, identity: Identity, lifetime: float) -> Leaf: ...
+
+
 class Recorder(Protocol):
-    """Where issued certificates are recorded (`identity.ledger.Ledger`)."""
+    """Where issued certificates are recorded, and what was revoked (`identity.ledger.Ledger`)."""
+
+    def block_of(self, identity: str) -> Block | None:
+        """Why an identity gets no certificates; None where it may have them."""
+        ...
+
+    def key_revoked(self, spki_sha256: str) -> bool:
+        """Whether a certificate of this public key was revoked."""
+        ...
 
     def record(self, entry: Entry) -> None:
         """Write the entry durably or raise LedgerError."""
@@ -57,7 +76,7 @@ class Issuer:
     def __init__(
         self,
         assignments: Assignments,
-        authority: Authority,
+        authority: Signer,
         ledger: Recorder,
         clock: Clock,
         lifetime: float = DEFAULT_LIFETIME,
@@ -74,11 +93,14 @@ class Issuer:
         `host` must be the authenticated name of the asking agent. What cannot be recorded is not handed out.
         """
         attested = attest(host, replica_id, self._assignments)
+        self._check_not_blocked(attested.identity.uri)
         key = check_request(csr_der, attested.identity)
+        spki = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+        if self._ledger.key_revoked(spki):
+            raise IssueRefused(Stage.REQUEST, "the CSR's key is that of a revoked certificate: make a new one")
         bound = attested.max_lifetime
         lifetime = self._lifetime if bound is None else min(self._lifetime, bound)
         leaf = self._authority.sign(key, attested.identity, lifetime)
-        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         entry = Entry(
             serial=leaf.serial,
             identity=attested.identity.uri,
@@ -87,7 +109,9 @@ class Issuer:
             not_before=leaf.not_before,
             not_after=leaf.not_after,
             issued_at=self._clock.now(),
-            spki_sha256=hashlib.sha256(spki).hexdigest(),
+            spki_sha256=spki,
+            issuer=leaf.issuer,
+            fingerprint=leaf.fingerprint,
         )
         try:
             self._ledger.record(entry)
@@ -96,3 +120,12 @@ class Issuer:
         return IssuedCertificate(
             leaf.chain_pem, self._authority.bundle_pem, leaf.not_before, leaf.not_after, leaf.serial
         )
+
+    def _check_not_blocked(self, identity: str) -> None:
+        block = self._ledger.block_of(identity)
+        if block is not None:
+            raise IssueRefused(
+                Stage.ATTEST,
+                f"{identity} is revoked ({block.reason}); to allow it again run "
+                f"`headrace ca revoke --lift --identity {identity}`",
+            )

@@ -1,7 +1,7 @@
 """The record of every certificate issued: an SQLite file that the control plane writes and commands read.
 
-It holds no key and no certificate, only what says who got which one. Written by `identity.issuer`, read by the control
-plane's API and by `headrace ca`.
+It holds no key and no certificate, only what says who got which one, what was revoked, and the revocation lists that
+were signed. Written by `identity.issuer` and `identity.trust`, read by the control plane's API (`headrace ca`).
 """
 
 from __future__ import annotations
@@ -10,35 +10,20 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+from headrace.identity import ledger_schema
 from headrace.identity.attest import quoted
 
-SCHEMA = 1
-"""Number of the table's layout (`PRAGMA user_version`); another number is refused."""
 _BUSY_SECONDS = 5.0
 _PRUNE_EVERY = 100
-_COLUMNS = "serial, identity, replica, host, not_before, not_after, issued_at, spki_sha256, status"
-_TABLE = """
-CREATE TABLE issued (
-    serial TEXT PRIMARY KEY,
-    identity TEXT NOT NULL,
-    replica TEXT NOT NULL,
-    host TEXT NOT NULL,
-    not_before REAL NOT NULL,
-    not_after REAL NOT NULL,
-    issued_at REAL NOT NULL,
-    spki_sha256 TEXT NOT NULL,
-    status TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX issued_not_after ON issued (not_after);
-CREATE INDEX issued_identity ON issued (identity, issued_at);
-CREATE INDEX issued_replica ON issued (replica, issued_at);
-"""
+_COLUMNS = "serial, identity, replica, host, not_before, not_after, issued_at, spki_sha256, status, issuer, fingerprint"
+_HOLES = ",".join("?" * len(_COLUMNS.split(",")))
 
 
 class LedgerError(Exception):
@@ -49,12 +34,15 @@ class Status(StrEnum):
     """What became of a certificate. Expiry is not a status: compare `not_after` with the time."""
 
     ISSUED = "issued"
+    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One certificate. Times in seconds since the epoch; `serial` lower-case hex; `spki_sha256` hex hash of the DER
-    SubjectPublicKeyInfo; `identity` the SPIFFE URI; `replica` and `host` who asked."""
+    SubjectPublicKeyInfo; `identity` the SPIFFE URI; `replica` and `host` who asked; `issuer` the key identifier (hex)
+    of the CA that signed; `fingerprint` hex SHA-256 of the DER certificate. The last two are empty in entries of an
+    older ledger."""
 
     serial: str
     identity: str
@@ -65,6 +53,38 @@ class Entry:
     issued_at: float
     spki_sha256: str
     status: Status = Status.ISSUED
+    issuer: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A revoked certificate that has not expired: its entry, when it was revoked, and why."""
+
+    entry: Entry
+    revoked_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An identity that gets no certificates until it is lifted."""
+
+    identity: str
+    since: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedList:
+    """The newest revocation list that one CA (`issuer`: its key identifier) has signed. PEM; times in seconds since
+    the epoch."""
+
+    issuer: str
+    number: int
+    pem: str
+    this_update: float
+    next_update: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,7 @@ class Ledger:
                 # NORMAL: a killed process loses nothing. A power cut may lose the last entries, but with them the
                 # keys, which exist in memory only.
                 database.execute("PRAGMA synchronous=NORMAL")
-                _prepare(path, database)
+                ledger_schema.prepare(path, database)
             except BaseException:
                 database.close()
                 raise
@@ -114,7 +134,7 @@ class Ledger:
         with _explained(path):
             database = _connect(f"file:{quote(str(path))}?mode=ro")
             try:
-                _check_schema(path, database)
+                ledger_schema.check(path, database)
             except BaseException:
                 database.close()
                 raise
@@ -125,7 +145,7 @@ class Ledger:
         fails (also for a serial that is already there)."""
         row = tuple(str(item) if isinstance(item, Status) else item for item in astuple(entry))
         with self._lock, _explained(self._path), self._database:
-            self._database.execute(f"INSERT INTO issued ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", row)  # noqa: S608
+            self._database.execute(f"INSERT INTO issued ({_COLUMNS}) VALUES ({_HOLES})", row)  # noqa: S608
             self._until_prune -= 1
             if self._until_prune < 0:
                 self._prune(entry.issued_at)
@@ -158,6 +178,97 @@ class Ledger:
         )
         return self._query(where, (now,), limit)
 
+    # What was revoked
+
+    def revoke(self, serials: Iterable[str], now: float, reason: str) -> None:
+        """Note certificates (by serial, as recorded) as revoked, durably also against a power cut."""
+        with self._durable() as database:
+            for serial in serials:
+                database.execute("INSERT OR IGNORE INTO revoked VALUES (?,?,?)", (serial, now, reason))
+                database.execute("UPDATE issued SET status = ? WHERE serial = ?", (Status.REVOKED.value, serial))
+
+    def block(self, identity: str, now: float, reason: str) -> None:
+        """Let an identity get no more certificates, and revoke those it has, in one transaction."""
+        with self._durable() as database:
+            database.execute("INSERT OR IGNORE INTO blocked VALUES (?,?,?)", (identity, now, reason))
+            valid = "FROM issued WHERE identity = ? AND not_after > ?"
+            database.execute(
+                f"INSERT OR IGNORE INTO revoked SELECT serial, ?, ? {valid}",
+                (now, reason, identity, now),
+            )
+            database.execute(
+                f"UPDATE issued SET status = ? WHERE serial IN (SELECT serial {valid})",  # noqa: S608
+                (Status.REVOKED.value, identity, now),
+            )
+
+    def lift(self, identity: str) -> bool:
+        """Let an identity have certificates again (those that were revoked stay so); whether it was blocked."""
+        with self._durable() as database:
+            return database.execute("DELETE FROM blocked WHERE identity = ?", (identity,)).rowcount > 0
+
+    def blocked(self) -> list[Block]:
+        """The identities that get no certificates, by name."""
+        with self._lock, _explained(self._path):
+            rows = self._database.execute("SELECT identity, since, reason FROM blocked ORDER BY identity")
+            return [Block(*row) for row in rows]
+
+    def block_of(self, identity: str) -> Block | None:
+        """Why an identity gets no certificates; None where it may have them."""
+        with self._lock, _explained(self._path):
+            sql = "SELECT identity, since, reason FROM blocked WHERE identity = ?"
+            row = self._database.execute(sql, (identity,)).fetchone()
+            return Block(*row) if row else None
+
+    def key_revoked(self, spki_sha256: str) -> bool:
+        """Whether a certificate of this public key was revoked."""
+        with self._lock, _explained(self._path):
+            sql = "SELECT 1 FROM issued WHERE status = ? AND spki_sha256 = ? LIMIT 1"
+            return self._database.execute(sql, (Status.REVOKED.value, spki_sha256)).fetchone() is not None
+
+    def revoked(self, now: float) -> list[Revoked]:
+        """The revoked certificates that have not expired at `now`, by serial."""
+        columns = ", ".join(f"issued.{name.strip()}" for name in _COLUMNS.split(","))
+        sql = (
+            f"SELECT {columns}, revoked_at, reason FROM revoked JOIN issued USING (serial) "  # noqa: S608
+            "WHERE not_after > ? ORDER BY serial"
+        )
+        with self._lock, _explained(self._path):
+            return [Revoked(_entry(row[:-2]), *row[-2:]) for row in self._database.execute(sql, (now,))]
+
+    def issuers(self, now: float) -> dict[str, float]:
+        """The CAs (key identifiers) that have signed certificates valid at `now`, each with the last one's end."""
+        sql = "SELECT issuer, max(not_after) FROM issued WHERE not_after > ? GROUP BY issuer ORDER BY issuer"
+        with self._lock, _explained(self._path):
+            return dict(self._database.execute(sql, (now,)).fetchall())
+
+    def adopt(self, issuer: str) -> None:
+        """Say of entries without an issuer (of an older ledger) that this CA signed them."""
+        with self._lock, _explained(self._path), self._database:
+            self._database.execute("UPDATE issued SET issuer = ? WHERE issuer = ''", (issuer,))
+
+    def keep_list(self, signed: SignedList) -> None:
+        """Keep a CA's newest revocation list: it stays in force when the CA's key is gone."""
+        with self._durable() as database:
+            row = (signed.issuer, signed.number, signed.pem, signed.this_update, signed.next_update)
+            database.execute("INSERT OR REPLACE INTO crl VALUES (?,?,?,?,?)", row)
+
+    def lists(self) -> dict[str, SignedList]:
+        """The newest revocation list of each CA, by key identifier."""
+        with self._lock, _explained(self._path):
+            rows = self._database.execute("SELECT issuer, number, pem, this_update, next_update FROM crl").fetchall()
+            return {row[0]: SignedList(*row) for row in sorted(rows)}
+
+    @contextlib.contextmanager
+    def _durable(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that a power cut does not undo."""
+        with self._lock, _explained(self._path):
+            self._database.execute("PRAGMA synchronous=FULL")
+            try:
+                with self._database:
+                    yield self._database
+            finally:
+                self._database.execute("PRAGMA synchronous=NORMAL")
+
     def close(self) -> None:
         """Close the file; the ledger is of no use after."""
         with self._lock:
@@ -169,6 +280,7 @@ class Ledger:
             return [_entry(row) for row in rows]
 
     def _prune(self, now: float) -> None:
+        self._database.execute("DELETE FROM revoked WHERE serial NOT IN (SELECT serial FROM issued)")
         self._database.execute("DELETE FROM issued WHERE not_after < ?", (now - self._retention.age,))
         # Of the expired entries, newest end first, the one after the last kept (if any) bounds what goes.
         bound = self._database.execute(
@@ -179,9 +291,8 @@ class Ledger:
             self._database.execute("DELETE FROM issued WHERE not_after <= ?", bound)
 
 
-def _entry(row: tuple[str, str, str, str, float, float, float, str, str]) -> Entry:
-    serial, identity, replica, host, not_before, not_after, issued_at, spki, status = row
-    return Entry(serial, identity, replica, host, not_before, not_after, issued_at, spki, Status(status))
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return replace(Entry(*row), status=Status(row[8]))
 
 
 def _connect(uri: str) -> sqlite3.Connection:
@@ -189,38 +300,13 @@ def _connect(uri: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
 
 
-def _prepare(path: Path, database: sqlite3.Connection) -> None:
-    """Make the table where the file is new, else check its schema. Two openers at once make it once."""
-    database.execute("BEGIN IMMEDIATE")
-    with database:
-        version, tables = _state(database)
-        if version == 0 and not tables:
-            for statement in _TABLE.split(";"):
-                database.execute(statement)
-            database.execute(f"PRAGMA user_version={SCHEMA}")
-    _check_schema(path, database)
-
-
-def _state(database: sqlite3.Connection) -> tuple[int, int]:
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    return version, tables
-
-
-def _check_schema(path: Path, database: sqlite3.Connection) -> None:
-    version, _ = _state(database)
-    if version != SCHEMA:
-        raise LedgerError(
-            f"{path}: has ledger schema {version}, this Headrace has {SCHEMA}. Use the version that wrote it, or move "
-            "the file away: certificates stay valid, only their record starts anew."
-        )
-
-
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """SQLite's errors as LedgerErrors."""
     try:
         yield
+    except ledger_schema.SchemaError as error:
+        raise LedgerError(str(error)) from None
     except sqlite3.Error as error:
         raise LedgerError(
             f"{path}: {quoted(str(error))}. If the file is damaged move it away: certificates stay valid, only their "

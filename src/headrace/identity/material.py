@@ -74,15 +74,17 @@ def present(directory: Path) -> bool:
     return any((directory / name).exists() for name in (SIGNING_CERTIFICATE, SIGNING_KEY, CHAIN, ROOTS))
 
 
-def create_root(directory: Path, trust_domain: str, not_before: datetime.datetime) -> None:
+def create_root(directory: Path, trust_domain: str, not_before: datetime.datetime, name: str = "") -> None:
     """Write a new self-signed root for `trust_domain` (P-256, ten years from `not_before`, files of mode 0600).
 
     Its extensions follow RFC 5280 for a CA and SPIFFE X.509-SVID section 2 for a signing certificate: CA:TRUE and
-    keyCertSign critical, the trust domain as URI SAN. The key file is written last but one, the certificate last, so
-    that a half-written authority is noticed and not used.
+    keyCertSign critical, the trust domain as URI SAN. `name`, where given, tells it from the root before it. The key
+    file is written last but one, the certificate last, so that a half-written authority is noticed and not used.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain[:64])])
+    names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain[:64])]
+    names += [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []
+    subject = x509.Name(names)
     public = key.public_key()
     identifier = x509.SubjectKeyIdentifier.from_public_key(public)
     builder = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from headrace.identity.attest import Assigned, IssueRefused, Stage
 from headrace.identity.authority import Authority
@@ -25,6 +26,12 @@ class Table:
 
 
 class FullDisk:
+    def block_of(self, identity: str) -> None:
+        return None
+
+    def key_revoked(self, spki_sha256: str) -> bool:
+        return False
+
     def record(self, entry: Entry) -> None:
         raise LedgerError("ledger.sqlite: database or disk is full")
 
@@ -52,6 +59,8 @@ def test_issue_signs_and_records(authority: Authority, ledger: Ledger, clock, ch
             not_after=issued.not_after,
             issued_at=clock.now(),
             spki_sha256=hashlib.sha256(key.public_der()).hexdigest(),
+            issuer=authority.issuer_id,
+            fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
         )
     ]
 

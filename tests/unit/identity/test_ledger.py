@@ -146,7 +146,7 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     database.execute("PRAGMA user_version=7")
     database.close()
     for door in (Ledger.open, Ledger.read):
-        with pytest.raises(LedgerError, match="has ledger schema 7, this Headrace has 1"):
+        with pytest.raises(LedgerError, match="has ledger schema 7, this Headrace has 2"):
             door(path)
 
 
