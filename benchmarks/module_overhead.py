@@ -22,7 +22,6 @@ import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,8 +86,9 @@ def main() -> None:
     samples: dict[tuple[str, str, int], list[Sample]] = {}
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {LOAD_CORE})
-    with tempfile.TemporaryDirectory(prefix="hr-bench-") as name, ways(Path(name)) as (plain, module):
-        scripts = {size: _script(Path(name), size) for size in SIZES}
+    with tempfile.TemporaryDirectory(prefix="hr-bench-") as name, ways(Path(name)) as rig:
+        plain, module = rig.ways
+        scripts = {size: script(Path(name), size) for size in SIZES}
         for way in (plain, module):
             measure(wrk, way, scripts["1 KiB"], 16, 1.0)  # warm
         for number in range(arguments.rounds):
@@ -110,7 +110,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _script(directory: Path, size: str) -> Path:
+def script(directory: Path, size: str) -> Path:
+    """The script of wrk that posts chat completions of a size of `SIZES`."""
     words = "What does a headrace do, and why is it called that? "
     filler = (words * (SIZES[size] // len(words) + 1))[: SIZES[size] - 120]
     before = '{"model":"constant","max_tokens":64,"messages":[{"role":"user","content":"' + filler
@@ -119,19 +120,27 @@ def _script(directory: Path, size: str) -> Path:
     return file
 
 
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """Envoy alone, Envoy with the module, and the ports of the backends behind them."""
+
+    ways: tuple[Way, Way]
+    backends: tuple[int, ...]
+
+
 @contextlib.contextmanager
-def ways(directory: Path) -> Iterator[tuple[Way, Way]]:
+def ways(directory: Path) -> Iterator[Rig]:
     """The two Envoys, ready, and their backends."""
     with contextlib.ExitStack() as stack:
-        backends = [_free_port() for _ in range(BACKENDS)]
+        backends = [free_port() for _ in range(BACKENDS)]
         resources = {"listeners": [_backend(port) for port in backends]}
         _start(stack, directory, "backends", resources, LOAD_CORE)
         found = []
         for name in ("plain", "module"):
-            port = _free_port()
+            port = free_port()
             pid = _start(stack, directory, name, _proxy(port, backends, module=name == "module"), PROXY_CORE)
             found.append(Way(name, port, pid))
-        yield found[0], found[1]
+        yield Rig((found[0], found[1]), tuple(backends))
 
 
 def _start(stack: contextlib.ExitStack, directory: Path, name: str, resources: dict[str, Any], core: int) -> int:
@@ -145,7 +154,8 @@ def _start(stack: contextlib.ExitStack, directory: Path, name: str, resources: d
     return process.pid
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -178,7 +188,18 @@ def _backend(port: int) -> dict[str, Any]:
         "direct_response": {"status": 200, "body": {"inline_string": envoys.ANSWER}},
         "response_headers_to_add": [json_type],
     }
-    return _listener(port, route, {"name": "buffer", "typed_config": whole})
+    listener = _listener(port, route, {"name": "buffer", "typed_config": whole})
+    models = json.dumps({"object": "list", "data": [{"id": "constant", "object": "model"}]})
+    host = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["virtual_hosts"][0]
+    host["routes"].insert(
+        0,
+        {
+            "match": {"path": "/v1/models"},
+            "direct_response": {"status": 200, "body": {"inline_string": models}},
+            "response_headers_to_add": [json_type],
+        },
+    )
+    return listener
 
 
 def _proxy(port: int, backends: list[int], *, module: bool) -> dict[str, Any]:
@@ -245,4 +266,4 @@ def publish(samples: dict[tuple[str, str, int], list[Sample]], arguments: argpar
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
