@@ -102,6 +102,8 @@ class ScriptedControlPlane(agent_v1_pb2_grpc.ControlPlaneServicer):
         self.signed: list[str] = []
         self.streams: list[str] = []
         self.refuse_signing = False
+        self.loads: dict[str, wire.EngineLoad] = {}
+        self.other_loads = wire.MeshEngineLoads()
         self._assigned = asyncio.Event()
         self._sets: dict[str, ResourceSet] = {}
         self.hub = Hub(self, SystemClock())
@@ -210,6 +212,11 @@ class ScriptedControlPlane(agent_v1_pb2_grpc.ControlPlaneServicer):
 
         async for message in self.hub.stream(name, frames()):
             yield wire.DiscoveryFrame(message=message)
+
+    async def EngineLoads(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        async for message in request_iterator:
+            self.loads = {load.replica_id: load for load in message.loads}
+            await context.write(self.other_loads)
 
     def _publish(self) -> None:
         sets = {}

@@ -83,3 +83,10 @@ def test_a_gateway_takes_new_ports_in_place() -> None:
     after = assignment(planned(GATEWAY.replace("number: 80", "number: 81")), "127.0.0.1").replicas[0]
     assert before.spec_hash == after.spec_hash
     assert [port.number for port in before.ports] != [port.number for port in after.ports]
+
+
+def test_an_engine_is_told_without_replacing_the_process() -> None:
+    unnamed = WORKLOAD.replace("  engine: vllm\n", "")
+    before, after = (assignment(planned(text), "127.0.0.1").replicas[0] for text in (unnamed, WORKLOAD))
+    assert (before.engine, after.engine) == ("", "vllm")
+    assert before.spec_hash == after.spec_hash

@@ -6,6 +6,7 @@ A thin adapter over `HostBook`, `Issuer` and `Hub`; the service definition is pr
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import structlog
 
 from headrace import __version__
 from headrace.app.control_plane.assignments import PlannedReplica, assignment
+from headrace.app.control_plane.engine_loads import EngineLoadBook
 from headrace.app.control_plane.hosts import HostBook
 from headrace.app.settings import MeshSettings
 from headrace.floor.cell import LatestValue
@@ -26,6 +28,8 @@ _log = structlog.get_logger()
 REPORT_GRACE = 10.0
 """Seconds for which a host's endpoints stay after its report stream broke."""
 _WITHDRAW_LIMIT = 60.0
+_LOADS_PAUSE = 0.25
+"""Seconds between two messages of engines' loads to the same agent."""
 _REFUSALS = {
     Stage.ATTEST: grpc.StatusCode.PERMISSION_DENIED,
     Stage.REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
@@ -66,6 +70,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         """Set once changes are published (after a restart: when every host has reported)."""
         self.changed: Callable[[], None] = lambda: None
         self.settle: Callable[[], int] = lambda: 0
+        self.loads = EngineLoadBook(hosts, time.monotonic)
 
     def assigned(self, replica_id: str) -> Assigned | None:
         """The host that runs a replica and the identity it has, also while it drains: what attestation checks a
@@ -116,6 +121,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         self._losses.pop(host, None)
         _log.warning("host lost: its endpoints leave the mesh", host=host)
         self._hosts.lost(host)
+        self.loads.forget(host)
         self.changed()
 
     async def SignCertificate(
@@ -170,3 +176,32 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
             del message
             await context.write(frame)
             del frame
+
+    async def EngineLoads(  # type: ignore[override]
+        self,
+        request_iterator: AsyncIterator[wire.HostEngineLoads],
+        context: grpc.aio.ServicerContext[wire.HostEngineLoads, wire.MeshEngineLoads],
+    ) -> None:
+        relaying: asyncio.Task[None] | None = None
+        host = ""
+        try:
+            async for message in request_iterator:
+                host = message.host
+                self.loads.hear(message)
+                if relaying is None:
+                    relaying = asyncio.create_task(self._relay_loads(host, context), name=f"engine loads {host[:200]}")
+        finally:
+            if relaying is not None:
+                relaying.cancel()
+                await asyncio.gather(relaying, return_exceptions=True)
+
+    async def _relay_loads(
+        self, host: str, context: grpc.aio.ServicerContext[wire.HostEngineLoads, wire.MeshEngineLoads]
+    ) -> None:
+        told = None
+        async for _ in self.loads.revision.changes():
+            table = self.loads.for_host(host)
+            if told is None or table.loads or told.loads:
+                await context.write(table)
+                told = table
+            await asyncio.sleep(_LOADS_PAUSE)

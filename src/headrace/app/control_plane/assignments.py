@@ -158,6 +158,7 @@ def _replica(item: PlannedReplica, gateway_bind: str) -> wire.Replica:
         replica.command.extend(spec.command)
         replica.env.extend(wire.Variable(name=name, value=value) for name, value in spec.env)
         replica.directory = spec.directory
+        replica.engine = spec.engine.value if spec.engine else ""
         for field, probe in (("readiness", spec.readiness), ("liveness", spec.liveness), ("startup", spec.startup)):
             if probe is not None:
                 getattr(replica, field).CopyFrom(_probe(probe))

@@ -101,6 +101,11 @@ class HostBook:
         """The host that reports the replica."""
         return next((name for name, entry in self.hosts.items() if replica in entry.replicas), None)
 
+    def address_of(self, replica: str) -> str:
+        """The replica's address as proxies know it; empty where no host reports one."""
+        host = self.host_of(replica)
+        return "" if host is None else self.hosts[host].replicas[replica].address
+
     def known(self, replica: str) -> PlannedReplica | None:
         """The plan's entry of a replica, also while it drains."""
         return self._planned.get(replica)
