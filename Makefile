@@ -22,7 +22,7 @@ PYTHON_FILES := src tests benchmarks setup.py
 # A compiler that came after the first installation: build the module now.
 NOW_BUILDABLE := $(if $(wildcard $(MODULE)),,$(shell PATH="$$PATH:$$HOME/.cargo/bin" command -v $(CARGO)))
 
-.PHONY: help demo test lint native-test bench proto goldens docs format lock install dev clean build-module
+.PHONY: help demo test lint native-test bench soak proto goldens docs format lock install dev clean build-module
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,6 +53,9 @@ native-test: ## Checks of the Rust module.
 			$(CARGO) clippy --quiet -- -D warnings; \
 		else echo "SKIPPED: clippy of native/python (it needs Rust 1.83 or newer)"; fi; \
 	else echo "SKIPPED: checks of the Rust module (no cargo on this machine; apt-get install cargo rust-clippy rustfmt)"; fi
+
+soak: dev ## Ten minutes at 70 % load with churn; MINUTES=30 for longer.
+	python benchmarks/soak.py --minutes $(or $(MINUTES),10)
 
 bench: dev ## Measure everything anew into benchmarks/RESULTS.md (about ten minutes; leave the machine alone meanwhile).
 	for name in mesh_overhead mesh_overhead_parts change_latency startup check_many; do python benchmarks/$$name.py --write; done
