@@ -30,6 +30,7 @@ _LB_TYPE = (
     "type.googleapis.com/envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"
 )
 _HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_CODEC = "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 _HTTP2 = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -163,11 +164,14 @@ class PoolBootstrap:
         }
         if self.policy is not None:
             cluster["load_balancing_policy"] = pool_policy({"pool": "test/models", **self.policy})
+        options: dict[str, Any] = {"@type": _HTTP2, "explicit_http_config": {"http_protocol_options": {}}}
         if self.http2:
-            options = {"@type": _HTTP2, "explicit_http_config": {"http2_protocol_options": {}}}
-            cluster["typed_extension_protocol_options"] = {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
-            }
+            options["explicit_http_config"] = {"http2_protocol_options": {}}
+        if self.policy and self.policy.get("resend"):
+            options["http_filters"] = [module_filter("attempt"), {"name": "codec", "typed_config": {"@type": _CODEC}}]
+        cluster["typed_extension_protocol_options"] = {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
+        }
         return cluster
 
 
@@ -177,13 +181,18 @@ def _socket_address(port: int) -> dict[str, Any]:
 
 def pool_filter(settings: dict[str, Any]) -> dict[str, Any]:
     """The HTTP filter `pool`."""
+    return module_filter("pool", json.dumps(settings))
+
+
+def module_filter(name: str, settings: str = "") -> dict[str, Any]:
+    """A filter of the module."""
     return {
-        "name": "pool",
+        "name": name,
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
             "dynamic_module_config": {"name": MODULE_NAME, "do_not_close": True},
-            "filter_name": "pool",
-            "filter_config": {"@type": _STRING, "value": json.dumps(settings)},
+            "filter_name": name,
+            "filter_config": {"@type": _STRING, "value": settings},
         },
     }
 
@@ -202,7 +211,16 @@ def pool_policy(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _access_log(path: Path) -> dict[str, Any]:
     texts = ("pool", "model", "reason", "endpoint", "outcome")
-    numbers = ("attempts", "queue_ms", "ttft_ms", "tokens_estimated", "tokens_cached", "tokens_in", "tokens_out")
+    numbers = (
+        "attempts",
+        "resent",
+        "queue_ms",
+        "ttft_ms",
+        "tokens_estimated",
+        "tokens_cached",
+        "tokens_in",
+        "tokens_out",
+    )
     fields = {key: f"%DYNAMIC_METADATA(headrace:{key})%" for key in (*texts, *numbers)}
     fields |= {"status": "%RESPONSE_CODE%", "details": "%RESPONSE_CODE_DETAILS%"}
     return {

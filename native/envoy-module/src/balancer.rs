@@ -14,6 +14,16 @@ use std::sync::Arc;
 /// The request header by which the policy finds what the filter knows.
 pub const REQUEST_HEADER: &str = "x-headrace-request";
 
+/// What there is to say of a request.
+pub enum Choice {
+    /// It goes to the host of this priority, with this index among the healthy.
+    Host(u32, u32),
+    /// It goes nowhere: it was sent again already.
+    Nowhere,
+    /// Nothing is known of it.
+    Unknown,
+}
+
 /// A host of the priority in use.
 #[derive(Debug, Clone)]
 struct Host {
@@ -80,11 +90,16 @@ impl Balancer {
         self.pool.set_endpoints(&self.cluster, names, clock::now());
     }
 
-    /// Priority and index (among the healthy) of the host for a request; None where the scheduler cannot say.
-    pub fn choose(&self, envoy: &Balancing<'_>, request: &Choosing<'_>) -> Option<(u32, u32)> {
-        let facts = find(request.header(REQUEST_HEADER, request_number)??)?;
-        if facts.cluster != self.cluster {
-            return None; // a mirror's copy, or another cluster in its place: not the request that is in the books
+    /// The host for a request, as the scheduler says.
+    pub fn choose(&self, envoy: &Balancing<'_>, request: &Choosing<'_>) -> Choice {
+        let number = request.header(REQUEST_HEADER, request_number).flatten();
+        let facts = match number.and_then(find) {
+            // Of another cluster: a mirror's copy, or another cluster in its place. That is not the request in the books.
+            Some(facts) if facts.cluster == self.cluster => facts,
+            _ => return Choice::Unknown,
+        };
+        if facts.is_spent() {
+            return Choice::Nowhere;
         }
         if self.hosts.borrow().healthy.len() != envoy.healthy_count(self.hosts.borrow().priority) {
             self.update(envoy);
@@ -92,6 +107,7 @@ impl Balancer {
         self.look_for_absent();
         let hosts = self.hosts.borrow();
         self.dispatch(&hosts, &facts)
+            .map_or(Choice::Unknown, |(priority, index)| Choice::Host(priority, index))
     }
 
     fn look_for_absent(&self) {
@@ -151,7 +167,7 @@ impl Drop for Balancer {
 }
 
 /// The number in the header's value: 16 hexadecimal digits.
-fn request_number(value: &[u8]) -> Option<u64> {
+pub fn request_number(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
     if text.len() == 16 {
         u64::from_str_radix(text, 16).ok()

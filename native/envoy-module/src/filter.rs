@@ -12,6 +12,8 @@ pub enum Wish {
     Noop,
     /// Looks after the requests of pools.
     Pool(FilterSettings),
+    /// Withholds the headers of answers, between router and endpoint; takes no settings.
+    Attempt,
 }
 
 /// Why a configuration is refused. Envoy then rejects the listener that carries it and keeps the one before.
@@ -19,8 +21,8 @@ pub enum Wish {
 pub enum ConfigError {
     /// The module has no filter of this name.
     UnknownFilter(String),
-    /// The filter takes no settings, but some were given (their length in bytes).
-    UnexpectedSettings(usize),
+    /// The filter takes no settings, but some were given (its name, their length in bytes).
+    UnexpectedSettings(&'static str, usize),
     /// The settings are wrong.
     Refused(String),
 }
@@ -28,8 +30,13 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownFilter(name) => write!(out, "no filter is called {name:?}; this module has: noop, pool"),
-            Self::UnexpectedSettings(bytes) => write!(out, "filter noop takes no settings, {bytes} bytes given"),
+            Self::UnknownFilter(name) => write!(
+                out,
+                "no filter is called {name:?}; this module has: attempt, noop, pool"
+            ),
+            Self::UnexpectedSettings(name, bytes) => {
+                write!(out, "filter {name} takes no settings, {bytes} bytes given")
+            }
             Self::Refused(why) => write!(out, "filter pool: {why}"),
         }
     }
@@ -40,7 +47,9 @@ impl Wish {
     pub fn parse(name: &[u8], settings: &[u8]) -> Result<Self, ConfigError> {
         match name {
             b"noop" if settings.is_empty() => Ok(Self::Noop),
-            b"noop" => Err(ConfigError::UnexpectedSettings(settings.len())),
+            b"noop" => Err(ConfigError::UnexpectedSettings("noop", settings.len())),
+            b"attempt" if settings.is_empty() => Ok(Self::Attempt),
+            b"attempt" => Err(ConfigError::UnexpectedSettings("attempt", settings.len())),
             b"pool" => FilterSettings::parse(settings)
                 .map(Self::Pool)
                 .map_err(ConfigError::Refused),
@@ -56,6 +65,8 @@ pub enum Filter {
     Noop,
     /// Looks after the requests of pools.
     Pool(Box<PoolFilter>),
+    /// Withholds the headers of answers.
+    Attempt,
 }
 
 /// The filter `pool` as configured.
@@ -72,6 +83,7 @@ impl Filter {
     pub fn new(wish: Wish, envoy: &FilterConfigHandle<'_>) -> Self {
         match wish {
             Wish::Noop => Filter::Noop,
+            Wish::Attempt => Filter::Attempt,
             Wish::Pool(settings) => Filter::Pool(Box::new(PoolFilter {
                 settings,
                 statistics: Statistics::define(envoy),
@@ -85,14 +97,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_filters_are_known() {
+    fn all_filters_are_known() {
         assert_eq!(Wish::parse(b"noop", b""), Ok(Wish::Noop));
+        assert_eq!(Wish::parse(b"attempt", b""), Ok(Wish::Attempt));
         assert_eq!(Wish::parse(b"pool", b""), Ok(Wish::Pool(FilterSettings::default())));
     }
 
     #[test]
     fn wrong_settings_are_refused() {
-        assert_eq!(Wish::parse(b"noop", b"{}"), Err(ConfigError::UnexpectedSettings(2)));
+        assert_eq!(
+            Wish::parse(b"noop", b"{}"),
+            Err(ConfigError::UnexpectedSettings("noop", 2))
+        );
+        assert_eq!(
+            Wish::parse(b"attempt", b"{}").unwrap_err().to_string(),
+            "filter attempt takes no settings, 2 bytes given"
+        );
         let error = Wish::parse(b"pool", b"{\"x\":1}").unwrap_err();
         assert_eq!(error.to_string(), "filter pool: x is unknown");
     }
@@ -102,7 +122,7 @@ mod tests {
         let error = Wish::parse(b"no\xffne", b"").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no filter is called \"no\u{fffd}ne\"; this module has: noop, pool"
+            "no filter is called \"no\u{fffd}ne\"; this module has: attempt, noop, pool"
         );
     }
 }

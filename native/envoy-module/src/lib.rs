@@ -2,7 +2,7 @@
 //!
 //! Filter `noop` lets every request pass. Filter `pool` looks after requests to pools of model servers: it reads what
 //! they ask ([`request`]), holds or refuses them ([`admission`]), watches the answers ([`answer`], [`limits`]) and
-//! tells how they fared ([`report`]). The load-balancing policy `pool` ([`balancer`]) sends each attempt where the
+//! tells how they fared ([`report`]); filter `attempt` stands between router and endpoint ([`attempt`]). The load-balancing policy `pool` ([`balancer`]) sends each attempt where the
 //! scheduler says. All workers share the [`pools`] and the table of [`requests`]; [`loads`] brings what the engines say of
 //! themselves. Envoy calls through the C functions of [`abi`], the only place with unsafe code.
 
@@ -14,6 +14,7 @@ mod abi;
 mod admission;
 mod answer;
 mod ask;
+mod attempt;
 mod balancer;
 mod clock;
 mod filter;

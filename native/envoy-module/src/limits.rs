@@ -49,11 +49,15 @@ impl Deadline {
         f64::from_bits(self.at.load(Ordering::Acquire))
     }
 
-    /// The request was sent (again): its first token is due.
+    /// The request was sent (again): its first token is due. The total counts from the first time.
     fn sent(&self, now: f64) {
-        self.sent.store(now.to_bits(), Ordering::Release);
-        let first = or_never(self.limits.first_token).min(or_never(self.limits.total));
-        self.at.store((now + first).to_bits(), Ordering::Release);
+        let again = self.at.load(Ordering::Acquire) != f64::INFINITY.to_bits();
+        if !again {
+            self.sent.store(now.to_bits(), Ordering::Release);
+        }
+        let total = f64::from_bits(self.sent.load(Ordering::Acquire)) + or_never(self.limits.total);
+        let at = (now + or_never(self.limits.first_token)).min(total);
+        self.at.store(at.to_bits(), Ordering::Release);
     }
 
     /// A token came: the next is due.
@@ -134,9 +138,10 @@ mod tests {
         assert_eq!(deadline.at(), 12.5);
         deadline.token(14.0);
         assert_eq!(deadline.at(), 15.0);
-        deadline.sent(20.0);
+        deadline.sent(11.0); // again: the total goes on
+        assert_eq!(deadline.at(), 12.0);
         deadline.whole_answer();
-        assert_eq!(deadline.at(), 25.0);
+        assert_eq!(deadline.at(), 15.0);
     }
 
     #[test]

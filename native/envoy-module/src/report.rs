@@ -27,6 +27,7 @@ struct Metrics {
     picks: Metric,
     tokens_in: Metric,
     tokens_out: Metric,
+    resent: Metric,
     panics: Metric,
     in_flight: Metric,
     waiting: Metric,
@@ -49,6 +50,7 @@ struct Sums {
     picks: Vec<(&'static str, u64)>,
     tokens_in: u64,
     tokens_out: u64,
+    resent: u64,
     queued: Vec<u64>,
     first_token: Vec<u64>,
 }
@@ -114,6 +116,7 @@ impl Statistics {
             picks: envoy.counter("headrace_picks", &["pool", "reason"]),
             tokens_in: envoy.counter("headrace_tokens_in", &["pool"]),
             tokens_out: envoy.counter("headrace_tokens_out", &["pool"]),
+            resent: envoy.counter("headrace_resent", &["pool"]),
             panics: envoy.counter("headrace_panics", &[]),
             in_flight: envoy.gauge("headrace_in_flight", &["pool"]),
             waiting: envoy.gauge("headrace_waiting", &["pool"]),
@@ -137,7 +140,7 @@ impl Statistics {
     pub fn note(filter: &Arc<Filter>, pool: &Arc<PoolState>, account: Option<&Account>) {
         let statistics = match &**filter {
             Filter::Pool(filter) => &filter.statistics,
-            Filter::Noop => return,
+            Filter::Noop | Filter::Attempt => return,
         };
         let mut noted = locked(&statistics.noted);
         let at = noted.pools.iter().position(|(known, _)| Arc::ptr_eq(known, pool));
@@ -169,6 +172,7 @@ impl Statistics {
             }
             envoy.count(metrics.tokens_in, &[name], sums.tokens_in);
             envoy.count(metrics.tokens_out, &[name], sums.tokens_out);
+            envoy.count(metrics.resent, &[name], sums.resent);
             for value in &sums.queued {
                 envoy.record(metrics.queue, &[name], *value);
             }
@@ -201,6 +205,7 @@ impl Sums {
         }
         self.tokens_in += account.usage.input.unwrap_or(0.0) as u64;
         self.tokens_out += account.usage.output.map_or(account.seen, |tokens| tokens as u64);
+        self.resent += account.resent();
         keep(&mut self.queued, milliseconds(account.queued));
         if let Some(seconds) = account.first_token {
             keep(&mut self.first_token, milliseconds(seconds));
@@ -209,6 +214,11 @@ impl Sums {
 }
 
 impl Account {
+    /// How often it was sent again.
+    fn resent(&self) -> u64 {
+        self.attempts.saturating_sub(1) as u64
+    }
+
     /// Writes it into the stream's dynamic metadata.
     pub fn write(&self, stream: Stream<'_>) {
         let texts = [
@@ -221,6 +231,7 @@ impl Account {
         let rounded = |seconds: f64| (seconds * 1e6).round() / 1000.0;
         let mut numbers = vec![
             ("attempts", self.attempts as f64),
+            ("resent", self.resent() as f64),
             ("queue_ms", rounded(self.queued)),
             ("tokens_estimated", self.estimated.round()),
             ("tokens_cached", self.cached.round()),

@@ -8,12 +8,13 @@ use crate::admission;
 use crate::clock;
 use crate::limits::Deadline;
 use crate::pools::{locked, PoolState};
+use crate::request::Api;
 use scheduler::admission::Event;
 use scheduler::{Pick, Reason};
 use std::collections::hash_map::RandomState;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What the filter knows of a request.
@@ -39,6 +40,12 @@ pub struct Facts {
     pub verdict: Mutex<Option<Event>>,
     /// Wakes its stream, if it may have to be woken.
     pub waker: Option<Waker>,
+    /// Which API it is of.
+    pub api: Option<Api>,
+    /// It may be sent again while nothing of an answer has reached the client.
+    pub resend: bool,
+    /// Answers that began, of all attempts.
+    pub begun: AtomicU32,
 }
 
 /// What the policy did with a request.
@@ -60,6 +67,11 @@ impl Facts {
         if let Some(waker) = &self.waker {
             waker.wake(event);
         }
+    }
+
+    /// Whether answers of two endpoints began, so that it must not be sent once more.
+    pub fn is_spent(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) >= 2
     }
 
     /// Note a pick.
@@ -166,6 +178,9 @@ mod tests {
             deadline: Deadline::new(Timeouts::default()),
             verdict: Mutex::new(None),
             waker: None,
+            api: None,
+            resend: false,
+            begun: AtomicU32::new(0),
         });
         let facts = find(id).unwrap();
         let wanted = Wanted {

@@ -4,6 +4,7 @@
 //! callbacks that could do that (`respond`, `continue_request`, `reset`).
 
 use crate::abi::callbacks::{Body, Headers, Stream};
+use crate::abi::http::StreamHooks;
 use crate::admission::{self, VERDICT};
 use crate::answer::{Events, Whole};
 use crate::ask::Ask;
@@ -19,6 +20,7 @@ use crate::request::{understand, Understood, USAGE_REQUEST};
 use crate::requests::{new_id, reason_word, Entry, Facts, Sent};
 use scheduler::admission::{Decision, Event, Refusal};
 use std::cell::RefCell;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 /// What Envoy does next, as numbers of the ABI: for headers and for bodies.
@@ -28,6 +30,12 @@ const STOP_ALL_AND_KEEP: u32 = 4;
 const KEEP_ALL: u32 = 1;
 const KEEP_SOME: u32 = 2;
 const DROP: u32 = 3;
+
+/// The request header that limits the time of each attempt; the router takes it out.
+const TRY_LIMIT_HEADER: &str = "x-envoy-upstream-rq-per-try-timeout-ms";
+
+/// Seconds that Envoy's router has to send a request again whose first token is late, before this filter gives it up.
+const ROUTER_FIRST: f64 = 0.25;
 
 /// Room that Envoy is given beyond the longest body that is read.
 const MARGIN: u64 = 64 * 1024;
@@ -49,6 +57,66 @@ enum State {
     Entered(Box<Flight>),
 }
 
+impl StreamHooks for PoolStream {
+    fn request_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
+        self.see_request_headers(stream, end)
+    }
+
+    fn request_body(&self, stream: Stream<'_>, end: bool) -> u32 {
+        self.see_request_body(stream, end)
+    }
+
+    fn request_trailers(&self, stream: Stream<'_>) -> u32 {
+        self.see_request_trailers(stream)
+    }
+
+    fn response_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
+        self.see_response_headers(stream, end);
+        CONTINUE
+    }
+
+    fn response_body(&self, stream: Stream<'_>, end: bool) -> u32 {
+        self.see_response_body(stream, end);
+        CONTINUE
+    }
+
+    fn response_trailers(&self, _stream: Stream<'_>) {
+        let _ = self.with_flight(Flight::complete);
+    }
+
+    fn local_reply(&self, _stream: Stream<'_>, details: &[u8]) {
+        let timeout = details.ends_with(b"_timeout");
+        let _ = self.with_flight(|flight| {
+            if flight.outcome == "reset" {
+                flight.outcome = match (flight.answered, timeout) {
+                    (_, true) => "timeout",
+                    (true, false) => "cut",
+                    (false, false) => "local_reply",
+                };
+            }
+        });
+    }
+
+    fn complete(&self, stream: Stream<'_>) {
+        let account = self.with_flight(|flight| {
+            flight.end();
+            (flight.account(), flight.entry.facts().pool.clone())
+        });
+        if let Some((account, pool)) = account {
+            Statistics::note(&self.filter, &pool, Some(&account));
+            account.write(stream);
+        }
+    }
+
+    fn scheduled(&self, stream: Stream<'_>, event: u64) {
+        match event {
+            VERDICT => self.hear_verdict(stream),
+            TIME_IS_OVER => self.give_up(stream),
+            _ => {}
+        }
+    }
+}
+
 impl PoolStream {
     /// A stream of which nothing is known yet.
     pub fn new(filter: Arc<Filter>) -> Self {
@@ -61,12 +129,12 @@ impl PoolStream {
     fn filter(&self) -> Option<&PoolFilter> {
         match &*self.filter {
             Filter::Pool(filter) => Some(filter),
-            Filter::Noop => None,
+            Filter::Noop | Filter::Attempt => None,
         }
     }
 
     /// The request's headers came.
-    pub fn request_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
+    fn see_request_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
         overflow::forget_the_client_s(stream);
         let cluster = match stream.cluster() {
             Some(cluster) => cluster,
@@ -90,7 +158,7 @@ impl PoolStream {
     }
 
     /// A piece of the request's body came.
-    pub fn request_body(&self, stream: Stream<'_>, end: bool) -> u32 {
+    fn see_request_body(&self, stream: Stream<'_>, end: bool) -> u32 {
         let longest = match &*self.state.borrow() {
             State::Passing => return CONTINUE,
             State::Entered(flight) => return body_status(flight.standpoint, KEEP_SOME),
@@ -118,7 +186,7 @@ impl PoolStream {
     }
 
     /// The request ended with trailers.
-    pub fn request_trailers(&self, stream: Stream<'_>) -> u32 {
+    fn see_request_trailers(&self, stream: Stream<'_>) -> u32 {
         if let State::Entered(flight) = &*self.state.borrow() {
             return if flight.standpoint == Standpoint::Sent {
                 CONTINUE
@@ -194,6 +262,12 @@ impl PoolStream {
             Some(format!("{:016x}", id).as_bytes()),
         );
         let streams = understood.as_ref().map_or(false, |understood| understood.stream);
+        let resend = ask.settings.resend && understood.is_some();
+        let mut limits = ask.settings.timeouts.of(streams);
+        if resend && limits.first_token > 0.0 {
+            set_try_limit(stream, limits.first_token);
+            limits.first_token += ROUTER_FIRST;
+        }
         let tokens = understood
             .as_ref()
             .map_or(ask.declared_bytes / 4.0, |understood| understood.tokens);
@@ -208,9 +282,12 @@ impl PoolStream {
             blocks,
             session: ask.session,
             sent: Mutex::new(Sent::default()),
-            deadline: Deadline::new(ask.settings.timeouts.of(streams)),
+            deadline: Deadline::new(limits),
             verdict: Mutex::new(None),
             waker: if wakes { Some(stream.waker()) } else { None },
+            api: ask.api,
+            resend,
+            begun: AtomicU32::new(0),
         });
         let decision = ask.decide(id, tokens, now);
         let standpoint = match decision {
@@ -270,15 +347,6 @@ impl PoolStream {
         }
     }
 
-    /// Somebody woke the stream.
-    pub fn scheduled(&self, stream: Stream<'_>, event: u64) {
-        match event {
-            VERDICT => self.hear_verdict(stream),
-            TIME_IS_OVER => self.give_up(stream),
-            _ => {}
-        }
-    }
-
     fn hear_verdict(&self, stream: Stream<'_>) {
         let verdict = self.with_flight(|flight| {
             let verdict = locked(&flight.entry.facts().verdict).take()?;
@@ -318,17 +386,8 @@ impl PoolStream {
         }
     }
 
-    /// Envoy (or this module) answers in the server's stead.
-    pub fn local_reply(&self) {
-        let _ = self.with_flight(|flight| {
-            if flight.outcome == "reset" {
-                flight.outcome = if flight.answered { "cut" } else { "local_reply" };
-            }
-        });
-    }
-
     /// The answer's headers came.
-    pub fn response_headers(&self, stream: Stream<'_>, end: bool) {
+    fn see_response_headers(&self, stream: Stream<'_>, end: bool) {
         if !matches!(&*self.state.borrow(), State::Entered(_)) {
             return;
         }
@@ -338,6 +397,7 @@ impl PoolStream {
             .header(Headers::Response, "content-encoding")
             .map_or(true, |coding| coding == b"identity");
         let events = kind.starts_with(b"text/event-stream");
+        let timed_out = status == b"504" && self.with_flight(|flight| flight.outcome == "timeout") == Some(true);
         let strips = self.with_flight(|flight| {
             flight.answered = true;
             let from_server = flight.outcome == "reset";
@@ -360,6 +420,9 @@ impl PoolStream {
         });
         if strips == Some(true) {
             stream.set_header(Headers::Response, "content-length", None);
+        }
+        if timed_out {
+            stream.set_header(Headers::Response, "x-headrace-reason", Some(b"timeout"));
         }
         if self.filter().map_or(false, |filter| filter.settings.debug_headers) {
             self.write_debug_headers(stream);
@@ -384,7 +447,7 @@ impl PoolStream {
     }
 
     /// A piece of the answer's body came.
-    pub fn response_body(&self, stream: Stream<'_>, end: bool) {
+    fn see_response_body(&self, stream: Stream<'_>, end: bool) {
         let now = clock::now();
         let mut out = Vec::new();
         let seen = stream.body(Body::ReceivedResponse, |pieces| {
@@ -401,23 +464,12 @@ impl PoolStream {
             filter.statistics.gap(gap);
         }
     }
+}
 
-    /// The answer ended with trailers.
-    pub fn response_trailers(&self, _stream: Stream<'_>) {
-        let _ = self.with_flight(Flight::complete);
-    }
-
-    /// The stream is over, whatever way: report it.
-    pub fn complete(&self, stream: Stream<'_>) {
-        let account = self.with_flight(|flight| {
-            flight.end();
-            (flight.account(), flight.entry.facts().pool.clone())
-        });
-        if let Some((account, pool)) = account {
-            Statistics::note(&self.filter, &pool, Some(&account));
-            account.write(stream);
-        }
-    }
+/// Tells the router how long an attempt may take, which counts until it sees the answer's headers.
+fn set_try_limit(stream: Stream<'_>, seconds: f64) {
+    let milliseconds = format!("{:.0}", (seconds * 1000.0).max(1.0));
+    stream.set_header(Headers::Request, TRY_LIMIT_HEADER, Some(milliseconds.as_bytes()));
 }
 
 fn body_status(standpoint: Standpoint, when_held: u32) -> u32 {

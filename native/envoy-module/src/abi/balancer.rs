@@ -2,7 +2,7 @@
 
 use super::balancing::{Balancing, Choosing};
 use super::{guarded, Envoy, EnvoyBuffer, Ours};
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, Choice};
 use crate::pools::{pool_of, PoolState};
 use crate::settings::PoolSettings;
 use std::ptr;
@@ -103,8 +103,11 @@ unsafe extern "C" fn envoy_dynamic_module_on_lb_choose_host(
             Choosing::new(context),
         )
     };
-    let chosen = guarded(None, || ours.choose(&envoy, &request));
-    let chosen = chosen.or_else(|| guarded(None, || ours.least_loaded(&envoy)));
+    let chosen = match guarded(Choice::Unknown, || ours.choose(&envoy, &request)) {
+        Choice::Host(priority, index) => Some((priority, index)),
+        Choice::Nowhere => None,
+        Choice::Unknown => guarded(None, || ours.least_loaded(&envoy)),
+    };
     match chosen {
         Some((chosen_priority, chosen_index)) => {
             // SAFETY: Envoy passes pointers to two integers of its own.

@@ -2,10 +2,12 @@
 
 use super::callbacks::{FilterConfigHandle, Stream};
 use super::{guarded, Envoy, EnvoyBuffer, Ours};
+use crate::attempt::Attempt;
 use crate::filter::{Filter, Wish};
 use crate::stream::PoolStream;
 use std::os::raw::{c_int, c_void};
 use std::ptr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Answer of the hooks that are asked what to do. 0 is "go on" in each of the ABI's enums.
@@ -61,8 +63,41 @@ extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_new(
 #[no_mangle]
 extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_destroy(_config: Ours) {}
 
-/// One box per stream: a [`PoolStream`], or None where everything passes.
-type PerStream = Option<PoolStream>;
+/// What a filter does at each event of a stream. Answers say what Envoy does next, as numbers of the ABI: 0 is "go on".
+pub trait StreamHooks {
+    /// The request's headers came.
+    fn request_headers(&self, _stream: Stream<'_>, _end: bool) -> u32 {
+        0
+    }
+    /// A piece of the request's body came.
+    fn request_body(&self, _stream: Stream<'_>, _end: bool) -> u32 {
+        0
+    }
+    /// The request ended with trailers.
+    fn request_trailers(&self, _stream: Stream<'_>) -> u32 {
+        0
+    }
+    /// The answer's headers came.
+    fn response_headers(&self, _stream: Stream<'_>, _end: bool) -> u32 {
+        0
+    }
+    /// A piece of the answer's body came.
+    fn response_body(&self, _stream: Stream<'_>, _end: bool) -> u32 {
+        0
+    }
+    /// The answer ended with trailers.
+    fn response_trailers(&self, _stream: Stream<'_>) {}
+    /// Envoy, or the module, answers in the server's stead.
+    fn local_reply(&self, _stream: Stream<'_>, _details: &[u8]) {}
+    /// The stream is over, whatever way.
+    fn complete(&self, _stream: Stream<'_>) {}
+    /// Somebody woke the stream.
+    fn scheduled(&self, _stream: Stream<'_>, _event: u64) {}
+}
+
+/// One box per stream; None where everything passes. A hook that runs shares what is in it: Envoy may destroy the box in
+/// its midst, when the hook ends the stream.
+type PerStream = Option<Rc<dyn StreamHooks>>;
 
 /// # Safety
 /// `config` is what `config_new` returned.
@@ -73,7 +108,8 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(config: Ours, _stre
         let filter = unsafe { &*config.cast::<Arc<Filter>>() };
         let per_stream: PerStream = match **filter {
             Filter::Noop => None,
-            Filter::Pool(_) => Some(PoolStream::new(filter.clone())),
+            Filter::Pool(_) => Some(Rc::new(PoolStream::new(filter.clone()))),
+            Filter::Attempt => Some(Rc::new(Attempt::default())),
         };
         Box::into_raw(Box::new(per_stream)) as Ours
     })
@@ -95,7 +131,7 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_destroy(ours: Ours) {
 ///
 /// # Safety
 /// `stream` is alive during the call; `ours` is what `filter_new` returned.
-unsafe fn on_stream<R>(stream: Envoy, ours: Ours, pass: R, code: impl FnOnce(&PoolStream, Stream<'_>) -> R) -> R
+unsafe fn on_stream<R>(stream: Envoy, ours: Ours, pass: R, code: impl FnOnce(&dyn StreamHooks, Stream<'_>) -> R) -> R
 where
     R: Copy,
 {
@@ -103,10 +139,11 @@ where
         return pass;
     }
     guarded(pass, || {
-        // SAFETY: the box made by `filter_new`, not yet destroyed; only shared references are ever made to it.
-        match unsafe { &*ours.cast::<PerStream>() } {
+        // SAFETY: the box made by `filter_new`, not yet destroyed; only shared references are ever made to it, and none
+        // is kept while the code runs.
+        match unsafe { &*ours.cast::<PerStream>() }.clone() {
             // SAFETY: the stream is alive during this hook.
-            Some(pool_stream) => code(pool_stream, unsafe { Stream::new(stream) }),
+            Some(ours) => code(&*ours, unsafe { Stream::new(stream) }),
             None => pass,
         }
     })
@@ -127,23 +164,23 @@ macro_rules! hooks {
 
 hooks! {
     envoy_dynamic_module_on_http_filter_request_headers(end: bool) -> Status = CONTINUE,
-        |end| move |ours: &PoolStream, stream: Stream<'_>| ours.request_headers(stream, end) as Status;
+        |end| move |ours: &dyn StreamHooks, stream: Stream<'_>| ours.request_headers(stream, end) as Status;
     envoy_dynamic_module_on_http_filter_request_body(end: bool) -> Status = CONTINUE,
-        |end| move |ours: &PoolStream, stream: Stream<'_>| ours.request_body(stream, end) as Status;
+        |end| move |ours: &dyn StreamHooks, stream: Stream<'_>| ours.request_body(stream, end) as Status;
     envoy_dynamic_module_on_http_filter_request_trailers() -> Status = CONTINUE,
-        || |ours: &PoolStream, stream: Stream<'_>| ours.request_trailers(stream) as Status;
+        || |ours: &dyn StreamHooks, stream: Stream<'_>| ours.request_trailers(stream) as Status;
     envoy_dynamic_module_on_http_filter_response_headers(end: bool) -> Status = CONTINUE,
-        |end| move |ours: &PoolStream, stream: Stream<'_>| { ours.response_headers(stream, end); CONTINUE };
+        |end| move |ours: &dyn StreamHooks, stream: Stream<'_>| ours.response_headers(stream, end) as Status;
     envoy_dynamic_module_on_http_filter_response_body(end: bool) -> Status = CONTINUE,
-        |end| move |ours: &PoolStream, stream: Stream<'_>| { ours.response_body(stream, end); CONTINUE };
+        |end| move |ours: &dyn StreamHooks, stream: Stream<'_>| ours.response_body(stream, end) as Status;
     envoy_dynamic_module_on_http_filter_response_trailers() -> Status = CONTINUE,
-        || |ours: &PoolStream, stream: Stream<'_>| { ours.response_trailers(stream); CONTINUE };
-    envoy_dynamic_module_on_http_filter_local_reply(_code: u32, _details: EnvoyBuffer, _reset: bool) -> Status = CONTINUE,
-        |_, _, _| |ours: &PoolStream, _: Stream<'_>| { ours.local_reply(); CONTINUE };
+        || |ours: &dyn StreamHooks, stream: Stream<'_>| { ours.response_trailers(stream); CONTINUE };
+    envoy_dynamic_module_on_http_filter_local_reply(_code: u32, details: EnvoyBuffer, _reset: bool) -> Status = CONTINUE,
+        |_, details: EnvoyBuffer, _| move |ours: &dyn StreamHooks, stream: Stream<'_>| { ours.local_reply(stream, details.bytes()); CONTINUE };
     envoy_dynamic_module_on_http_filter_stream_complete() -> () = (),
-        || |ours: &PoolStream, stream: Stream<'_>| ours.complete(stream);
+        || |ours: &dyn StreamHooks, stream: Stream<'_>| ours.complete(stream);
     envoy_dynamic_module_on_http_filter_scheduled(event: u64) -> () = (),
-        |event| move |ours: &PoolStream, stream: Stream<'_>| ours.scheduled(stream, event);
+        |event| move |ours: &dyn StreamHooks, stream: Stream<'_>| ours.scheduled(stream, event);
 }
 
 /// # Safety

@@ -19,7 +19,7 @@ mod balancer;
 pub mod balancing;
 pub mod callbacks;
 mod context;
-mod http;
+pub mod http;
 
 use std::os::raw::{c_char, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -1,0 +1,96 @@
+//! One attempt of a request at an endpoint, in the chain of filters between Envoy's router and that endpoint.
+//!
+//! Model servers send the headers of an answer before they begin to work, and Envoy's router sends nothing again once
+//! headers passed it. So this filter withholds them until the answer says something: what breaks or hangs before that
+//! is for the router as if nothing had come, and its retries hold. Called by [`crate::abi`] for the filter `attempt`.
+
+use crate::abi::callbacks::{Body, Headers, Stream};
+use crate::abi::http::StreamHooks;
+use crate::answer::Events;
+use crate::balancer::{request_number, REQUEST_HEADER};
+use crate::requests::{find, Facts};
+use std::cell::RefCell;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// What Envoy does next, as numbers of the ABI: for headers and for bodies.
+const CONTINUE: u32 = 0;
+const STOP: u32 = 1;
+const KEEP_ALL: u32 = 1;
+
+/// So much of an answer is withheld at most; Envoy keeps no more than its buffers allow.
+const MOST_WITHHELD: usize = 16 * 1024;
+
+/// An attempt of a request.
+#[derive(Debug, Default)]
+pub struct Attempt {
+    phase: RefCell<Phase>,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    /// Whatever comes passes.
+    #[default]
+    Passing,
+    /// Sent; nothing came yet.
+    Waiting(Arc<Facts>),
+    /// Headers came, and wait for the first token of these events, or the first byte of what is no stream.
+    Withholding(Option<Box<Events>>, usize),
+}
+
+impl StreamHooks for Attempt {
+    fn request_headers(&self, stream: Stream<'_>, _end: bool) -> u32 {
+        let facts = stream
+            .header(Headers::Request, REQUEST_HEADER)
+            .and_then(|value| find(request_number(&value)?));
+        if let Some(facts) = facts.filter(|facts| facts.resend) {
+            *self.phase.borrow_mut() = Phase::Waiting(facts);
+        }
+        CONTINUE
+    }
+
+    fn response_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
+        let facts = match self.phase.take() {
+            Phase::Waiting(facts) => facts,
+            _ => return CONTINUE,
+        };
+        let status = stream.header(Headers::Response, ":status").unwrap_or_default();
+        if end || !status.starts_with(b"2") {
+            return CONTINUE;
+        }
+        let _ = facts.begun.fetch_add(1, Ordering::Relaxed);
+        let kind = stream.header(Headers::Response, "content-type").unwrap_or_default();
+        let coded = stream.header(Headers::Response, "content-encoding").is_some();
+        let events = kind.starts_with(b"text/event-stream") && !coded;
+        let events = if events {
+            Some(Box::new(Events::new(facts.api, false)))
+        } else {
+            None
+        };
+        *self.phase.borrow_mut() = Phase::Withholding(events, 0);
+        STOP
+    }
+
+    fn response_body(&self, stream: Stream<'_>, end: bool) -> u32 {
+        let mut phase = self.phase.borrow_mut();
+        let says_something = match &mut *phase {
+            Phase::Withholding(events, withheld) => stream.body(Body::ReceivedResponse, |pieces| {
+                *withheld += pieces.iter().map(|piece| piece.len()).sum::<usize>();
+                let bound = if events.is_some() { MOST_WITHHELD } else { 0 };
+                let tokens = events.as_mut().map_or(0, |events| {
+                    pieces
+                        .iter()
+                        .map(|piece| events.feed(piece, &mut Vec::new()))
+                        .sum::<u64>()
+                });
+                tokens > 0 || *withheld > bound
+            }),
+            _ => return CONTINUE,
+        };
+        if end || says_something {
+            *phase = Phase::Passing;
+            return CONTINUE;
+        }
+        KEEP_ALL
+    }
+}
