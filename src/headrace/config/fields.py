@@ -203,9 +203,14 @@ def _cidr(value: Any) -> str:
     return text
 
 
+def is_header_name(text: str) -> bool:
+    """Whether a request can have a header of this name."""
+    return _HEADER.fullmatch(text) is not None
+
+
 def _header(value: Any) -> str:
     text = text_of(value, "a header name")
-    if not _HEADER.fullmatch(text):
+    if not is_header_name(text):
         raise refuse(f"{shown(text)} is not a header name", "Use letters, digits and '-'.")
     return text
 

@@ -95,12 +95,16 @@ class Priorities:
 
 @dataclass(frozen=True, slots=True)
 class Fairness:
-    """Fair share between tenants: what tells them apart (`name`: the header or the claim), and their weights (1 for
-    those without)."""
+    """Fair share between tenants: what tells them apart (`name`: the header or the claim), their weights (1 for those
+    without), what one of them may have waiting (`depth` requests, `tokens` of their prompts), and what a token of a
+    prompt counts in the share beside 256 for the request."""
 
     key: FairnessKey
     name: str = ""
     weights: tuple[tuple[str, float], ...] = ()
+    depth: int | None = None
+    tokens: int | None = None
+    token_cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +118,24 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class Overflow:
-    """What becomes of what does not fit. `backend` is where REDIRECT sends it; `port` 0: the backend's only one."""
+    """What becomes of what does not fit. `backend` is where REDIRECT sends it, a subset of it ('' : all of it); `port`
+    0: the backend's only one, else the one of the pool's that overflowed."""
 
     action: OverflowAction = OverflowAction.REJECT
     backend: TargetRef | None = None
     port: int = 0
+    subset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Who may pass when. `rate` is requests a second, `burst` how many may pass at once after a pause; `concurrency` is
-    requests in flight at one endpoint."""
+    requests in flight at one endpoint, `pool_concurrency` in the whole pool."""
 
     rate: float | None = None
     burst: int | None = None
     concurrency: int | None = None
+    pool_concurrency: int | None = None
     queue: Queue | None = None
     priorities: Priorities | None = None
     fairness: Fairness | None = None
@@ -158,3 +165,9 @@ class InferencePolicy:
     timeouts: StreamTimeouts = field(default_factory=StreamTimeouts)
     retries: int | None = None
     inject_usage: bool = False
+
+    @property
+    def redirects(self) -> TargetRef | None:
+        """Where requests that do not fit are sent (None: they are rejected)."""
+        overflow = self.admission.overflow
+        return overflow.backend if overflow.action is OverflowAction.REDIRECT else None

@@ -21,11 +21,13 @@ from headrace.config.fields import (
     Port,
     Text,
     duration,
+    is_header_name,
     number,
     shown,
     whole,
 )
-from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse
+from headrace.config.kinds.http_fields import check_subset_name
+from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec, refuse
 from headrace.model.inference import (
     POOL_GROUP,
     Admission,
@@ -55,6 +57,7 @@ LONGEST_ANSWER = 86_400.0
 Rate = Annotated[float, BeforeValidator(number(0.001, 1_000_000.0))]
 Share = Annotated[float, BeforeValidator(number(0.001, 1_000_000.0))]
 Burst = Annotated[int, BeforeValidator(whole(1, 1_000_000))]
+TokenCost = Annotated[float, BeforeValidator(number(0.0, 1000.0))]
 Depth = Annotated[int, BeforeValidator(whole(0, 100_000))]
 Tokens = Annotated[int, BeforeValidator(whole(1, 1_000_000_000))]
 Wait = Annotated[float, BeforeValidator(duration(0.001, LONGEST_WAIT))]
@@ -87,10 +90,19 @@ class PrioritiesSpec(Spec):
     starvation: Wait | None = None
 
 
+class TenantQueueSpec(Spec):
+    """What one tenant may have waiting."""
+
+    depth: Burst | None = None
+    tokens: Tokens | None = None
+
+
 class FairnessSpec(Spec):
     key: Annotated[FairnessKey, EnumOf(FairnessKey)]
     name: NonEmpty | None = None
     weights: Annotated[dict[NonEmpty, Share], Field(max_length=MAX_TENANTS)] = {}
+    tenant_queue: TenantQueueSpec | None = None
+    token_cost: TokenCost | None = None
 
 
 class DeadlineSpec(Spec):
@@ -108,6 +120,13 @@ class DeadlineSpec(Spec):
 
 class BackendSpec(TargetRefSpec):
     port: Port | None = None
+    subset: NonEmpty | None = None
+
+    @model_validator(mode="after")
+    def _name_of_subset(self) -> BackendSpec:
+        if self.subset is not None:
+            check_subset_name(self.subset, ("subset",))
+        return self
 
 
 class OverflowSpec(Spec):
@@ -118,6 +137,7 @@ class OverflowSpec(Spec):
 class AdmissionSpec(Spec):
     requests_per_second: Rate | None = None
     burst: Burst | None = None
+    concurrency: Burst | None = None
     concurrency_per_endpoint: Burst | None = None
     queue: QueueSpec | None = None
     priorities: PrioritiesSpec | None = None
@@ -178,35 +198,47 @@ def _check_admission(admission: AdmissionSpec) -> Iterator[Finding]:
     at = ("spec", "admission")
     if admission.burst is not None and admission.requests_per_second is None:
         yield Finding((*at, "burst"), "burst needs requestsPerSecond", "Add requestsPerSecond, or take burst out.")
-    waits = admission.requests_per_second is not None or admission.concurrency_per_endpoint is not None
-    if admission.queue is not None and not waits:
-        message = "nothing would ever wait: there is neither requestsPerSecond nor concurrencyPerEndpoint"
-        yield Finding((*at, "queue"), message, "Add one of them, or take queue out.")
-    if admission.queue is not None and admission.queue.depth and admission.queue.time is None:
-        yield Finding((*at, "queue"), "a queue needs time: how long a request may wait", "Add time, such as 5s.")
+    if admission.queue is not None:
+        yield from _check_queue(admission, admission.queue)
     priorities = admission.priorities
-    if priorities is not None:
-        where = (*at, "priorities")
-        if len(set(priorities.levels)) != len(priorities.levels):
-            yield Finding((*where, "levels"), "a level is listed twice", "Remove one.")
-    fairness = admission.fairness
-    if fairness is not None:
-        named = fairness.key is not FairnessKey.IDENTITY
-        if named and fairness.name is None:
-            message = f"key {fairness.key} needs a name"
-            yield Finding((*at, "fairness"), message, "Add name: the header's or the claim's.")
-        elif not named and fairness.name is not None:
-            message = "key identity takes no name: it is that of the caller's certificate"
-            yield Finding((*at, "fairness", "name"), message, "Remove it.")
-        if fairness.key is not FairnessKey.HEADER:
-            message = f"fairness by {fairness.key} is not supported yet: all tenants share one queue"
-            remedy = "Use key: header, with a header that clients cannot choose freely."
-            yield Finding((*at, "fairness", "key"), message, remedy, NOT_SUPPORTED, Severity.WARNING)
-    overflow = admission.overflow
-    where = (*at, "overflow")
-    if overflow.action is OverflowAction.REDIRECT:
-        message = "Redirect is not supported yet: what does not fit is rejected"
-        yield Finding((*where, "action"), message, "", NOT_SUPPORTED, Severity.WARNING)
+    if priorities is not None and len(set(priorities.levels)) != len(priorities.levels):
+        yield Finding((*at, "priorities", "levels"), "a level is listed twice", "Remove one.")
+    if admission.fairness is not None:
+        yield from _check_fairness(admission.fairness, admission.queue)
+    yield from _check_overflow(admission.overflow)
+
+
+def _check_queue(admission: AdmissionSpec, queue: QueueSpec) -> Iterator[Finding]:
+    at = ("spec", "admission", "queue")
+    limits = (admission.requests_per_second, admission.concurrency, admission.concurrency_per_endpoint)
+    if limits == (None, None, None):
+        message = "nothing would ever wait: there is no requestsPerSecond, concurrency or concurrencyPerEndpoint"
+        yield Finding(at, message, "Add one of them, or take queue out.")
+    if queue.depth and queue.time is None:
+        yield Finding(at, "a queue needs time: how long a request may wait", "Add time, such as 5s.")
+
+
+def _check_fairness(fairness: FairnessSpec, queue: QueueSpec | None) -> Iterator[Finding]:
+    at = ("spec", "admission", "fairness")
+    named = fairness.key is not FairnessKey.IDENTITY
+    if named and fairness.name is None:
+        yield Finding(at, f"key {fairness.key} needs a name", "Add name: the header's or the claim's.")
+    elif not named and fairness.name is not None:
+        message = "key identity takes no name: it is that of the caller's certificate"
+        yield Finding((*at, "name"), message, "Remove it.")
+    if fairness.key is FairnessKey.HEADER and fairness.name is not None and not is_header_name(fairness.name):
+        yield Finding((*at, "name"), f"{shown(fairness.name)} is not a header's name", "Use letters, digits and '-'.")
+    own = fairness.tenant_queue
+    if own is not None and (queue is None or not queue.depth):
+        message = "no tenant has anything waiting: there is no queue with a depth"
+        yield Finding((*at, "tenantQueue"), message, "Add admission.queue with depth and time, or take it out.")
+    elif own is not None and own.depth and queue is not None and own.depth > (queue.depth or 0):
+        message = "is more than queue.depth: it can never bind"
+        yield Finding((*at, "tenantQueue", "depth"), message, "Make it the smaller one.", NO_EFFECT, Severity.WARNING)
+
+
+def _check_overflow(overflow: OverflowSpec) -> Iterator[Finding]:
+    where = ("spec", "admission", "overflow")
     if overflow.action is OverflowAction.REDIRECT and overflow.backend is None:
         yield Finding(where, "Redirect needs a backend", "Add backend, with kind and name.")
     elif overflow.action is OverflowAction.REJECT and overflow.backend is not None:
@@ -239,12 +271,19 @@ def _admission(spec: AdmissionSpec) -> Admission:
         rate=spec.requests_per_second,
         burst=spec.burst,
         concurrency=spec.concurrency_per_endpoint,
+        pool_concurrency=spec.concurrency,
         queue=Queue(queue.depth, queue.tokens, queue.time) if queue else None,
         priorities=_priorities(priorities) if priorities else None,
         fairness=_fairness(fairness) if fairness else None,
         deadline=Deadline((deadline.header or "").lower(), deadline.default) if deadline else None,
-        overflow=Overflow(overflow.action, _target(backend) if backend else None, (backend and backend.port) or 0),
+        overflow=_overflow(overflow.action, backend),
     )
+
+
+def _overflow(action: OverflowAction, backend: BackendSpec | None) -> Overflow:
+    if backend is None:
+        return Overflow(action)
+    return Overflow(action, _target(backend), backend.port or 0, backend.subset or "")
 
 
 def _priorities(spec: PrioritiesSpec) -> Priorities:
@@ -254,7 +293,9 @@ def _priorities(spec: PrioritiesSpec) -> Priorities:
 def _fairness(spec: FairnessSpec) -> Fairness:
     name = spec.name or ""
     header = spec.key is FairnessKey.HEADER
-    return Fairness(spec.key, name.lower() if header else name, tuple(sorted(spec.weights.items())))
+    own = spec.tenant_queue or TenantQueueSpec()
+    weights = tuple(sorted(spec.weights.items()))
+    return Fairness(spec.key, name.lower() if header else name, weights, own.depth, own.tokens, spec.token_cost)
 
 
 KIND = Kind(

@@ -15,8 +15,8 @@ from headrace.envoy.translate import file_secrets, gateways, inbound, loopback, 
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
 from headrace.envoy.translate.memo import Memo
-from headrace.envoy.translate.pools import asks_module
 from headrace.envoy.translate.virtual_hosts import PortTable, alone, port_tables, route_table
+from headrace.envoy.translate.ways_in import way_in
 from headrace.envoy.view import ProxyView, Scope, ScopeKey
 from headrace.model.proxy import CaptureKind
 
@@ -68,7 +68,7 @@ class Translator:
     def _build_shared(self, view: ProxyView, transparent: bool) -> Mapping[str, Resources]:
         scope = view.scope
         named = self.memo.latest("targets by name", scope.key, scope.targets, targets_by_name, scope.targets)
-        picks = asks_module(self.memo, scope, view.instance.module)
+        picks = way_in(self.memo, scope, view.instance.module).pools
         key = (scope.mesh, scope.targets, tuple(view.endpoints.get(target.key, ()) for target in named))
         clusters = self.memo.latest("clusters of a scope", (scope.key, picks), key, self._clusters, view, picks)
         found = {CLUSTER: self._mapping(scope, CLUSTER, clusters, picks)}

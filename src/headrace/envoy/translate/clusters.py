@@ -28,6 +28,7 @@ from headrace.envoy.translate.destination_rules import effective_policy
 from headrace.envoy.translate.endpoints import caller_locality, in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import ads, duration
+from headrace.envoy.translate.overflow import overflow_host, overflow_of
 from headrace.envoy.translate.pools import apply_pool_balancer
 from headrace.envoy.view import ProxyView, Target
 from headrace.model.destination import DestinationRule, LbPolicy, Subset, TrafficPolicy
@@ -96,17 +97,22 @@ def target_clusters(memo: Memo, view: ProxyView, target: Target, module: bool = 
         near = caller_locality(scope.key.labels) if scope.mesh.locality_failover else ""
         named = _Named(taking_requests(view.endpoints_of(target)), near)
     picks = module and target.is_pool
-    key = (scope.mesh, target, named, picks)
+    beside = scope.by_host.get(overflow_host(target)) if picks else None
+    key = (scope.mesh, target, named, picks, beside)
     return memo.latest("clusters", (*target.slot, named.locality, picks), key, _build, *key)
 
 
-def _build(mesh: MeshConfig, target: Target, named: _Named, picks: bool) -> tuple[XdsResource, ...]:
+def _build(
+    mesh: MeshConfig, target: Target, named: _Named, picks: bool, beside: Target | None
+) -> tuple[XdsResource, ...]:
+    """`beside`: what is called in place of a pool whose requests do not fit."""
+    others = {beside.service.host: beside} if beside is not None else {}
     parts = tuple(parts_of(target.service, target.rule))
     found = [_cluster(mesh, target, part, named) for part in parts]
     for part, cluster in zip(parts, found, strict=True):
         if picks and cluster is not None:
             policy = effective_policy(target.rule, part.port.number, part.subset)
-            apply_pool_balancer(cluster, target, part.port, policy)
+            apply_pool_balancer(cluster, target, part.port, policy, overflow_of(target, part.port.number, others))
     return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
 
 

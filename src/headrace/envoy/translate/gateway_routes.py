@@ -14,6 +14,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from headrace.envoy.translate.gateway_servers import BoundServer, intersection, is_http
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import boolean, uint32
+from headrace.envoy.translate.overflow import own_headers
 from headrace.envoy.translate.routes import http_routes
 from headrace.envoy.view import Scope
 
@@ -109,4 +110,4 @@ def _is_catch_all(route: Any) -> bool:
     every = (
         match.prefix == "/" or match.path_separated_prefix == "/" or match.safe_regex.regex == ".*"
     ) and match.WhichOneof("path_specifier") in ("prefix", "path_separated_prefix", "safe_regex")
-    return every and not (match.headers or match.query_parameters or match.dynamic_metadata)
+    return every and not (own_headers(match) or match.query_parameters or match.dynamic_metadata)

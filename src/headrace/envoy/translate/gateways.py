@@ -21,8 +21,8 @@ from headrace.envoy.translate.inbound import listener_access_logs
 from headrace.envoy.translate.inspectors import tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import duration, socket_address, uint32
-from headrace.envoy.translate.pools import asks_module, pool_filter
 from headrace.envoy.translate.tls import gateway_downstream
+from headrace.envoy.translate.ways_in import WayIn, way_in
 from headrace.envoy.view import ProxyView, Scope
 from headrace.model.proxy import Proxy
 
@@ -48,7 +48,7 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
 def _build(memo: Memo, scope: Scope, proxy: Proxy) -> tuple[XdsResource, ...]:
     ports = merged_ports(scope.gateways, proxy.bind, proxy.port_map)
     https_port = HTTPS_PORT if proxy.fronted else dict(proxy.port_map).get(HTTPS_PORT, HTTPS_PORT)
-    native = Native(proxy.module, asks_module(memo, scope, proxy.module))
+    native = Native(proxy.module, way_in(memo, scope, proxy.module))
     found: list[XdsResource] = []
     tables: dict[str, list[BoundServer]] = {}
     for port in ports:
@@ -66,7 +66,7 @@ class Native:
     """Whether the proxy has the native module, and whether it is a way into a pool."""
 
     module: bool
-    pools: bool
+    pools: WayIn
 
 
 def _listener(port: GatewayPort, scope: Scope, native: Native) -> Any:
@@ -109,7 +109,7 @@ def _http(server: BoundServer, listener: str, scope: Scope, native: Native) -> A
             mesh=scope.mesh,
             rds=server.route_name,
             module=native.module,
-            last=(pool_filter(),) if native.pools else (),
+            pools=native.pools,
             grpc_web=server.server.protocol.upper() == "GRPC-WEB",
         )
     )

@@ -25,6 +25,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 
 from headrace.envoy.module_filter import module_filter
 from headrace.envoy.translate.messages import ads, boolean, duration, http_filter, packed
+from headrace.envoy.translate.ways_in import NO_WAY_IN, WayIn
 from headrace.model.mesh import MeshConfig
 
 HCM_FILTER = "envoy.filters.network.http_connection_manager"
@@ -73,8 +74,8 @@ class HcmSettings:
     """What differs between connection managers.
 
     Exactly one of `rds` (route name, read over ADS) and `routes` (an inline RouteConfiguration) is given.
-    `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others, `last`
-    those directly before the router.
+    `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others,
+    `pools` says whether it is a way into pools of model servers.
     """
 
     direction: Direction
@@ -86,7 +87,7 @@ class HcmSettings:
     http2: bool = False
     grpc_web: bool = False
     first: tuple[Any, ...] = ()
-    last: tuple[Any, ...] = ()
+    pools: WayIn = NO_WAY_IN
 
 
 def http_connection_manager(settings: HcmSettings) -> Any:
@@ -98,10 +99,11 @@ def http_connection_manager(settings: HcmSettings) -> Any:
         use_remote_address=boolean(settings.direction is Direction.GATEWAY),
         upgrade_configs=[hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
         stream_idle_timeout=duration(0),
-        access_log=access_logs(settings.mesh),
+        access_log=access_logs(settings.mesh, settings.pools),
         http_filters=_http_filters(settings),
         path_with_escaped_slashes_action=hcm_pb2.HttpConnectionManager.KEEP_UNCHANGED,
     )
+    manager.early_header_mutation_extensions.extend(settings.pools.early_mutations())
     if settings.routes is None:
         manager.rds.CopyFrom(hcm_pb2.Rds(config_source=ads(), route_config_name=settings.rds))
     else:
@@ -139,23 +141,24 @@ def _http_filters(settings: HcmSettings) -> list[Any]:
     filters.append(http_filter("envoy.filters.http.grpc_stats", stats))
     filters.append(http_filter("envoy.filters.http.fault", fault_pb2.HTTPFault()))
     filters.append(http_filter("envoy.filters.http.cors", cors_pb2.Cors()))
-    filters += settings.last
+    filters += settings.pools.filters()
     filters.append(http_filter("envoy.filters.http.router", router_pb2.Router()))
     return filters
 
 
-def access_logs(mesh: MeshConfig) -> list[Any]:
-    """The access log that MeshConfig asks for (accessLogFile, accessLogEncoding, accessLogFormat): none or one."""
+def access_logs(mesh: MeshConfig, pools: WayIn = NO_WAY_IN) -> list[Any]:
+    """The access log that MeshConfig asks for (accessLogFile, accessLogEncoding, accessLogFormat): none or one. The
+    default JSON of a way into pools says also what the native module knows of the request."""
     if not mesh.access_log_file:
         return []
-    log = file_pb2.FileAccessLog(path=mesh.access_log_file, log_format=_log_format(mesh))
+    log = file_pb2.FileAccessLog(path=mesh.access_log_file, log_format=_log_format(mesh, pools))
     return [accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(log))]
 
 
-def _log_format(mesh: MeshConfig) -> Any:
+def _log_format(mesh: MeshConfig, pools: WayIn) -> Any:
     written = substitution_format_string_pb2.SubstitutionFormatString()
     if mesh.access_log_encoding == "JSON":
-        written.json_format.update(_json_fields(mesh.access_log_format))
+        written.json_format.update(_json_fields(mesh.access_log_format, pools))
         written.json_format_options.sort_properties = False
         return written
     text = mesh.access_log_format or _default_text()
@@ -163,9 +166,9 @@ def _log_format(mesh: MeshConfig) -> Any:
     return written
 
 
-def _json_fields(text: str) -> dict[str, Any]:
+def _json_fields(text: str, pools: WayIn) -> dict[str, Any]:
     """The fields of a JSON access log; text that is not a JSON object gives Istio's default fields, as Istio does."""
-    default = {name: f"%{operator}%" for name, operator in _LOG_FIELDS}
+    default = {name: f"%{operator}%" for name, operator in _LOG_FIELDS} | pools.log_fields()
     if not text:
         return default
     try:

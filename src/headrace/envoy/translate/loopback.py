@@ -36,8 +36,8 @@ from headrace.envoy.translate.inbound import (
 from headrace.envoy.translate.inbound_chains import ChainSettings
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import boolean, duration, http_filter, packed, serialized, socket_address, uint32
-from headrace.envoy.translate.pools import asks_module, pool_filter
 from headrace.envoy.translate.virtual_hosts import PortTable, catch_all, port_tables, virtual_host_bytes
+from headrace.envoy.translate.ways_in import WayIn, way_in
 from headrace.envoy.view import Inbound, ProxyView, Scope
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.proxy import Proxy
@@ -100,7 +100,7 @@ def _inbound_listeners(inbound: Inbound, mesh: MeshConfig, address: str, module:
 def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
     proxy, scope = view.instance, view.scope
     forwards = scope.mesh.outbound_mode is OutboundMode.ALLOW_ANY
-    pools = asks_module(memo, scope, proxy.module)
+    pools = way_in(memo, scope, proxy.module)
     listener = memo.get(
         "loopback proxy",
         (scope.mesh, proxy.addresses[0], proxy.capture, proxy.module, pools),
@@ -114,7 +114,7 @@ def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
     return found
 
 
-def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: bool) -> XdsResource:
+def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn) -> XdsResource:
     """The HTTP proxy of one application: nobody passes without the replica's credentials."""
     address, port = proxy.addresses[0], proxy.capture.outbound_port
     name = f"{address}_{port}"
@@ -135,7 +135,7 @@ def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: bool) -> XdsResource:
         rds=ROUTES,
         module=proxy.module,
         first=tuple(first),
-        last=(pool_filter(),) if pools else (),
+        pools=pools,
     )
     listener = listener_pb2.Listener(
         name=name,

@@ -27,8 +27,8 @@ from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT, listener_acce
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import boolean, duration, packed, socket_address, uint32
-from headrace.envoy.translate.pools import asks_module, pool_filter
 from headrace.envoy.translate.virtual_hosts import PortTable
+from headrace.envoy.translate.ways_in import WayIn, way_in
 from headrace.envoy.view import ProxyView, Scope, Target
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.names import outbound_cluster
@@ -121,7 +121,7 @@ def _build(
             headless = known.get((*target.key, port.number), ())
             _plan_port(plans, target, port, headless if target.service.headless else _addresses(target))
     mesh = scope.mesh
-    pools = asks_module(memo, scope, module)
+    pools = way_in(memo, scope, module)
     found = [memo.get("virtual outbound", mesh, _virtual_outbound, mesh)]
     for (address, number), plan in sorted(plans.items()):
         if address == ANY and number in (VIRTUAL_OUTBOUND_PORT, VIRTUAL_INBOUND_PORT):
@@ -188,11 +188,10 @@ def _virtual_outbound(mesh: MeshConfig) -> XdsResource:
 
 
 def _listener(
-    mesh: MeshConfig, native: tuple[bool, bool], address: str, port: int, table: str, opaque: tuple[Opaque, ...]
+    mesh: MeshConfig, native: tuple[bool, WayIn], address: str, port: int, table: str, opaque: tuple[Opaque, ...]
 ) -> XdsResource:
     """`native`: whether the proxy has the native module, and whether it is a way into a pool."""
     module, pools = native
-    last = (pool_filter(),) if pools else ()
     name = f"{address}_{port}"
     prefix = f"outbound_{name}"
     chains: list[Any] = []
@@ -202,10 +201,10 @@ def _listener(
             default = part_pb2.FilterChain(filters=[_tcp(item.cluster, item.cluster, mesh)])
             table = item.routes or table
         else:
-            settings = HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=item.routes, module=module, last=last)
+            settings = HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=item.routes, module=module, pools=pools)
             chains += _chosen_chains(item, settings)
     if table:
-        settings = HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=table, module=module, last=last)
+        settings = HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=table, module=module, pools=pools)
         chains.append(_http_chain(settings))
     listener = listener_pb2.Listener(
         name=name,

@@ -1,9 +1,9 @@
-"""Pools of model servers: what makes a cluster and a connection manager ask the native module.
+"""Pools of model servers: what makes a cluster ask the native module, and with what settings.
 
-Called by `clusters` (load-balancing policy) and by everything that makes connection managers of the outbound side. A
-pool is an InferencePool, a target with an InferencePolicy, or a service whose Workloads name an engine. The module's
-settings stand on the clusters alone: the filter's never change, so that editing a policy replaces clusters and no
-listener, and no stream is drained. docs/reference/module-config.md describes the settings.
+Called by `clusters` (load-balancing policy) and for the routes' retries. A pool is an InferencePool, a target with an
+InferencePolicy, or a service whose Workloads name an engine. The module's settings stand on the clusters alone: the
+filter's never change (`ways_in`), so that editing a policy replaces clusters and no listener, and no stream is drained.
+docs/reference/module-config.md describes the settings.
 """
 
 from __future__ import annotations
@@ -14,34 +14,26 @@ from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
 
-from headrace.envoy.module_filter import pool_balancer, pool_filter
-from headrace.envoy.translate.memo import Memo
-from headrace.envoy.view import Scope, Target
+from headrace.envoy.module_filter import pool_balancer
+from headrace.envoy.translate.overflow import overflow_name
+from headrace.envoy.view import Target
 from headrace.model.destination import LbPolicy, LoadBalancer, TrafficPolicy
-from headrace.model.inference import Admission, FairnessKey, InferencePolicy, StreamTimeouts
+from headrace.model.inference import Admission, Fairness, FairnessKey, InferencePolicy, StreamTimeouts
 from headrace.model.service import Protocol, ServicePort
-from headrace.model.traffic import Retries
-
-__all__ = ["apply_pool_balancer", "asks_module", "pool_filter", "pool_retries", "pool_settings"]
+from headrace.model.traffic import Destination, Retries
 
 _AGAIN_ON = "connect-failure,refused-stream,reset,502,503"
 """While no byte of an answer has reached the client: the server was not reached, went away before its headers, or the
 proxy before it said that it did."""
 
 
-def asks_module(memo: Memo, scope: Scope, module: bool) -> bool:
-    """Whether proxies of the scope need the module's `pool` filter: they have the module and see a pool."""
-    return module and memo.latest("sees pools", scope.key, scope.targets, _any_pool, scope.targets)
-
-
-def _any_pool(targets: tuple[Target, ...]) -> bool:
-    return any(target.is_pool for target in targets)
-
-
-def apply_pool_balancer(cluster: Any, target: Target, port: ServicePort, policy: TrafficPolicy) -> None:
+def apply_pool_balancer(
+    cluster: Any, target: Target, port: ServicePort, policy: TrafficPolicy, other: Destination | None
+) -> None:
     """Let the module pick the endpoints of a pool's cluster, for every attempt of a request. Only HTTP can be picked
     for, and only endpoints that the control plane assigns; other clusters stay as they are. Where nothing but an engine
-    makes the pool, a load balancer that a DestinationRule writes (`policy` holds here) was wanted, and stays."""
+    makes the pool, a load balancer that a DestinationRule writes (`policy` holds here) was wanted, and stays. `other`:
+    where requests go that do not fit."""
     http = port.protocol.is_http or port.protocol is Protocol.UNDECLARED
     if not (target.is_pool and http and cluster.type == cluster_pb2.Cluster.EDS):
         return
@@ -49,7 +41,7 @@ def apply_pool_balancer(cluster: Any, target: Target, port: ServicePort, policy:
         return
     cluster.ClearField("lb_policy")
     cluster.ClearField("lb_config")
-    picker = pool_balancer(pool_settings(target, port))
+    picker = pool_balancer(pool_settings(target, port, other))
     cluster.load_balancing_policy.policies.add().typed_extension_config.CopyFrom(picker)
 
 
@@ -68,15 +60,15 @@ def pool_retries(targets: Iterable[Target | None]) -> Retries | None:
     return Retries(min(allowed), retry_on=_AGAIN_ON) if allowed else None
 
 
-def pool_settings(target: Target, port: ServicePort) -> str:
+def pool_settings(target: Target, port: ServicePort, other: Destination | None = None) -> str:
     """The module's settings of one pool, as JSON; the subsets of a service name the same pool and share its state."""
     settings: dict[str, Any] = {"pool": f"{target.service.host}:{port.number}"}
     if target.inference is not None:
-        settings |= _policy_settings(target.inference)
+        settings |= _policy_settings(target.inference, other)
     return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 
-def _policy_settings(policy: InferencePolicy) -> dict[str, Any]:
+def _policy_settings(policy: InferencePolicy, other: Destination | None) -> dict[str, Any]:
     picking = policy.picking
     found: dict[str, Any] = {"policy": picking.policy.value}
     if picking.session_header:
@@ -89,6 +81,8 @@ def _policy_settings(policy: InferencePolicy) -> dict[str, Any]:
     if timeouts:
         found["timeouts"] = timeouts
     admission = _admission(policy.admission)
+    if other is not None:
+        admission["overflow"] = {"action": "redirect", "to": overflow_name(other)}
     if admission:
         found["admission"] = admission
     return found
@@ -111,6 +105,8 @@ def _admission(admission: Admission) -> dict[str, Any]:
         found["burst"] = admission.burst or 1
     if admission.concurrency is not None:
         found["concurrency_per_endpoint"] = admission.concurrency
+    if admission.pool_concurrency is not None:
+        found["concurrency"] = admission.pool_concurrency
     if admission.queue is not None:
         queue = admission.queue
         written = {"requests": queue.depth, "tokens": queue.tokens, "seconds": queue.time}
@@ -121,15 +117,29 @@ def _admission(admission: Admission) -> dict[str, Any]:
         found["priorities"] = list(priorities.levels)
         if priorities.starvation is not None:
             found["starvation_seconds"] = priorities.starvation
-    fairness = admission.fairness
-    if fairness is not None and fairness.key is FairnessKey.HEADER:
-        found["tenant_header"] = fairness.name
-        if fairness.weights:
-            found["weights"] = dict(fairness.weights)
+    if admission.fairness is not None:
+        found |= _fairness(admission.fairness)
     deadline = admission.deadline
     if deadline is not None:
         if deadline.header:
             found["first_token_deadline_header"] = deadline.header
         if deadline.default is not None:
             found["first_token_deadline_seconds"] = deadline.default
+    return found
+
+
+def _fairness(fairness: Fairness) -> dict[str, Any]:
+    tenant: dict[FairnessKey, dict[str, Any]] = {
+        FairnessKey.IDENTITY: {"tenant": {"identity": True}},
+        FairnessKey.HEADER: {"tenant_header": fairness.name},
+        FairnessKey.JWT_CLAIM: {"tenant": {"claim": fairness.name}},
+    }
+    found = tenant[fairness.key]
+    limits = {"requests": fairness.depth, "tokens": fairness.tokens}
+    if any(limits.values()):
+        found["tenant_limits"] = {name: value for name, value in limits.items() if value is not None}
+    if fairness.weights:
+        found["weights"] = dict(fairness.weights)
+    if fairness.token_cost is not None:
+        found["token_cost"] = fairness.token_cost
     return found

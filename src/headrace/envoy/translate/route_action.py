@@ -14,13 +14,14 @@ from envoy.config.route.v3 import route_components_pb2 as route_pb2
 
 from headrace.envoy.translate.destination_rules import consistent_hash
 from headrace.envoy.translate.messages import boolean, duration, uint32
+from headrace.envoy.translate.overflow import overflow_of
 from headrace.envoy.translate.pools import pool_retries
 from headrace.envoy.translate.route_filters import runtime_fraction
 from headrace.envoy.translate.route_headers import apply_headers, host_written
 from headrace.envoy.translate.route_retry import retry_policy
 from headrace.envoy.view import Target
 from headrace.model.destination import ConsistentHash
-from headrace.model.engine_timeouts import EngineTimeouts, engine_timeouts
+from headrace.model.engine_timeouts import engine_timeouts
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import outbound_cluster
 from headrace.model.traffic import Destination, DirectResponse, HttpRoute, Redirect
@@ -91,8 +92,17 @@ def apply_route(route: Any, http: HttpRoute, place: Place) -> None:
     policy = retry_policy(retries, sticky=sticky)
     if policy is not None:
         action.retry_policy.CopyFrom(policy)
-    engines = [_engine_of(place, item.destination) for item in http.route]
-    set_timeouts(action, http.timeout, [engine for engine in engines if engine])
+    set_timeouts(action, http.timeout, (place.targets.get(item.destination.host) for item in http.route))
+
+
+def overflow_destinations(http: HttpRoute, place: Place) -> list[Destination | None]:
+    """For each destination of the rule that gets requests: where those go that do not fit there (None: nowhere)."""
+    found = []
+    for item in http.route:
+        target = place.targets.get(item.destination.host)
+        if target is not None and (item.weight or len(http.route) == 1):
+            found.append(overflow_of(target, _port_of(place, item.destination), place.targets))
+    return found
 
 
 def _apply_rewrite(action: Any, http: HttpRoute) -> None:
@@ -119,11 +129,6 @@ def _apply_weighted(action: Any, http: HttpRoute, place: Place) -> None:
         if host:
             cluster.host_rewrite_literal = host
         _add_hash_policy(action, place, item.destination)
-
-
-def _engine_of(place: Place, destination: Destination) -> str:
-    target = place.targets.get(destination.host)
-    return target.service.engine if target else ""
 
 
 def _add_hash_policy(action: Any, place: Place, destination: Destination) -> bool:
@@ -156,19 +161,44 @@ def hash_policy(key: ConsistentHash) -> Any:
     return found
 
 
-def set_timeouts(action: Any, written: float | None, engines: Iterable[str]) -> None:
-    """The route's timeouts: as written; else the engine's explicit ones (the longest, where several engines share the
-    route); else none, as in Istio."""
-    known = [found for found in map(engine_timeouts, engines) if found is not None]
-    total = written or 0.0
-    if written is None and known:
-        longest = EngineTimeouts(
-            max(item.total for item in known), max(item.idle for item in known), max(item.connect for item in known)
-        )
-        total = longest.total
-        action.idle_timeout.CopyFrom(duration(longest.idle))
+def set_timeouts(action: Any, written: float | None, targets: Iterable[Target | None]) -> None:
+    """The route's timeouts: as written; else for each target its InferencePolicy's total, or its engine's explicit
+    ones (of several targets the longest); else none, as in Istio.
+
+    A route's timeout begins when the request is sent, also one that the mesh held; its idle time passes while a request
+    is held, and while a server is silent as long as the policy allows, so it is never less than all of that.
+    """
+    known = [] if written is not None else [found for found in map(_times_of, targets) if found is not None]
+    total = written or max((item.total for item in known), default=0.0)
+    idle = max((item.idle for item in known), default=0.0)
+    if idle:
+        action.idle_timeout.CopyFrom(duration(idle))
     action.timeout.CopyFrom(duration(total))
     action.max_grpc_timeout.CopyFrom(duration(total))
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Seconds; `idle` 0: no limit."""
+
+    total: float
+    idle: float
+
+
+def _times_of(target: Target | None) -> _Times | None:
+    """What holds for a target where its route says nothing (None: nothing does)."""
+    if target is None:
+        return None
+    engine = engine_timeouts(target.service.engine)
+    policy = target.inference
+    if policy is None:
+        return _Times(engine.total, engine.idle) if engine else None
+    times, queue = policy.timeouts, policy.admission.queue
+    if engine is None:
+        return _Times(times.total, 0.0) if times.total else None
+    silence = max(engine.idle, times.first_token or 0.0, times.between_tokens or 0.0, times.total or 0.0)
+    held = queue.time if queue is not None and queue.time is not None else 0.0
+    return _Times(times.total or engine.total, silence + held)
 
 
 def apply_redirect(route: Any, redirect: Redirect, place: Place) -> None:

@@ -6,19 +6,23 @@ translating; a rule that cannot apply to this caller makes no route.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2 as route_pb2
 
+from headrace.envoy.translate.destination_rules import consistent_hash
 from headrace.envoy.translate.memo import Memo
+from headrace.envoy.translate.overflow import match_overflow, overflow_host, overflow_of, overflowing
+from headrace.envoy.translate.pools import pool_retries
 from headrace.envoy.translate.route_action import (
     Place,
     apply_direct_response,
     apply_redirect,
     apply_route,
     hash_policy,
+    overflow_destinations,
     set_timeouts,
 )
 from headrace.envoy.translate.route_filters import apply_filters
@@ -26,11 +30,10 @@ from headrace.envoy.translate.route_headers import apply_headers
 from headrace.envoy.translate.route_match import route_match, takes_everything
 from headrace.envoy.translate.route_retry import retry_policy
 from headrace.envoy.view import Scope, Target
-from headrace.model.destination import ConsistentHash
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import outbound_cluster
 from headrace.model.resource import Metadata
-from headrace.model.traffic import HttpMatch, HttpRoute, Pairs, Retries, VirtualService
+from headrace.model.traffic import HttpMatch, HttpRoute, Pairs, VirtualService
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,9 @@ def caller_of(
     hosts, labels, by_namespace = memo.latest(
         "route dependencies", virtual_service.meta.key, virtual_service, _dependencies, virtual_service
     )
-    found = ((host, scope.by_host.get(host)) for host in hosts)
+    targets = {host: scope.by_host.get(host) for host in hosts}
+    for other in {overflow_host(target) for target in targets.values()} - {""}:
+        targets[other] = scope.by_host.get(other)
     return Caller(
         mesh=scope.mesh,
         namespace=scope.namespace if by_namespace else "",
@@ -84,7 +89,7 @@ def caller_of(
         port=port,
         gateway=gateway,
         tls=tls,
-        targets=tuple((host, target) for host, target in found if target is not None),
+        targets=tuple((host, target) for host, target in sorted(targets.items()) if target is not None),
     )
 
 
@@ -115,6 +120,10 @@ def _routes(virtual_service: VirtualService, caller: Caller) -> Iterator[Any]:
             if match is not None and not _applies(match, caller):
                 continue
             route = _route(virtual_service, http, match, place)
+            for other, rule in overflowing(http, overflow_destinations(http, place)):
+                sibling = _route(virtual_service, rule, match, place)
+                match_overflow(sibling, other)
+                yield sibling
             yield route
             if takes_everything(route.match):
                 return
@@ -166,16 +175,29 @@ def _operation(route: Any, name: str, port: int) -> str:
     return f"{name}:{port}{path}"
 
 
-def default_route(retries: Retries | None, host: str, port: int, engine: str, key: ConsistentHash | None) -> Any:
-    """The route to a service that no VirtualService speaks for; `key` is its rule's consistent hash."""
+def default_route(mesh: MeshConfig, target: Target, port: int, subset: str = "") -> Any:
+    """The route to a service (or a subset of it) that no VirtualService speaks for."""
+    service = target.service
     route = route_pb2.Route(name="default", match=route_match(None))
-    route.decorator.operation = f"{host}:{port}/*"
+    route.decorator.operation = f"{service.host}:{port}/*"
     action = route.route
-    action.cluster = outbound_cluster(port, "", host)
-    policy = retry_policy(retries, sticky=False)
+    action.cluster = outbound_cluster(port, subset, service.host)
+    policy = retry_policy(pool_retries([target]) or mesh.default_http_retry, sticky=False)
     if policy is not None:
         action.retry_policy.CopyFrom(policy)
+    key = consistent_hash(target.rule, port, subset)
     if key is not None:
         action.hash_policy.append(hash_policy(key))
-    set_timeouts(action, None, [engine] if engine else [])
+    set_timeouts(action, None, [target])
     return route
+
+
+def default_routes(mesh: MeshConfig, target: Target, port: int, others: Mapping[str, Target]) -> list[Any]:
+    """All routes of a service that no VirtualService speaks for; `others` holds what stands in for it where it is a
+    pool that overflows."""
+    found = [default_route(mesh, target, port)]
+    other = overflow_of(target, port, others)
+    if other is not None:
+        found.insert(0, default_route(mesh, others[other.host], other.port, other.subset))
+        match_overflow(found[0], other)
+    return found

@@ -15,12 +15,11 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 
 from headrace.envoy.resources import ROUTE, XdsResource
 from headrace.envoy.translate.claims import Claims, claims_of
-from headrace.envoy.translate.destination_rules import consistent_hash
 from headrace.envoy.translate.domains import host_domains, service_domains
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import boolean, duration, serialized, uint32
-from headrace.envoy.translate.pools import pool_retries
-from headrace.envoy.translate.routes import Caller, caller_of, default_route, routes_for
+from headrace.envoy.translate.overflow import overflow_host
+from headrace.envoy.translate.routes import Caller, caller_of, default_routes, routes_for
 from headrace.envoy.view import Scope, Target
 from headrace.envoy.visibility import wildcard_covers
 from headrace.model.mesh import MeshConfig, OutboundMode
@@ -220,14 +219,13 @@ def _rest_of_routes(memo: Memo, item: VirtualService, caller: Caller) -> bytes:
 
 
 def _default_rest(memo: Memo, scope: Scope, target: Target, port: int) -> bytes:
-    key = (scope.mesh, target, port)
+    key = (scope.mesh, target, port, scope.by_host.get(overflow_host(target)))
     return memo.latest("default routes", (*target.slot, port), key, _build_default, *key)
 
 
-def _build_default(mesh: MeshConfig, target: Target, port: int) -> bytes:
-    service = target.service
-    retries = pool_retries([target]) or mesh.default_http_retry
-    return _rest([default_route(retries, service.host, port, service.engine, consistent_hash(target.rule, port))])
+def _build_default(mesh: MeshConfig, target: Target, port: int, beside: Target | None) -> bytes:
+    others = {beside.service.host: beside} if beside is not None else {}
+    return _rest(default_routes(mesh, target, port, others))
 
 
 def _other_hosts(

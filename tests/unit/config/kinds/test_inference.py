@@ -139,20 +139,36 @@ def test_a_policy_that_only_names_its_target_has_every_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "field"),
+    ("fairness", "wanted"),
     [
-        ("admission: {fairness: {key: identity}}", "spec.admission.fairness.key"),
-        ("admission: {fairness: {key: jwtClaim, name: sub}}", "spec.admission.fairness.key"),
+        ("{key: identity}", Fairness(FairnessKey.IDENTITY)),
+        ("{key: jwtClaim, name: org.Team}", Fairness(FairnessKey.JWT_CLAIM, "org.Team")),
         (
-            "admission: {overflow: {action: Redirect, backend: {kind: Service, name: other}}}",
-            "spec.admission.overflow.action",
+            "{key: header, name: X-Team, tenantQueue: {depth: 5, tokens: 900}, tokenCost: 0}",
+            Fairness(FairnessKey.HEADER, "x-team", (), 5, 900, 0.0),
         ),
     ],
 )
-def test_what_is_not_done_yet_is_said(spec: str, field: str) -> None:
-    result = judge(POLICY, REFS + spec)
-    assert [(problem.code, problem.field) for problem in result.problems] == [("HR0001", field)]
-    assert result.resource is not None
+def test_what_tells_tenants_apart(fairness: str, wanted: Fairness) -> None:
+    queue = "requestsPerSecond: 1, queue: {depth: 9, time: 1s}"
+    assert good(POLICY, REFS + f"admission: {{{queue}, fairness: {fairness}}}").admission.fairness == wanted
+
+
+def test_what_does_not_fit_may_be_sent_elsewhere() -> None:
+    backend = "{group: inference.networking.k8s.io, kind: InferencePool, name: spare, port: 8001, subset: v2}"
+    policy = good(POLICY, REFS + f"admission: {{concurrency: 4, overflow: {{action: Redirect, backend: {backend}}}}}")
+    assert policy.admission.pool_concurrency == 4
+    assert policy.redirects == TargetRef("inference.networking.k8s.io", "InferencePool", "spare")
+    assert (policy.admission.overflow.port, policy.admission.overflow.subset) == (8001, "v2")
+    assert good(POLICY, REFS).redirects is None
+
+
+def test_a_bound_of_a_tenant_that_cannot_bind_is_said() -> None:
+    fairness = "fairness: {key: identity, tenantQueue: {depth: 5}}"
+    result = judge(POLICY, REFS + f"admission: {{concurrency: 1, queue: {{depth: 3, time: 1s}}, {fairness}}}")
+    assert [(problem.code, problem.field) for problem in result.problems] == [
+        ("HR0002", "spec.admission.fairness.tenantQueue.depth")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -172,10 +188,28 @@ def test_what_is_not_done_yet_is_said(spec: str, field: str) -> None:
         (REFS + "admission: {priorities: {header: p, levels: []}}", "spec.admission.priorities.levels"),
         (REFS + "admission: {priorities: {header: p, levels: [a, a]}}", "spec.admission.priorities.levels"),
         (REFS + "admission: {fairness: {key: header}}", "spec.admission.fairness"),
+        (REFS + "admission: {fairness: {key: header, name: 'a b'}}", "spec.admission.fairness.name"),
+        (REFS + "admission: {fairness: {key: identity, name: a}}", "spec.admission.fairness.name"),
+        (REFS + "admission: {fairness: {key: jwtClaim}}", "spec.admission.fairness"),
+        (
+            REFS + "admission: {fairness: {key: identity, tenantQueue: {depth: 1}}}",
+            "spec.admission.fairness.tenantQueue",
+        ),
+        (REFS + "admission: {fairness: {key: identity, tokenCost: -1}}", "spec.admission.fairness.tokenCost"),
+        (REFS + "admission: {concurrency: 0}", "spec.admission.concurrency"),
         (REFS + "admission: {fairness: {key: header, name: t, weights: {a: 0}}}", "spec.admission.fairness.weights.a"),
         (REFS + "admission: {firstTokenDeadline: {}}", "spec.admission.firstTokenDeadline"),
         (REFS + "admission: {overflow: {action: Redirect}}", "spec.admission.overflow"),
         (REFS + "admission: {overflow: {action: Spill}}", "spec.admission.overflow.action"),
+        (REFS + "admission: {overflow: {backend: {kind: Service, name: a}}}", "spec.admission.overflow.backend"),
+        (
+            REFS + "admission: {overflow: {action: Redirect, backend: {kind: Service, name: a, group: x}}}",
+            "spec.admission.overflow.backend.group",
+        ),
+        (
+            REFS + "admission: {overflow: {action: Redirect, backend: {kind: Service, name: a, subset: 'a b'}}}",
+            "spec.admission.overflow.backend.subset",
+        ),
         (REFS + "timeouts: {firstToken: 2s, total: 1s}", "spec.timeouts.firstToken"),
         (REFS + "retries: {attempts: 2}", "spec.retries.attempts"),
         (REFS + "observation: {usage: Guess}", "spec.observation.usage"),
