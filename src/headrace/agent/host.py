@@ -66,6 +66,7 @@ class Host:
         self._saved: Children | None = None
         self._stopping = False
         self._wake = asyncio.Event()
+        self._link.trusted = self._trusted
         self._publishing: asyncio.Handle | None = None
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -83,12 +84,14 @@ class Host:
             self._tasks = tasks
             self._adopt(children)
             await self._end_strays()
+            self._context.capture.settle(self._replicas.keys())
             services = [tasks.create_task(self._keep_logs_short(), name="logs")]
             guarding = None
             if self._guardian is not None:
                 guarding = tasks.create_task(self._guardian.run(), name="guardian")
             self._publish()
             services.append(tasks.create_task(self._link.run(self._reports, self._assigned), name="link"))
+            services.append(tasks.create_task(self._context.secrets.follow(self.changed), name="trust"))
             reconciling = tasks.create_task(self._reconcile_for_ever(), name="reconcile")
             await stop.wait()
             reconciling.cancel()
@@ -112,7 +115,9 @@ class Host:
             except SpecError as error:
                 _log.error("replica of an earlier agent not adopted", replica=record.id, reason=str(error))
                 continue
-            self._context.capture.keep(record.id, record.attachment)
+            if not self._context.capture.keep(record.id, record.attachment):
+                _log.warning("replica of an earlier agent not adopted: its traffic was captured in another way", replica=record.id)
+                continue
             self._start(spec, record)
         if children.replicas:
             _log.info("adopted", replicas=len(self._replicas))
@@ -152,6 +157,11 @@ class Host:
         self._desired, self._refused = desired, refused
         _log.info("assignment", revision=assignment.revision, replicas=len(desired), refused=len(refused))
         self._wake.set()
+
+    def _trusted(self, state: wire.TrustState) -> None:
+        self._context.secrets.trust(state)
+        for replica in self._replicas.values():
+            replica.trust_changed()
 
     async def _reconcile_for_ever(self) -> None:
         while True:
@@ -246,8 +256,11 @@ class Host:
         before = self._reports.value
         replicas = {name: replica.report() for name, replica in self._replicas.items()}
         reports = [replicas.get(name) or self._refused[name] for name in sorted(replicas.keys() | self._refused.keys())]
-        if reports != list(before.replicas) or before.sequence == 0:
-            self._reports.set(wire.HostReport(host=self._link.host, sequence=before.sequence + 1, replicas=reports))
+        trust = self._context.secrets.acknowledged_version
+        if reports != list(before.replicas) or trust != before.trust_version or before.sequence == 0:
+            number = before.sequence + 1
+            report = wire.HostReport(host=self._link.host, sequence=number, replicas=reports, trust_version=trust)
+            self._reports.set(report)
 
     def _records(self) -> dict[str, ReplicaRecord]:
         return {name: replica.record() for name, replica in self._replicas.items()}

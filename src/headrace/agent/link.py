@@ -59,6 +59,8 @@ class ControlLink:
         self._channel: grpc.aio.Channel | None = None
         self._known: LatestValue[frozenset[str]] = LatestValue(frozenset())
         self.connected = False
+        self.trusted: Callable[[wire.TrustState], None] = lambda state: None
+        """Called with what every proxy must know of its peers, at once and after every change."""
 
     @property
     def host(self) -> str:
@@ -144,6 +146,7 @@ class ControlLink:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._report(reports))
                 tasks.create_task(self._assignments(assigned))
+                tasks.create_task(self._trust())
         except* (grpc.aio.AioRpcError, ConnectionError) as errors:
             problem = "; ".join(sorted({_why(error) for error in errors.exceptions}))
         return problem
@@ -177,6 +180,20 @@ class ControlLink:
         finally:
             call.cancel()
         raise ConnectionError("the assignments ended")
+
+    async def _trust(self) -> None:
+        call = self._stub().Trust(wire.TrustRequest(host=self.host))
+        try:
+            async for state in call:
+                self.trusted(state)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            _log.warning("this control plane knows no revocation", reason=_why(error))
+            return
+        finally:
+            call.cancel()
+        raise ConnectionError("the trust stream ended")
 
     def _stub(self) -> agent_v1_pb2_grpc.ControlPlaneAsyncStub:
         if self._channel is None:

@@ -33,6 +33,7 @@ _LIVE_POLL = 0.05
 _LIVE_POLL_SLOW = 2.0
 _PROXY_GRACE = 2.0
 _WITHDRAW_LIMIT = 10.0
+_OUTDATED_SECONDS = 1.0
 _ROTATION = RotationRules(retry_limit=5.0)
 
 
@@ -48,6 +49,7 @@ class Replica:
         self._wanted = spec
         self._certificate: WorkloadCertificate | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._renewer: Renewer | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -94,6 +96,12 @@ class Replica:
         self._wake.set()
 
     def record(self) -> ReplicaRecord:
+    def trust_changed(self) -> None:
+        """Renew the certificate at once where it was revoked, or where another authority signs now."""
+        certificate = self._certificate
+        if self._renewer is not None and certificate is not None and self._context.secrets.is_outdated(certificate):
+            self._renewer.renew_now()
+
         """What a restarted agent must know of it."""
         app = self._apps.current
         return ReplicaRecord(
@@ -295,12 +303,15 @@ class Replica:
 
         if self._renewing is not None:
             self._renewing.cancel()
+            # A certificate that was signed while the trust changed: looked at again, but not in a tight loop.
+            asyncio.get_running_loop().call_later(_OUTDATED_SECONDS, self.trust_changed)
         renewer = Renewer(spec.identity, sign, obtained, Rotation(_ROTATION, self._context.source))
         self._renewing = self._spawn(renewer.run(), "certificate")
 
     async def _await_idle(self) -> None:
         await self._apps.stop_probing()
         gateway, clock = self.spec.is_gateway, self._context.clock
+        self._renewer = renewer
         if gateway:
             with contextlib.suppress(AdminError):
                 await self._proxy.admin.drain()

@@ -1,28 +1,48 @@
-"""The secrets of this host's Envoys: each replica's certificate with its key, and the roots that it trusts.
+"""The secrets of this host's Envoys: each replica's certificate with its key, and by what its peers are judged.
 
-Filled by `agent.replica` after every renewal, served on the replica's socket by `agent.relay`. Keys exist here and in
+Filled by `agent.replica` after every renewal and by `agent.link` with what the control plane says of the whole mesh
+(roots, revocation lists, who is revoked); served on the replica's socket by `agent.relay`. Keys exist here and in
 Envoy's memory only. A replica without a certificate yet is sent nothing, so an Envoy that outlived an agent keeps what
 it has until the new one has a certificate.
+
+Who is revoked also goes into one file for all Envoys of the host, which the native module's guard reads: a JSON object
+with `identities` (SPIFFE URIs) and `certificates` (hex SHA-256), replaced whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import structlog
 
 from headrace.envoy.bootstrap import DEFAULT_SECRET, ROOT_SECRET
 from headrace.envoy.resources import ResourceSet
 from headrace.envoy.secrets import validation_secret, workload_secret
 from headrace.envoy.xds.hub import Hub
 from headrace.floor.clock import Clock
-from headrace.identity.rotation import WorkloadCertificate
+from headrace.floor.files import write_private
+from headrace.identity.rotation import WorkloadCertificate, is_outdated
+from headrace.wire import agent_v1_pb2 as wire
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+_POLL_SECONDS = 0.1
 
 
 class SecretStore:
-    """All secrets of one agent, by replica."""
+    """All secrets of one agent, by replica. `revoked_file`: where the guard's file is kept; None: nowhere."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, revoked_file: Path | None = None) -> None:
+        self._certificates: dict[str, WorkloadCertificate] = {}
         self._sets: dict[str, ResourceSet] = {}
         self._hub = Hub(self, clock)
+        self._file = revoked_file
+        self._trust: wire.TrustState | None = None
+        self._changed = asyncio.Event()
+        self.acknowledged_version = ""
+        """The newest version of trust that every Envoy here has acknowledged."""
 
     def resources_for(self, proxy: str) -> ResourceSet | None:
         """What the replica's Envoy should have; None where there is no certificate yet."""
@@ -30,15 +50,64 @@ class SecretStore:
 
     def put(self, replica: str, certificate: WorkloadCertificate) -> None:
         """Hand a new certificate to the replica's Envoy."""
-        pair = workload_secret(DEFAULT_SECRET, certificate.chain_pem, certificate.key.reveal_pem())
-        roots = validation_secret(ROOT_SECRET, certificate.bundle_pem)
-        self._sets[replica] = ResourceSet.collect((pair, roots))
+        self._certificates[replica] = certificate
+        self._sets[replica] = self._set_of(certificate)
         self._hub.publish({replica: self._sets[replica]})
 
     def forget(self, replica: str) -> None:
         """The replica is gone, its key with it."""
+        self._certificates.pop(replica, None)
         self._sets.pop(replica, None)
+
+    def trust(self, state: wire.TrustState) -> None:
+        """What the control plane says of the mesh: for the guards first, then for every Envoy's handshakes."""
+        if self._trust is not None and state.version == self._trust.version:
+            return
+        self._trust = state
+        if self._file is not None:
+            told = {
+                "identities": sorted(state.revoked_identities),
+                "certificates": sorted(state.revoked_certificates),
+            }
+            write_private(self._file, json.dumps(told).encode())
+        self._sets = {name: self._set_of(certificate) for name, certificate in self._certificates.items()}
+        self._hub.publish(self._sets)
+        self._changed.set()
+        revoked = len(state.revoked_identities) + len(state.revoked_certificates)
+        _log.info("trust", version=state.version, revoked=revoked)
+
+    def is_outdated(self, certificate: WorkloadCertificate) -> bool:
+        """Whether a certificate should be renewed before its time: it was revoked, or another CA signs now."""
+        state = self._trust
+        return state is not None and is_outdated(certificate, state.issuer, state.revoked_certificates)
 
     def stream(self, replica: str, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Serve one of Envoy's secret streams."""
         return self._hub.stream(replica, requests)
+
+    async def follow(self, told: Callable[[], None]) -> None:
+        """Call `told` whenever `acknowledged_version` changed; runs until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while not self._acknowledged():  # noqa: ASYNC110 - acknowledgements come stream by stream, without an event
+                await asyncio.sleep(_POLL_SECONDS)
+            version = self._trust.version if self._trust is not None else ""
+            if version != self.acknowledged_version:
+                self.acknowledged_version = version
+                told()
+
+    def _acknowledged(self) -> bool:
+        """Whether every Envoy that has a certificate is connected and has all that was sent."""
+        for replica in self._sets:
+            status = self._hub.status(replica)
+            if status is None or not status.in_sync:
+                return False
+        return True
+
+    def _set_of(self, certificate: WorkloadCertificate) -> ResourceSet:
+        pair = workload_secret(DEFAULT_SECRET, certificate.chain_pem, certificate.key.reveal_pem())
+        bundle, lists = certificate.bundle_pem, ""
+        if self._trust is not None:
+            bundle, lists = self._trust.trust_bundle_pem, self._trust.revocation_lists_pem
+        return ResourceSet.collect((pair, validation_secret(ROOT_SECRET, bundle, lists)))

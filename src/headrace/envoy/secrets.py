@@ -37,12 +37,20 @@ def workload_secret(name: str, chain_pem: str, key_pem: bytes) -> XdsResource:
     return _secret(Secret(name=name, tls_certificate=pair), chain)
 
 
-def validation_secret(name: str, bundle_pem: str) -> XdsResource:
+def validation_secret(name: str, bundle_pem: str, lists_pem: str = "") -> XdsResource:
     """The secret `name`: the roots that peers must descend from. Which names they may have stands in the TLS contexts
-    of listeners and clusters (combined_validation_context), so that it changes with policy and not with roots."""
+    of listeners and clusters (combined_validation_context), so that it changes with policy and not with roots.
+
+    `lists_pem`: revocation lists; none is in force where it is empty. Only the peer's own certificate is looked up:
+    nobody signs a list for the CAs of a plugged-in authority, and a missing one would refuse everybody.
+    """
     bundle = bundle_pem.encode("ascii")
     context = CertificateValidationContext(trusted_ca=DataSource(inline_bytes=bundle))
-    return _secret(Secret(name=name, validation_context=context), bundle)
+    lists = lists_pem.encode("ascii")
+    if lists:
+        context.crl.inline_bytes = lists
+        context.only_verify_leaf_cert_crl = True
+    return _secret(Secret(name=name, validation_context=context), bundle + lists)
 
 
 def _secret(secret: Secret, public: bytes) -> SecretResource:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from headrace.floor.backoff import Backoff
@@ -192,6 +193,19 @@ def accept(key: PrivateKey, identity: Identity, issued: IssuedCertificate) -> Wo
     return WorkloadCertificate(
         identity, key, issued.chain_pem, issued.bundle_pem, issued.not_before, not_after, issued.serial
     )
+
+
+def is_outdated(certificate: WorkloadCertificate, issuer: str, revoked: Collection[str]) -> bool:
+    """Whether a certificate should be renewed at once: another CA than `issuer` (key identifier in hex; empty: any)
+    signed it, or its SHA-256 (hex) is among `revoked`."""
+    leaf = x509.load_pem_x509_certificates(certificate.chain_pem.encode())[0]
+    if leaf.fingerprint(hashes.SHA256()).hex() in revoked:
+        return True
+    try:
+        named = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        return False
+    return bool(issuer) and named is not None and named.hex() != issuer
 
 
 @dataclass(slots=True)

@@ -170,6 +170,26 @@ class Replica(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AnnotationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     WORKLOAD_FIELD_NUMBER: _builtins.int
@@ -189,6 +209,7 @@ class Replica(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     BIND_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """"default/chat-v1-0": namespace/workload-index"""
     namespace: _builtins.str
@@ -221,6 +242,10 @@ class Replica(_message.Message):
     def liveness(self) -> Global___Probe: ...
     @_builtins.property
     def startup(self) -> Global___Probe: ...
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """traffic.sidecar.istio.io/...: what transparent capture leaves alone"""
+
     def __init__(
         self,
         *,
@@ -243,10 +268,11 @@ class Replica(_message.Message):
         identity: _builtins.str = ...,
         bind: _builtins.str = ...,
         engine: _builtins.str = ...,
+        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["liveness", b"liveness", "readiness", b"readiness", "startup", b"startup"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind", b"bind", "command", b"command", "directory", b"directory", "engine", b"engine", "env", b"env", "grace_period_ms", b"grace_period_ms", "id", b"id", "identity", b"identity", "index", b"index", "labels", b"labels", "liveness", b"liveness", "namespace", b"namespace", "ports", b"ports", "readiness", b"readiness", "role", b"role", "service_account", b"service_account", "spec_hash", b"spec_hash", "startup", b"startup", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "bind", b"bind", "command", b"command", "directory", b"directory", "engine", b"engine", "env", b"env", "grace_period_ms", b"grace_period_ms", "id", b"id", "identity", b"identity", "index", b"index", "labels", b"labels", "liveness", b"liveness", "namespace", b"namespace", "ports", b"ports", "readiness", b"readiness", "role", b"role", "service_account", b"service_account", "spec_hash", b"spec_hash", "startup", b"startup", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,8 +380,11 @@ class HostReport(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    TRUST_VERSION_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     sequence: _builtins.int
+    trust_version: _builtins.str
+    """the TrustState that every Envoy of this host has acknowledged"""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaReport]: ...
     def __init__(
@@ -364,10 +393,11 @@ class HostReport(_message.Message):
         host: _builtins.str = ...,
         sequence: _builtins.int = ...,
         replicas: _abc.Iterable[Global___ReplicaReport] | None = ...,
+        trust_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "replicas", b"replicas", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "replicas", b"replicas", "sequence", b"sequence", "trust_version", b"trust_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -393,6 +423,8 @@ class ReplicaReport(_message.Message):
     CERTIFICATE_NOT_AFTER_UNIX_MS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_SERIAL_FIELD_NUMBER: _builtins.int
     PROXY_READY_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
+    ADDRESS6_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     address: _builtins.str
     """the replica's own address (127.x.y.z under loopback capture)"""
@@ -412,6 +444,10 @@ class ReplicaReport(_message.Message):
     certificate_not_after_unix_ms: _builtins.int
     certificate_serial: _builtins.str
     proxy_ready: _builtins.bool
+    capture: _builtins.str
+    """how traffic reaches the proxy: empty or loopback, or netns"""
+    address6: _builtins.str
+    """its IPv6 address (netns)"""
     @_builtins.property
     def app_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortMapping]: ...
     @_builtins.property
@@ -435,10 +471,12 @@ class ReplicaReport(_message.Message):
         certificate_not_after_unix_ms: _builtins.int = ...,
         certificate_serial: _builtins.str = ...,
         proxy_ready: _builtins.bool = ...,
+        capture: _builtins.str = ...,
+        address6: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "app_pid", b"app_pid", "app_ports", b"app_ports", "certificate_not_after_unix_ms", b"certificate_not_after_unix_ms", "certificate_serial", b"certificate_serial", "detail", b"detail", "gateway_ports", b"gateway_ports", "id", b"id", "outbound_port", b"outbound_port", "proxy_credentials", b"proxy_credentials", "proxy_pid", b"proxy_pid", "proxy_ready", b"proxy_ready", "restarts", b"restarts", "spec_hash", b"spec_hash", "started_unix_ms", b"started_unix_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "address6", b"address6", "app_pid", b"app_pid", "app_ports", b"app_ports", "capture", b"capture", "certificate_not_after_unix_ms", b"certificate_not_after_unix_ms", "certificate_serial", b"certificate_serial", "detail", b"detail", "gateway_ports", b"gateway_ports", "id", b"id", "outbound_port", b"outbound_port", "proxy_credentials", b"proxy_credentials", "proxy_pid", b"proxy_pid", "proxy_ready", b"proxy_ready", "restarts", b"restarts", "spec_hash", b"spec_hash", "started_unix_ms", b"started_unix_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -484,6 +522,69 @@ class ReportReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportReply: _TypeAlias = ReportReply  # noqa: Y015
+
+@_typing.final
+class TrustRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrustRequest: _TypeAlias = TrustRequest  # noqa: Y015
+
+@_typing.final
+class TrustState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    TRUST_BUNDLE_PEM_FIELD_NUMBER: _builtins.int
+    REVOCATION_LISTS_PEM_FIELD_NUMBER: _builtins.int
+    REVOKED_IDENTITIES_FIELD_NUMBER: _builtins.int
+    REVOKED_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """hash of the rest"""
+    trust_bundle_pem: _builtins.str
+    """the roots"""
+    revocation_lists_pem: _builtins.str
+    """one list for each CA; empty: none is in force"""
+    issuer: _builtins.str
+    """key identifier (hex) of the CA that signs now: others' certificates are renewed"""
+    @_builtins.property
+    def revoked_identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SPIFFE URIs"""
+
+    @_builtins.property
+    def revoked_certificates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 of the DER, hex"""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        trust_bundle_pem: _builtins.str = ...,
+        revocation_lists_pem: _builtins.str = ...,
+        revoked_identities: _abc.Iterable[_builtins.str] | None = ...,
+        revoked_certificates: _abc.Iterable[_builtins.str] | None = ...,
+        issuer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "revocation_lists_pem", b"revocation_lists_pem", "revoked_certificates", b"revoked_certificates", "revoked_identities", b"revoked_identities", "trust_bundle_pem", b"trust_bundle_pem", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrustState: _TypeAlias = TrustState  # noqa: Y015
 
 @_typing.final
 class SignCertificateRequest(_message.Message):

@@ -54,6 +54,11 @@ class ControlPlaneStub:
                 request_serializer=headrace_dot_wire_dot_agent__v1__pb2.SignCertificateRequest.SerializeToString,
                 response_deserializer=headrace_dot_wire_dot_agent__v1__pb2.SignCertificateResponse.FromString,
                 _registered_method=True)
+        self.Trust = channel.unary_stream(
+                '/headrace.agent.v1.ControlPlane/Trust',
+                request_serializer=headrace_dot_wire_dot_agent__v1__pb2.TrustRequest.SerializeToString,
+                response_deserializer=headrace_dot_wire_dot_agent__v1__pb2.TrustState.FromString,
+                _registered_method=True)
         self.Withdraw = channel.unary_unary(
                 '/headrace.agent.v1.ControlPlane/Withdraw',
                 request_serializer=headrace_dot_wire_dot_agent__v1__pb2.WithdrawRequest.SerializeToString,
@@ -98,6 +103,14 @@ class ControlPlaneServicer:
 
     def SignCertificate(self, request, context):
         """Signs a replica's CSR. Who may ask: the agent to which the replica is assigned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Trust(self, request, context):
+        """What every proxy must know to tell friend from stranger: the whole of it, again after every change. A control plane
+        without it (UNIMPLEMENTED) knows no revocation: the roots then come with each certificate only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,6 +163,11 @@ def add_ControlPlaneServicer_to_server(servicer, server):
                     servicer.SignCertificate,
                     request_deserializer=headrace_dot_wire_dot_agent__v1__pb2.SignCertificateRequest.FromString,
                     response_serializer=headrace_dot_wire_dot_agent__v1__pb2.SignCertificateResponse.SerializeToString,
+            ),
+            'Trust': grpc.unary_stream_rpc_method_handler(
+                    servicer.Trust,
+                    request_deserializer=headrace_dot_wire_dot_agent__v1__pb2.TrustRequest.FromString,
+                    response_serializer=headrace_dot_wire_dot_agent__v1__pb2.TrustState.SerializeToString,
             ),
             'Withdraw': grpc.unary_unary_rpc_method_handler(
                     servicer.Withdraw,
@@ -275,6 +293,33 @@ class ControlPlane:
             '/headrace.agent.v1.ControlPlane/SignCertificate',
             headrace_dot_wire_dot_agent__v1__pb2.SignCertificateRequest.SerializeToString,
             headrace_dot_wire_dot_agent__v1__pb2.SignCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trust(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headrace.agent.v1.ControlPlane/Trust',
+            headrace_dot_wire_dot_agent__v1__pb2.TrustRequest.SerializeToString,
+            headrace_dot_wire_dot_agent__v1__pb2.TrustState.FromString,
             options,
             channel_credentials,
             insecure,

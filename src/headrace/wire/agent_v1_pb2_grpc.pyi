@@ -43,6 +43,10 @@ class ControlPlaneStub:
     """
     SignCertificate: _grpc.UnaryUnaryMultiCallable[_agent_v1_pb2.SignCertificateRequest, _agent_v1_pb2.SignCertificateResponse]
     """Signs a replica's CSR. Who may ask: the agent to which the replica is assigned."""
+    Trust: _grpc.UnaryStreamMultiCallable[_agent_v1_pb2.TrustRequest, _agent_v1_pb2.TrustState]
+    """What every proxy must know to tell friend from stranger: the whole of it, again after every change. A control plane
+    without it (UNIMPLEMENTED) knows no revocation: the roots then come with each certificate only.
+    """
     Withdraw: _grpc.UnaryUnaryMultiCallable[_agent_v1_pb2.WithdrawRequest, _agent_v1_pb2.WithdrawResponse]
     """Takes a replica's endpoints out of the mesh and answers when every connected proxy has acknowledged that (or
     timeout_ms is over): then no new request comes.
@@ -70,6 +74,10 @@ class ControlPlaneAsyncStub(ControlPlaneStub):
     """
     SignCertificate: _aio.UnaryUnaryMultiCallable[_agent_v1_pb2.SignCertificateRequest, _agent_v1_pb2.SignCertificateResponse]  # type: ignore[assignment]
     """Signs a replica's CSR. Who may ask: the agent to which the replica is assigned."""
+    Trust: _aio.UnaryStreamMultiCallable[_agent_v1_pb2.TrustRequest, _agent_v1_pb2.TrustState]  # type: ignore[assignment]
+    """What every proxy must know to tell friend from stranger: the whole of it, again after every change. A control plane
+    without it (UNIMPLEMENTED) knows no revocation: the roots then come with each certificate only.
+    """
     Withdraw: _aio.UnaryUnaryMultiCallable[_agent_v1_pb2.WithdrawRequest, _agent_v1_pb2.WithdrawResponse]  # type: ignore[assignment]
     """Takes a replica's endpoints out of the mesh and answers when every connected proxy has acknowledged that (or
     timeout_ms is over): then no new request comes.
@@ -118,6 +126,16 @@ class ControlPlaneServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_v1_pb2.SignCertificateResponse, _abc.Awaitable[_agent_v1_pb2.SignCertificateResponse]]:
         """Signs a replica's CSR. Who may ask: the agent to which the replica is assigned."""
+
+    @_abc_1.abstractmethod
+    def Trust(
+        self,
+        request: _agent_v1_pb2.TrustRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_v1_pb2.TrustState], _abc.AsyncIterator[_agent_v1_pb2.TrustState]]:
+        """What every proxy must know to tell friend from stranger: the whole of it, again after every change. A control plane
+        without it (UNIMPLEMENTED) knows no revocation: the roots then come with each certificate only.
+        """
 
     @_abc_1.abstractmethod
     def Withdraw(

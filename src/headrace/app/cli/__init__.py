@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Judge documents without a running mesh."),
     "translate": ("translate", "Print what one proxy would be sent, offline."),
     "proxy": ("proxy", "Look at proxies: status, config, logs."),
+    "ca": ("ca", "Certificates: list, inspect, revoke, rotate-root."),
     "simulate": ("simulate", "Compare ways of choosing a model server on a workload."),
     "model-server": ("model_server", "Run a model server: simulated, or llama.cpp with a small model."),
 }

@@ -21,6 +21,7 @@ from headrace.app.settings import MeshSettings
 from headrace.floor.cell import LatestValue
 from headrace.identity.attest import Assigned, IssueRefused, Stage
 from headrace.identity.issuer import Issuer
+from headrace.identity.trust import TrustState
 from headrace.wire import agent_v1_pb2 as wire
 from headrace.wire import agent_v1_pb2_grpc
 
@@ -65,6 +66,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         self._losses: dict[str, asyncio.TimerHandle] = {}
         self._reporting: dict[str, object] = {}
         self.issuer: Issuer | None = None
+        self.trust: LatestValue[TrustState] | None = None
         self.trust_domain = "cluster.local"
         self.publishing = asyncio.Event()
         """Set once changes are published (after a restart: when every host has reported)."""
@@ -141,6 +143,19 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
             not_after_unix_ms=int(issued.not_after * 1000),
             serial=issued.serial,
         )
+
+    async def Trust(self, request: wire.TrustRequest, context: object) -> AsyncIterator[wire.TrustState]:
+        if self.trust is None:
+            return  # not open yet: the agent asks again
+        async for state in self.trust.changes():
+            yield wire.TrustState(
+                version=state.version,
+                trust_bundle_pem=state.bundle_pem,
+                revocation_lists_pem=state.crl_pem,
+                revoked_identities=state.identities,
+                revoked_certificates=state.fingerprints,
+                issuer=state.issuer,
+            )
 
     async def Withdraw(self, request: wire.WithdrawRequest, context: object) -> wire.WithdrawResponse:
         self._hosts.withdraw(request.replica_id)

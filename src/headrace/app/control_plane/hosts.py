@@ -26,6 +26,7 @@ class HostEntry:
     module_problem: str = ""
     replicas: dict[str, wire.ReplicaReport] = field(default_factory=dict)
     connected: bool = False
+    trust_version: str = ""
 
 
 class HostBook:
@@ -39,6 +40,7 @@ class HostBook:
         self._observed: dict[str, ObservedReplica] = {}
         self._proxies: dict[str, tuple[tuple[object, ...], Proxy]] = {}
         self._bind = "127.0.0.1"
+        self._revoked: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
 
     def register(self, request: wire.RegisterRequest) -> None:
         """Note an agent's versions; its earlier reports stay until it reports again."""
@@ -66,6 +68,7 @@ class HostBook:
         self._settle_running(newest)
         changed = newest != entry.replicas or not entry.connected
         entry.replicas, entry.connected = newest, True
+        entry.trust_version = report.trust_version
         return changed
 
     def _settle_running(self, reports: Mapping[str, wire.ReplicaReport]) -> None:
@@ -92,6 +95,10 @@ class HostBook:
         if entry is not None:
             entry.connected = False
             entry.replicas = {}
+
+    def revoked(self, identities: frozenset[str], serials: frozenset[str]) -> None:
+        """Replicas of these identities (SPIFFE URIs), or with these certificates, serve nobody from now on."""
+        self._revoked = identities, serials
 
     def withdraw(self, replica: str) -> None:
         """From now on the replica takes no new requests."""
@@ -123,6 +130,8 @@ class HostBook:
         found: dict[str, ObservedReplica] = {}
         for _, report, plan in self._taking_part():
             name = report.id
+            if plan.identity.uri in self._revoked[0] or report.certificate_serial in self._revoked[1]:
+                continue
             state = ReplicaState.DRAINING if name in self._withdrawn else ReplicaState(report.state)
             value = ObservedReplica(
                 id=name,

@@ -16,6 +16,7 @@ from headrace.app.control_plane.assignments import PlannedReplica
 from headrace.app.control_plane.documents import LiveDocuments
 from headrace.app.control_plane.hosts import HostBook, HostEntry
 from headrace.app.control_plane.pipeline import Pipeline
+from headrace.app.control_plane.trust import TrustKeeper
 from headrace.app.settings import MeshSettings
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from headrace.envoy.xds.hub import Hub
@@ -42,6 +43,7 @@ class Mesh:
     pipeline: Pipeline
     plan: LatestValue[tuple[PlannedReplica, ...]]
     settings: MeshSettings
+    trust: TrustKeeper | None = None
 
     def status(self) -> dict[str, Any]:
         """How far the mesh is: ready when every planned replica is, and its proxy has acknowledged everything."""
@@ -64,6 +66,7 @@ class Mesh:
             "problems": [problem.as_line() for problem in revision.problems],
             "notes": self._notes(),
             "translation_failures": dict(self.pipeline.failures),
+            "trust": self.trust.authority() if self.trust else None,
             "last_translation_ms": round(self.pipeline.last_seconds * 1000, 3),
         }
 
@@ -162,13 +165,16 @@ class Mesh:
             "certificate_serial": report.certificate_serial,
             "connected": stream is not None,
             "push_ms": None if stream is None or stream.push_ms is None else round(stream.push_ms, 2),
-            "problem": self._problem(name, stream),
+            "problem": self._problem(name, stream, report.certificate_serial),
         }
         for column, type_url in _COLUMNS.items():
             row[column] = _acknowledged(stream, type_url)
         return row
 
-    def _problem(self, name: str, stream: ProxyStatus | None) -> str | None:
+    def _problem(self, name: str, stream: ProxyStatus | None, serial: str) -> str | None:
+        trouble = self.trust.problem_of(name, serial) if self.trust else None
+        if trouble is not None:
+            return trouble
         if name in self.pipeline.failures:
             return f"not translated: {self.pipeline.failures[name]}"
         if stream is None:

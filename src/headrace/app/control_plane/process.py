@@ -19,6 +19,7 @@ import uvloop
 from aiohttp import web
 
 from headrace.app.api.server import api
+from headrace.app.api.trust import add_trust
 from headrace.app.control_plane.agents import REPORT_GRACE, AgentService
 from headrace.app.control_plane.assignments import PlannedReplica, plan
 from headrace.app.control_plane.documents import LiveDocuments
@@ -26,6 +27,7 @@ from headrace.app.control_plane.hosts import HostBook
 from headrace.app.control_plane.mesh import Mesh
 from headrace.app.control_plane.pipeline import Pipeline
 from headrace.app.control_plane.sources import follow
+from headrace.app.control_plane.trust import TrustKeeper
 from headrace.app.settings import MeshSettings
 from headrace.config.journal import JournalError
 from headrace.envoy.resources import ResourceSet
@@ -38,9 +40,11 @@ from headrace.floor.files import write_private
 from headrace.floor.places import Places, StateError
 from headrace.floor.processes import ProcessMark, write_mark
 from headrace.floor.sockets import private_listener
-from headrace.identity.authority import Authority, AuthorityError
+from headrace.identity.authority import AuthorityError
 from headrace.identity.issuer import Issuer
 from headrace.identity.ledger import Ledger, LedgerError
+from headrace.identity.roots import Roots
+from headrace.identity.trust import EXTRA_LISTS, ListRules, Trust
 from headrace.model.gateway import Gateway
 from headrace.model.workload import Workload
 from headrace.wire import agent_v1_pb2_grpc
@@ -110,6 +114,10 @@ class ControlPlane:
             self._recorded = names
         self._dirty.set(self._dirty.value + 1)
 
+    def _touch(self) -> None:
+        """Something that the pipeline reads changed."""
+        self._dirty.set(self._dirty.value + 1)
+
     def _open_pipeline(self) -> None:
         if not self._pipeline.open:
             self._pipeline.open = True
@@ -127,12 +135,18 @@ class ControlPlane:
         else:
             self._open_pipeline()
 
-    def _open_authority(self) -> None:
+    def _open_authority(self) -> TrustKeeper:
         trust_domain = self._documents.store.revision().mesh.trust_domain
         directory = Path(self._settings.ca_directory) if self._settings.ca_directory else self._places.ca
-        authority = Authority.open(directory, trust_domain, self._clock, create=not self._settings.ca_directory)
+        roots = Roots.open(directory, trust_domain, self._clock, create=not self._settings.ca_directory)
         ledger = Ledger.open(self._places.ca / "ledger.sqlite")
-        self._agents.issuer = Issuer(self._agents, authority, ledger, self._clock, self._settings.certificate_lifetime)
+        lifetime = self._settings.certificate_lifetime
+        rules = ListRules.for_certificates(lifetime)
+        trust = Trust(roots, ledger, self._clock, rules, directory / EXTRA_LISTS)
+        keeper = TrustKeeper(trust, self._hosts, self._planned, self._clock, self._touch)
+        self._agents.issuer = Issuer(self._agents, trust, ledger, self._clock, lifetime)
+        self._agents.trust = keeper.states
+        return keeper
 
     async def serve(self) -> None:
         """Open everything, run, and close it again on SIGTERM or SIGINT."""
@@ -143,7 +157,7 @@ class ControlPlane:
         self._await_hosts()
         try:
             self._documents.load()
-            self._open_authority()
+            trust = self._open_authority()
         except (AuthorityError, LedgerError, JournalError) as error:
             raise StateError(str(error)) from error
         mark = ProcessMark.of(os.getpid())
@@ -151,10 +165,11 @@ class ControlPlane:
         write_mark(self._places.pid_file("control-plane"), mark)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(unix_server(self._places.agent_socket, _handlers(self._agents)))
-            await self._serve_api(stack)
+            await self._serve_api(stack, trust)
             group = await stack.enter_async_context(asyncio.TaskGroup())
             tasks = [
                 group.create_task(self._publish_changes(), name="publish"),
+                group.create_task(trust.run(), name="trust"),
                 group.create_task(follow(self._documents.sources, self._documents.replace), name="follow"),
             ]
             _log.info("control plane ready", state=str(self._places.state))
@@ -163,10 +178,13 @@ class ControlPlane:
                 task.cancel()
         self._places.pid_file("control-plane").unlink(missing_ok=True)
 
-    async def _serve_api(self, stack: AsyncExitStack) -> None:
+    async def _serve_api(self, stack: AsyncExitStack, trust: TrustKeeper) -> None:
         """The management API on its owner-only socket."""
         mesh = Mesh(self._documents, self._hosts, self._hub, self._pipeline, self._planned, self._settings)
-        runner = web.AppRunner(api(mesh), access_log=None, handle_signals=False)
+        mesh.trust = trust
+        application = api(mesh)
+        add_trust(application, trust)
+        runner = web.AppRunner(application, access_log=None, handle_signals=False)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         listener = private_listener(self._places.api_socket)
