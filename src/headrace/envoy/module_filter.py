@@ -22,6 +22,9 @@ MODULE_FILTER = "noop"
 POOL = "pool"
 """What the module calls its filter and its load-balancing policy for pools of model servers."""
 POOL_FILTER = "headrace.pool"
+ATTEMPT = "attempt"
+"""What the module calls its filter between the router and the endpoints, which withholds what nobody has seen yet."""
+ATTEMPT_FILTER = "headrace.attempt"
 _LB_POLICY = "envoy.load_balancing_policies.dynamic_modules"
 _LB_CONFIG = (
     "type.googleapis.com/envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"
@@ -38,6 +41,11 @@ def pool_filter() -> Any:
     """The module's HTTP filter that reads, holds and observes requests to pools. Stands directly before the router; the
     settings are those of the pools' clusters, so that a change of them replaces no listener."""
     return _filter(POOL_FILTER, POOL)
+
+
+def attempt_filter() -> Any:
+    """The module's filter for one attempt of a request: first of a cluster's upstream filters."""
+    return _filter(ATTEMPT_FILTER, ATTEMPT)
 
 
 def pool_balancer(settings: str) -> Any:

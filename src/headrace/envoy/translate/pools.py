@@ -13,8 +13,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.extensions.filters.http.upstream_codec.v3 import upstream_codec_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http_pb2
 
-from headrace.envoy.module_filter import pool_balancer
+from headrace.envoy.module_filter import attempt_filter, pool_balancer
+from headrace.envoy.translate.cluster_policy import HTTP_OPTIONS
+from headrace.envoy.translate.messages import http_filter, packed
 from headrace.envoy.translate.overflow import overflow_name
 from headrace.envoy.view import Target
 from headrace.model.destination import LbPolicy, LoadBalancer, TrafficPolicy
@@ -43,6 +47,24 @@ def apply_pool_balancer(
     cluster.ClearField("lb_config")
     picker = pool_balancer(pool_settings(target, port, other))
     cluster.load_balancing_policy.policies.add().typed_extension_config.CopyFrom(picker)
+    if _sends_again(target):
+        _add_attempt_filter(cluster)
+
+
+def _sends_again(target: Target) -> bool:
+    """Whether the policy allows to send a request again until its first token."""
+    return target.inference is not None and bool(target.inference.retries)
+
+
+def _add_attempt_filter(cluster: Any) -> None:
+    """Let the module withhold each attempt's answer until its first token, so that the router can still retry."""
+    options = http_pb2.HttpProtocolOptions()
+    packed_options = cluster.typed_extension_protocol_options[HTTP_OPTIONS]
+    if not packed_options.Unpack(options):
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    codec = http_filter("envoy.filters.http.upstream_codec", upstream_codec_pb2.UpstreamCodec())
+    options.http_filters.extend([attempt_filter(), codec])
+    packed_options.CopyFrom(packed(options))
 
 
 def writes_balancer(balancer: LoadBalancer | None) -> bool:
@@ -65,6 +87,8 @@ def pool_settings(target: Target, port: ServicePort, other: Destination | None =
     settings: dict[str, Any] = {"pool": f"{target.service.host}:{port.number}"}
     if target.inference is not None:
         settings |= _policy_settings(target.inference, other)
+    if _sends_again(target):
+        settings["resend"] = 1
     return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 

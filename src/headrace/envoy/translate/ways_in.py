@@ -29,6 +29,7 @@ the filter state in which the module reads them, as JSON."""
 _CLAIMS_FORMAT = f"%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:{CLAIMS})%"
 POOL_LOG_FIELDS = (
     "pool",
+    "redirected_from",
     "model",
     "endpoint",
     "reason",
