@@ -2,6 +2,7 @@
 //!
 //! The gate says when to ask again; the timers do. Streams are woken after all locks are released.
 
+use crate::abi::guarded;
 use crate::clock;
 use crate::pools::{locked, PoolState};
 use crate::request::hash_of;
@@ -9,7 +10,7 @@ use crate::requests::find;
 use crate::settings::AdmissionSettings;
 use crate::timers;
 use scheduler::admission::{Arrival, Decision, Event, Gate, GateConfig, QueueBounds, Rate};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// The event by which a held stream learns that there is a verdict.
 pub const VERDICT: u64 = 1;
@@ -98,10 +99,17 @@ impl Admission {
         }
     }
 
-    /// The pool has so many endpoints.
-    pub fn set_endpoints(&self, endpoints: u32, now: f64) {
+    /// The pool has so many endpoints to which requests are sent, and so many run at others.
+    pub fn set_capacity(&self, endpoints: u32, stranded: u32, now: f64) {
         if let Some(gate) = locked(&self.gate).as_mut() {
-            gate.set_endpoints(endpoints, now);
+            gate.set_capacity(endpoints, stranded, now);
+        }
+    }
+
+    /// The pool has nothing left: who waits is refused.
+    pub fn close(&self, now: f64) {
+        if let Some(gate) = locked(&self.gate).as_mut() {
+            gate.close(now);
         }
     }
 
@@ -134,42 +142,67 @@ impl Admission {
             None => return (Vec::new(), None),
         };
         let events = gate.poll(now);
-        let wake = gate.next_wake(now);
         let mut alarm = locked(&self.alarm);
-        match (wake, *alarm) {
-            (Some(wake), set) if set.map_or(true, |set| wake < set) => {
-                *alarm = Some(wake);
-                (events, Some(wake))
-            }
-            _ => (events, None),
+        let wake = gate.next_wake(now).map(|wake| timers::within_reach(wake, now));
+        let wake = wake.filter(|wake| alarm.map_or(true, |set| *wake < set));
+        if wake.is_some() {
+            *alarm = wake;
         }
+        (events, wake)
+    }
+
+    /// The alarm for this time rings. Whether it is the one that was set last.
+    fn rings(&self, at: f64) -> bool {
+        let mut alarm = locked(&self.alarm);
+        let own = *alarm == Some(at);
+        if own {
+            *alarm = None;
+        }
+        own
     }
 }
 
 /// Tells held streams what was decided, and sets the next alarm. Called after everything that may change the gate.
 pub fn settle(pool: &Arc<PoolState>, now: f64) {
-    let (events, wake) = pool.admission().due(now);
-    for event in events {
-        if let Some(facts) = find(event.id()) {
-            *locked(&facts.verdict) = Some(event);
-            facts.wake(VERDICT);
-        } else {
-            let _ = pool.admission().leave(event.id(), now);
+    loop {
+        let (events, wake) = pool.admission().due(now);
+        if let Some(at) = wake {
+            set_alarm(Arc::downgrade(pool), at);
+        }
+        let mut somebody_was_gone = false;
+        for event in events {
+            if let Some(facts) = find(event.id()) {
+                *locked(&facts.verdict) = Some(event);
+                facts.wake(VERDICT);
+            } else {
+                somebody_was_gone |= pool.admission().leave(event.id(), now);
+            }
+        }
+        if !somebody_was_gone {
+            return; // else its place may be another's
         }
     }
-    if let Some(at) = wake {
-        let pool = Arc::downgrade(pool);
-        timers::set(
-            at,
-            Box::new(move |now| {
-                if let Some(pool) = pool.upgrade() {
-                    *locked(&pool.admission().alarm) = None;
-                    settle(&pool, now.max(at));
-                }
-            }),
-        );
-    }
 }
+
+fn set_alarm(pool: Weak<PoolState>, at: f64) {
+    let ring = move |now: f64| {
+        let there = match pool.upgrade() {
+            Some(there) if there.admission().rings(at) => there,
+            _ => return,
+        };
+        if !guarded(false, || {
+            settle(&there, now.max(at));
+            true
+        }) {
+            *locked(&there.admission().alarm) = Some(now + AGAIN);
+            set_alarm(pool, now + AGAIN);
+        }
+    };
+    timers::set(at, Box::new(ring));
+}
+
+/// Seconds until the next try, where settling failed by a bug.
+const AGAIN: f64 = 0.1;
 
 /// Takes a request out of the gate, and lets others go in its place.
 pub fn leave(pool: &Arc<PoolState>, id: u64) {

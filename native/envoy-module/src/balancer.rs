@@ -86,8 +86,10 @@ impl Balancer {
                 });
             }
         }
-        *self.hosts.borrow_mut() = used.unwrap_or_default();
-        self.pool.set_endpoints(&self.cluster, names, clock::now());
+        let used = used.unwrap_or_default();
+        let usable = used.healthy.iter().map(|host| host.name).collect();
+        *self.hosts.borrow_mut() = used;
+        self.pool.set_hosts(&self.cluster, names, usable, clock::now());
     }
 
     /// The host for a request, as the scheduler says.

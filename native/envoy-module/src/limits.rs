@@ -93,6 +93,7 @@ pub fn sent(facts: &Arc<Facts>, now: f64) {
 
 fn watch(facts: Weak<Facts>, at: f64) {
     if at.is_finite() {
+        let at = timers::within_reach(at, clock::now());
         timers::set(at, Box::new(move |now| look(&facts, now)));
     } else if let Some(facts) = facts.upgrade() {
         facts.deadline.watched.store(false, Ordering::Release);

@@ -3,9 +3,11 @@
 //! The load-balancing policy's configuration brings a pool into being, its workers' balancers tell the endpoints, the
 //! filter tells how requests fare. Locks are short, and never held while Envoy is called.
 
-use crate::admission::Admission;
+use crate::admission::{self, Admission};
 use crate::clock;
 use crate::loads::{self, Load};
+use crate::places::Places;
+use crate::sessions::Sessions;
 use crate::settings::PoolSettings;
 use scheduler::{Observed, OwnLoad, Pick, Pool, Request};
 use std::collections::HashMap;
@@ -28,33 +30,25 @@ pub struct PoolState {
 #[derive(Debug)]
 struct Books {
     pool: Pool,
-    /// Endpoints by cluster, with the number of balancers (one per worker) that serve it.
-    clusters: HashMap<String, (usize, Vec<u64>)>,
+    clusters: HashMap<String, Cluster>,
     union: Vec<u64>,
     version: u64,
     sessions: Sessions,
+    places: Places,
+    /// Requests that may be at one endpoint.
+    limit: Option<u32>,
+    overfull: u64,
 }
 
-/// Which endpoint a session was on; bounded by forgetting the older half.
+/// A cluster of the pool.
 #[derive(Debug, Default)]
-struct Sessions {
-    new: HashMap<u64, u64>,
-    old: HashMap<u64, u64>,
-}
-
-const MOST_SESSIONS: usize = 32_768;
-
-impl Sessions {
-    fn get(&self, session: u64) -> Option<u64> {
-        self.new.get(&session).or_else(|| self.old.get(&session)).copied()
-    }
-
-    fn set(&mut self, session: u64, endpoint: u64) {
-        if self.new.len() >= MOST_SESSIONS {
-            self.old = std::mem::take(&mut self.new);
-        }
-        let _ = self.new.insert(session, endpoint);
-    }
+struct Cluster {
+    /// Balancers that serve it, one per worker.
+    balancers: usize,
+    /// Its endpoints.
+    names: Vec<u64>,
+    /// Those to which requests are sent: healthy, not draining, of the priority in use.
+    usable: Vec<u64>,
 }
 
 /// A request that wants an endpoint.
@@ -74,6 +68,17 @@ pub struct Wanted<'a> {
     pub absent: &'a [u64],
 }
 
+impl<'a> Wanted<'a> {
+    fn request(&self, books: &Books) -> Request<'a> {
+        Request {
+            tokens: self.tokens,
+            blocks: self.blocks,
+            excluded: &[],
+            session: self.session.and_then(|session| books.sessions.get(session)),
+        }
+    }
+}
+
 impl PoolState {
     fn new(settings: PoolSettings) -> Self {
         let admission = Admission::default();
@@ -87,6 +92,9 @@ impl PoolState {
                 union: Vec::new(),
                 version: 0,
                 sessions: Sessions::default(),
+                places: Places::default(),
+                limit: limit_of(&settings),
+                overfull: 0,
             }),
             settings: Mutex::new(Arc::new(settings)),
         }
@@ -107,47 +115,75 @@ impl PoolState {
         &self.admission
     }
 
-    fn change(&self, settings: PoolSettings) {
-        let config = settings.config;
-        let endpoints = locked(&self.books).union.len() as u32;
+    fn change(self: &Arc<Self>, settings: PoolSettings) {
+        let now = clock::now();
+        let mut books = locked(&self.books);
+        books.pool.set_config(settings.config);
+        books.limit = limit_of(&settings);
         self.admission
-            .configure(settings.admission.as_ref(), endpoints, clock::now());
+            .configure(settings.admission.as_ref(), books.places.usable(), now);
+        drop(books);
         *locked(&self.settings) = Arc::new(settings);
-        locked(&self.books).pool.set_config(config);
+        admission::settle(self, now);
     }
 
     /// A balancer of the cluster begins its work.
     pub fn join(&self, cluster: &str) {
-        locked(&self.books).clusters.entry(cluster.to_string()).or_default().0 += 1;
+        locked(&self.books)
+            .clusters
+            .entry(cluster.to_string())
+            .or_default()
+            .balancers += 1;
     }
 
-    /// A balancer of the cluster ended; with the last one its endpoints go.
-    pub fn leave(&self, cluster: &str, now: f64) {
+    /// A balancer of the cluster ended; with the last one its endpoints go, and with the last cluster who waits for one.
+    pub fn leave(self: &Arc<Self>, cluster: &str, now: f64) {
         let mut books = locked(&self.books);
         if let Some(entry) = books.clusters.get_mut(cluster) {
-            entry.0 = entry.0.saturating_sub(1);
-            if entry.0 == 0 {
+            entry.balancers = entry.balancers.saturating_sub(1);
+            if entry.balancers == 0 {
                 let _ = books.clusters.remove(cluster);
-                let endpoints = books.unite(now);
-                drop(books);
-                self.admission.set_endpoints(endpoints, now);
+                self.endpoints_changed(books, now);
             }
         }
     }
 
-    /// The cluster's endpoints from now on.
-    pub fn set_endpoints(&self, cluster: &str, mut names: Vec<u64>, now: f64) {
+    /// The cluster's endpoints from now on, and those of them to which requests are sent.
+    pub fn set_hosts(self: &Arc<Self>, cluster: &str, mut names: Vec<u64>, mut usable: Vec<u64>, now: f64) {
         names.sort_unstable();
         names.dedup();
+        usable.sort_unstable();
         let mut books = locked(&self.books);
         if let Some(entry) = books.clusters.get_mut(cluster) {
-            if entry.1 != names {
-                entry.1 = names;
-                let endpoints = books.unite(now);
-                drop(books);
-                self.admission.set_endpoints(endpoints, now);
+            if entry.names != names || entry.usable != usable {
+                entry.names = names;
+                entry.usable = usable;
+                self.endpoints_changed(books, now);
             }
         }
+    }
+
+    /// All endpoints of the cluster get requests.
+    #[cfg(test)]
+    pub fn set_endpoints(self: &Arc<Self>, cluster: &str, names: Vec<u64>, now: f64) {
+        self.set_hosts(cluster, names.clone(), names, now);
+    }
+
+    fn endpoints_changed(self: &Arc<Self>, mut books: MutexGuard<'_, Books>, now: f64) {
+        books.unite(now);
+        if books.clusters.is_empty() {
+            self.admission.close(now);
+        } else {
+            self.tell_capacity(&books, now);
+        }
+        drop(books);
+        admission::settle(self, now);
+    }
+
+    /// Called with the books locked, so that the last that was told is the last that was true.
+    fn tell_capacity(&self, books: &Books, now: f64) {
+        let places = &books.places;
+        self.admission.set_capacity(places.usable(), places.stranded(), now);
     }
 
     /// The pool's endpoints that are not among `present`, if the pool changed since `version`; and its version.
@@ -166,27 +202,26 @@ impl PoolState {
     }
 
     /// Picks an endpoint and enters the request into the books there (a retry is moved). None where there is none.
+    ///
+    /// An endpoint with as many requests as it may have is left out. If all have (a race, or a retry), the request goes
+    /// to one with the fewest; [`PoolState::take_overfull`] tells how often.
     pub fn dispatch(&self, wanted: &Wanted<'_>, now: f64, random: f64) -> Option<Pick> {
         let mut books = locked(&self.books);
-        let mut excluded = wanted.absent.to_vec();
-        excluded.extend_from_slice(wanted.tried);
-        let mut request = Request {
-            tokens: wanted.tokens,
-            blocks: wanted.blocks,
-            excluded: &excluded,
-            session: wanted.session.and_then(|session| books.sessions.get(session)),
-        };
-        let mut pick = books.pool.pick(&request, now, random);
+        if books.places.free(wanted.id) {
+            self.tell_capacity(&books, now);
+        }
+        let mut pick = books.choose(wanted, wanted.tried, (now, random));
         if pick.is_none() && !wanted.tried.is_empty() {
-            request.excluded = wanted.absent;
-            pick = books.pool.pick(&request, now, random);
+            pick = books.choose(wanted, &[], (now, random));
         }
         let pick = pick?;
-        if let Some(session) = wanted.session {
-            books.sessions.set(session, pick.endpoint);
-        }
-        books.pool.start(wanted.id, pick.endpoint, &request, now);
+        books.enter(wanted, pick.endpoint, now);
         Some(pick)
+    }
+
+    /// How often, since somebody asked, an endpoint got a request beyond its limit because every one was full.
+    pub fn take_overfull(&self) -> u64 {
+        std::mem::take(&mut locked(&self.books).overfull)
     }
 
     /// The first token of the request's answer came.
@@ -201,7 +236,11 @@ impl PoolState {
 
     /// The request ended, whatever way.
     pub fn finish(&self, id: u64, now: f64) {
-        locked(&self.books).pool.finish(id, now);
+        let mut books = locked(&self.books);
+        books.pool.finish(id, now);
+        if books.places.free(id) {
+            self.tell_capacity(&books, now);
+        }
     }
 
     /// What an engine said of itself, when `then` was what this pool had there (None: now). What it did not say is taken
@@ -238,19 +277,68 @@ impl PoolState {
 }
 
 impl Books {
-    fn unite(&mut self, now: f64) -> u32 {
-        let mut union: Vec<u64> = self
-            .clusters
-            .values()
-            .flat_map(|(_, names)| names.iter().copied())
-            .collect();
+    fn unite(&mut self, now: f64) {
+        let mut union: Vec<u64> = Vec::new();
+        let mut usable = Vec::new();
+        for cluster in self.clusters.values() {
+            union.extend_from_slice(&cluster.names);
+            usable.extend_from_slice(&cluster.usable);
+        }
         union.sort_unstable();
         union.dedup();
+        self.places.set_usable(usable);
         self.pool.set_endpoints(&union, now);
         self.union = union;
         self.version += 1;
-        self.union.len() as u32
     }
+
+    fn choose(&mut self, wanted: &Wanted<'_>, tried: &[u64], (now, random): (f64, f64)) -> Option<Pick> {
+        let mut request = wanted.request(self);
+        let mut excluded = [wanted.absent, tried].concat();
+        let unfit = excluded.len();
+        if let Some(limit) = self.limit {
+            excluded.extend(self.places.full(limit));
+        }
+        request.excluded = &excluded;
+        let pick = self.pool.pick(&request, now, random);
+        if pick.is_some() || excluded.len() == unfit {
+            return pick;
+        }
+        excluded.truncate(unfit);
+        let open: Vec<u64> = self
+            .union
+            .iter()
+            .copied()
+            .filter(|name| !excluded.contains(name))
+            .collect();
+        let least = open.iter().map(|&name| self.places.taken(name)).min()?;
+        excluded.extend(open.iter().filter(|&&name| self.places.taken(name) > least));
+        let mut request = wanted.request(self);
+        request.excluded = &excluded;
+        let pick = self.pool.pick(&request, now, random)?;
+        self.overfull += 1;
+        Some(pick)
+    }
+
+    /// A session whose endpoint is only full comes back to it.
+    fn enter(&mut self, wanted: &Wanted<'_>, endpoint: u64, now: f64) {
+        if let Some(session) = wanted.session {
+            let full = |home: u64| {
+                self.places.is_usable(home) && self.limit.map_or(false, |limit| self.places.taken(home) >= limit)
+            };
+            if !self.sessions.get(session).map_or(false, full) {
+                self.sessions.set(session, endpoint);
+            }
+        }
+        let request = wanted.request(self);
+        self.pool.start(wanted.id, endpoint, &request, now);
+        self.places.put(wanted.id, endpoint);
+    }
+}
+
+fn limit_of(settings: &PoolSettings) -> Option<u32> {
+    let each = settings.admission.as_ref()?.concurrency_per_endpoint;
+    Some(each).filter(|&each| each > 0)
 }
 
 static POOLS: Mutex<Vec<Weak<PoolState>>> = Mutex::new(Vec::new());
@@ -296,96 +384,4 @@ pub fn pool_of_cluster(cluster: &str) -> Option<Arc<PoolState>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(name: &str, more: &str) -> PoolSettings {
-        PoolSettings::parse(format!("{{\"pool\":\"{}\"{}}}", name, more).as_bytes()).unwrap()
-    }
-
-    fn wanted(id: u64) -> Wanted<'static> {
-        Wanted {
-            id,
-            tokens: 100.0,
-            blocks: &[],
-            session: None,
-            tried: &[],
-            absent: &[],
-        }
-    }
-
-    #[test]
-    fn a_pool_is_found_by_its_clusters_as_long_as_it_lives() {
-        let pool = pool_of(settings("found", ""));
-        set_cluster("found-cluster", &pool);
-        assert!(Arc::ptr_eq(&pool_of(settings("found", ",\"max_body_bytes\":7")), &pool));
-        assert_eq!(pool_of_cluster("found-cluster").unwrap().settings().max_body_bytes, 7);
-        drop(pool);
-        assert!(pool_of_cluster("found-cluster").is_none());
-    }
-
-    #[test]
-    fn clusters_of_one_pool_share_its_books_but_not_their_endpoints() {
-        let pool = pool_of(settings("shared", ""));
-        for (cluster, names) in [("a", vec![1, 2]), ("b", vec![2, 3])] {
-            pool.join(cluster);
-            pool.set_endpoints(cluster, names, 0.0);
-        }
-        let (absent, version) = pool.absent(&[1, 2], 0).unwrap();
-        assert_eq!(absent, [3]);
-        assert_eq!(pool.absent(&[1, 2], version), None);
-        for id in 0..10 {
-            let pick = pool
-                .dispatch(
-                    &Wanted {
-                        absent: &[3],
-                        ..wanted(id)
-                    },
-                    0.0,
-                    0.5,
-                )
-                .unwrap();
-            assert!(pick.endpoint < 3);
-        }
-        assert_eq!(pool.in_flight(), 10);
-        pool.leave("a", 1.0);
-        assert_eq!(pool.absent(&[], version).unwrap().0, [2, 3]);
-    }
-
-    #[test]
-    fn who_was_tried_is_tried_again_only_where_there_is_no_other() {
-        let pool = pool_of(settings("tried", ""));
-        pool.join("a");
-        pool.set_endpoints("a", vec![1, 2], 0.0);
-        let mut retry = wanted(1);
-        retry.tried = &[1];
-        assert_eq!(pool.dispatch(&retry, 0.0, 0.5).unwrap().endpoint, 2);
-        retry.tried = &[1, 2];
-        assert!(pool.dispatch(&retry, 0.0, 0.5).is_some());
-        assert_eq!(pool.in_flight(), 1);
-        retry.absent = &[1, 2];
-        assert!(pool.dispatch(&retry, 0.0, 0.5).is_none());
-        pool.finish(1, 1.0);
-        assert_eq!(pool.in_flight(), 0);
-    }
-
-    #[test]
-    fn sessions_stay_where_they_are_and_are_bounded() {
-        let pool = pool_of(settings("sessions", ",\"policy\":\"round-robin\""));
-        pool.join("a");
-        pool.set_endpoints("a", vec![1, 2, 3], 0.0);
-        let mut request = wanted(1);
-        request.session = Some(42);
-        let first = pool.dispatch(&request, 0.0, 0.5).unwrap().endpoint;
-        for id in 2..20 {
-            request.id = id;
-            assert_eq!(pool.dispatch(&request, 0.0, 0.5).unwrap().endpoint, first);
-        }
-        let mut sessions = Sessions::default();
-        for session in 0..200_000 {
-            sessions.set(session, 1);
-            assert!(sessions.new.len() + sessions.old.len() <= 2 * MOST_SESSIONS);
-        }
-        assert_eq!(sessions.get(199_999), Some(1));
-    }
-}
+mod tests;

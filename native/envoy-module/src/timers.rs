@@ -2,6 +2,7 @@
 //!
 //! The thread begins with the first alarm and holds nothing alive: an alarm for what is gone does nothing.
 
+use crate::abi::guarded;
 use crate::clock;
 use crate::pools::locked;
 use std::cmp::Ordering;
@@ -49,6 +50,15 @@ static ALARMS: Mutex<Alarms> = Mutex::new(Alarms {
 });
 static CHANGED: Condvar = Condvar::new();
 
+/// Alarms are set no further ahead than this: what ends before its alarm rings would stay in memory until then, and
+/// clients choose how many requests end.
+const REACH: f64 = 5.0;
+
+/// This time, or the latest for which an alarm may be set now; who is woken too early looks at the clock and sets another.
+pub fn within_reach(at: f64, now: f64) -> f64 {
+    at.min(now + REACH)
+}
+
 /// Does `action` at the time `at` ([`clock::now`]), on the timer's thread.
 pub fn set(at: f64, action: Action) {
     let mut alarms = locked(&ALARMS);
@@ -69,10 +79,7 @@ pub fn set(at: f64, action: Action) {
 fn run() {
     loop {
         let alarm = next();
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (alarm.action)(clock::now())));
-        if done.is_err() {
-            eprintln!("headrace module: an alarm panicked");
-        }
+        guarded((), || (alarm.action)(clock::now()));
     }
 }
 

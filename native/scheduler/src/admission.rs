@@ -41,6 +41,7 @@ mod estimate;
 mod fair;
 mod gate;
 mod moment;
+mod news;
 mod queue;
 mod rate;
 

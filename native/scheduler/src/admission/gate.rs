@@ -4,9 +4,10 @@ use super::config::{Arrival, Decision, Event, GateConfig, Refusal, RefusalReason
 use super::estimate::{promise, Outlook, RunTime};
 use super::fair::whole_weight;
 use super::moment::Moment;
+use super::news::News;
 use super::queue::{Queue, Ticket};
 use super::rate::Bucket;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// Decides who may go to one pool. Bounded memory: at most `queue.depth` tickets wait, and as many run as the caller
 /// has let run; events are kept until they are polled.
@@ -15,6 +16,7 @@ pub struct Gate {
     config: GateConfig,
     bucket: Option<Bucket>,
     endpoints: u32,
+    stranded: u32,
     queue: Queue,
     running: HashMap<u64, Moment>,
     news: News,
@@ -34,33 +36,6 @@ pub struct Load {
     pub running: usize,
 }
 
-/// Events that have not been polled, in order, each found by its ticket.
-#[derive(Debug, Clone, Default)]
-struct News {
-    events: BTreeMap<u64, Event>,
-    by_id: HashMap<u64, u64>,
-    next: u64,
-}
-
-impl News {
-    fn push(&mut self, event: Event) {
-        let _ = self.by_id.insert(event.id(), self.next);
-        let _ = self.events.insert(self.next, event);
-        self.next += 1;
-    }
-
-    fn forget(&mut self, id: u64) {
-        if let Some(at) = self.by_id.remove(&id) {
-            let _ = self.events.remove(&at);
-        }
-    }
-
-    fn take(&mut self) -> Vec<Event> {
-        self.by_id.clear();
-        std::mem::take(&mut self.events).into_values().collect()
-    }
-}
-
 /// No prompt counts as more tokens than this.
 const MOST_TOKENS: f64 = 1e12;
 
@@ -72,6 +47,7 @@ impl Gate {
             config,
             bucket: config.rate.map(|rate| Bucket::new(rate, now)),
             endpoints,
+            stranded: 0,
             queue: Queue::default(),
             running: HashMap::new(),
             news: News::default(),
@@ -81,7 +57,8 @@ impl Gate {
         }
     }
 
-    /// Other settings from now on. What waits keeps its place and its times, even where the new bounds are narrower.
+    /// Other settings from now on. What waits keeps its place, even where fewer may wait now, and goes as soon as the
+    /// new rate and concurrency let it. Nobody waits longer than the new bound from now on.
     pub fn configure(&mut self, config: GateConfig, now: f64) {
         self.advance(now);
         match (&mut self.bucket, config.rate) {
@@ -89,22 +66,40 @@ impl Gate {
             (bucket, rate) => *bucket = rate.map(|rate| Bucket::new(rate, self.now)),
         }
         self.config = config;
+        let latest = self.now.after(config.queue.wait);
+        self.queue.retime(latest, config.starvation, config.highest_priority);
         self.settle();
     }
 
     /// The pool has so many endpoints from now on. With none, arrivals are refused at once, and what waits goes on
     /// waiting for one.
     pub fn set_endpoints(&mut self, endpoints: u32, now: f64) {
+        self.set_capacity(endpoints, self.stranded, now);
+    }
+
+    /// The same, and so many of the requests that run do so where nothing is sent any more (an endpoint that drains, or
+    /// is gone): they take no place of the endpoints that are there. When such a request ends, tell this first.
+    pub fn set_capacity(&mut self, endpoints: u32, stranded: u32, now: f64) {
         self.advance(now);
         self.endpoints = endpoints;
+        self.stranded = stranded;
         self.settle();
+    }
+
+    /// The pool is gone: what waits is refused. It may come back.
+    pub fn close(&mut self, now: f64) {
+        self.advance(now);
+        self.endpoints = 0;
+        while let Some(ticket) = self.queue.pop(self.now, self.config.highest_priority) {
+            self.refuse(&ticket, RefusalReason::NoEndpoint);
+        }
     }
 
     /// A request asks to be let in.
     pub fn arrive(&mut self, arrival: &Arrival, now: f64) -> Decision {
         self.advance(now);
         let id = arrival.id;
-        if self.queue.contains(id) || self.running.contains_key(&id) || self.news.by_id.contains_key(&id) {
+        if self.queue.contains(id) || self.running.contains_key(&id) || self.news.contains(id) {
             return reject(RefusalReason::Duplicate, None);
         }
         if self.endpoints == 0 {
@@ -149,7 +144,7 @@ impl Gate {
     /// When to poll if nothing else happens before: never earlier than `now`; None where there is nothing to wait for.
     pub fn next_wake(&self, now: f64) -> Option<f64> {
         let now = Moment::at(now).max(self.now);
-        if !self.news.events.is_empty() {
+        if !self.news.is_empty() {
             return Some(now.seconds());
         }
         let expiry = self.queue.first_expiry().map_or(Moment::NEVER, |(at, _)| at);
@@ -354,7 +349,7 @@ impl Gate {
         let config = &self.config;
         let each = config
             .concurrency_per_endpoint
-            .map(|each| u64::from(each) * u64::from(self.endpoints));
+            .map(|each| u64::from(each) * u64::from(self.endpoints) + u64::from(self.stranded));
         let whole = config.concurrency.map(u64::from);
         match (each, whole) {
             _ if self.endpoints == 0 => Some(0),

@@ -119,6 +119,28 @@ impl Queue {
         Some(entry.ticket)
     }
 
+    /// Other times from now on: nothing expires after `latest`, and what has waited for `starvation` seconds since it
+    /// came rises to level `highest`.
+    pub(super) fn retime(&mut self, latest: Moment, starvation: f64, highest: u8) {
+        self.expiries.clear();
+        self.rises.clear();
+        for (&id, entry) in &mut self.entries {
+            let ticket = &mut entry.ticket;
+            if ticket.expires > latest {
+                ticket.expires = latest;
+                ticket.then = RefusalReason::QueueTimeout;
+            }
+            ticket.rises = Moment::NEVER;
+            if entry.level < highest {
+                ticket.rises = ticket.arrived.after(starvation);
+            }
+            let _ = self.expiries.insert((ticket.expires, entry.seq, id));
+            if ticket.rises != Moment::NEVER {
+                let _ = self.rises.insert((ticket.rises, entry.seq, id));
+            }
+        }
+    }
+
     /// When the first ticket expires, and which; of those that expire together the one that came first.
     pub(super) fn first_expiry(&self) -> Option<(Moment, u64)> {
         self.expiries.iter().next().map(|&(at, _, id)| (at, id))
