@@ -215,6 +215,8 @@ pub fn leave(pool: &Arc<PoolState>, id: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pools::pool_of;
+    use crate::settings::PoolSettings;
 
     #[test]
     fn priorities_are_ranked_and_tenants_weighted() {
@@ -233,6 +235,56 @@ mod tests {
         assert_eq!((low.priority, low.weight, low.deadline), (1, 1.0, Some(2.0)));
         assert_eq!(ask(b"other", b"", None).priority, 0);
         assert_ne!(high.tenant, low.tenant);
+    }
+
+    fn pool(name: &str, admission: &str) -> Arc<PoolState> {
+        let text = format!("{{\"pool\":\"{name}\",\"admission\":{admission}}}");
+        let pool = pool_of(PoolSettings::parse(text.as_bytes()).unwrap());
+        pool.join("c");
+        pool.set_endpoints("c", vec![1], clock::now());
+        pool
+    }
+
+    fn arrive(pool: &PoolState, id: u64) -> Decision {
+        pool.admission()
+            .arrive(&Standing::default().arrival(id, 1.0, 0.0), clock::now())
+    }
+
+    #[test]
+    fn a_place_for_who_is_gone_goes_to_the_next() {
+        let pool = pool("gone-meanwhile", "{\"concurrency\":1,\"queue\":{\"requests\":9}}");
+        assert_eq!(arrive(&pool, 1), Decision::Admit);
+        for id in 2..=5 {
+            assert!(matches!(arrive(&pool, id), Decision::Hold { .. })); // without streams: as if all had just gone
+        }
+        leave(&pool, 1);
+        assert_eq!((pool.admission().waiting(), arrive(&pool, 6)), (0, Decision::Admit));
+    }
+
+    #[test]
+    fn a_change_of_settings_lets_go_who_waits_though_nothing_else_happens() {
+        let pool = pool("changed", "{\"rate_per_second\":0.001,\"queue\":{\"requests\":9}}");
+        let _ = (arrive(&pool, 1), arrive(&pool, 2));
+        assert_eq!(pool.admission().waiting(), 1);
+        drop(pool_of(PoolSettings::parse(br#"{"pool":"changed"}"#).unwrap()));
+        assert_eq!(pool.admission().waiting(), 0);
+    }
+
+    #[test]
+    fn alarms_do_not_pile_up() {
+        let pool = pool("alarms", "{\"concurrency\":1,\"queue\":{\"requests\":1000}}");
+        let _ = arrive(&pool, 0);
+        let before = timers::waiting();
+        for id in 1..500 {
+            let standing = Standing {
+                deadline: Some(1e9 - id as f64), // each ends before those that wait
+                ..Standing::default()
+            };
+            let now = clock::now();
+            let _ = pool.admission().arrive(&standing.arrival(id, 1.0, 0.0), now);
+            settle(&pool, now);
+        }
+        assert!(timers::waiting() < before + 20, "{}", timers::waiting());
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Flight {
     pub queued: f64,
     pub standpoint: Standpoint,
     pub model: String,
+    /// Whether it asks for a stream, where its body was understood.
+    pub streams: Option<bool>,
     pub usage_injected: bool,
     pub answer: Answer,
     pub answered: bool,
@@ -104,6 +106,9 @@ impl Flight {
     pub fn end(&mut self) {
         if !self.ended {
             self.ended = true;
+            if self.standpoint == Standpoint::Held && self.outcome == "reset" {
+                self.outcome = "left";
+            }
             let facts = self.entry.facts();
             facts.pool.finish(facts.id, clock::now());
             admission::leave(&facts.pool, facts.id);
@@ -132,6 +137,7 @@ impl Flight {
             usage,
             seen,
             outcome: self.outcome,
+            redirected_from: String::new(),
         }
     }
 }

@@ -22,7 +22,6 @@ mod flight;
 mod json;
 mod limits;
 mod loads;
-mod overflow;
 mod places;
 mod pools;
 mod report;

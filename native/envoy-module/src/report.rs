@@ -28,6 +28,8 @@ struct Metrics {
     tokens_in: Metric,
     tokens_out: Metric,
     resent: Metric,
+    redirects: Metric,
+    overfull: Metric,
     panics: Metric,
     in_flight: Metric,
     waiting: Metric,
@@ -51,6 +53,7 @@ struct Sums {
     tokens_in: u64,
     tokens_out: u64,
     resent: u64,
+    redirects: u64,
     queued: Vec<u64>,
     first_token: Vec<u64>,
 }
@@ -89,6 +92,8 @@ pub struct Account {
     pub seen: u64,
     /// How it ended.
     pub outcome: &'static str,
+    /// The pool that did not take it, if it was redirected.
+    pub redirected_from: String,
 }
 
 fn milliseconds(seconds: f64) -> u64 {
@@ -117,6 +122,8 @@ impl Statistics {
             tokens_in: envoy.counter("headrace_tokens_in", &["pool"]),
             tokens_out: envoy.counter("headrace_tokens_out", &["pool"]),
             resent: envoy.counter("headrace_resent", &["pool"]),
+            redirects: envoy.counter("headrace_redirects", &["pool"]),
+            overfull: envoy.counter("headrace_overfull", &["pool"]),
             panics: envoy.counter("headrace_panics", &[]),
             in_flight: envoy.gauge("headrace_in_flight", &["pool"]),
             waiting: envoy.gauge("headrace_waiting", &["pool"]),
@@ -138,6 +145,19 @@ impl Statistics {
 
     /// A request began to wait, or ended: soon Envoy will be told. `account`: how it fared, where it ended.
     pub fn note(filter: &Arc<Filter>, pool: &Arc<PoolState>, account: Option<&Account>) {
+        Self::change(filter, pool, |sums| {
+            if let Some(account) = account {
+                sums.add(account);
+            }
+        });
+    }
+
+    /// A request that the pool did not take went elsewhere.
+    pub fn redirected(filter: &Arc<Filter>, pool: &Arc<PoolState>) {
+        Self::change(filter, pool, |sums| sums.redirects += 1);
+    }
+
+    fn change(filter: &Arc<Filter>, pool: &Arc<PoolState>, change: impl FnOnce(&mut Sums)) {
         let statistics = match &**filter {
             Filter::Pool(filter) => &filter.statistics,
             Filter::Noop | Filter::Attempt => return,
@@ -148,9 +168,7 @@ impl Statistics {
             noted.pools.push((pool.clone(), Sums::default()));
             noted.pools.len() - 1
         });
-        if let Some(account) = account {
-            noted.pools[at].1.add(account);
-        }
+        change(&mut noted.pools[at].1);
         if !std::mem::replace(&mut noted.flush_is_due, true) {
             drop(noted);
             let filter = Arc::downgrade(filter);
@@ -173,6 +191,8 @@ impl Statistics {
             envoy.count(metrics.tokens_in, &[name], sums.tokens_in);
             envoy.count(metrics.tokens_out, &[name], sums.tokens_out);
             envoy.count(metrics.resent, &[name], sums.resent);
+            envoy.count(metrics.redirects, &[name], sums.redirects);
+            envoy.count(metrics.overfull, &[name], pool.take_overfull());
             for value in &sums.queued {
                 envoy.record(metrics.queue, &[name], *value);
             }
@@ -221,13 +241,16 @@ impl Account {
 
     /// Writes it into the stream's dynamic metadata.
     pub fn write(&self, stream: Stream<'_>) {
-        let texts = [
+        let mut texts = vec![
             ("pool", self.pool.as_str()),
             ("model", &self.model),
             ("reason", self.reason),
             ("endpoint", &self.endpoint),
             ("outcome", self.outcome),
         ];
+        if !self.redirected_from.is_empty() {
+            texts.push(("redirected_from", &self.redirected_from));
+        }
         let rounded = |seconds: f64| (seconds * 1e6).round() / 1000.0;
         let mut numbers = vec![
             ("attempts", self.attempts as f64),

@@ -38,7 +38,7 @@ impl Api {
 }
 
 /// What the body said.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Understood {
     /// The model's name as it stands in the text, at most 256 bytes of it.
     pub model: String,

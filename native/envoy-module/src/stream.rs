@@ -4,6 +4,7 @@
 //! callbacks that could do that (`respond`, `continue_request`, `reset`).
 
 use crate::abi::callbacks::{Body, Headers, Stream};
+use crate::abi::guarded;
 use crate::abi::http::StreamHooks;
 use crate::admission::{self, VERDICT};
 use crate::answer::{Events, Whole};
@@ -13,15 +14,20 @@ use crate::clock;
 use crate::filter::{Filter, PoolFilter};
 use crate::flight::{Answer, Flight, Standpoint};
 use crate::limits::{self, Deadline, TIME_IS_OVER};
-use crate::overflow;
-use crate::pools::{locked, pool_of_cluster};
-use crate::report::Statistics;
+use crate::pools::{locked, pool_of_cluster, PoolState};
+use crate::report::{Account, Statistics};
 use crate::request::{understand, Understood, USAGE_REQUEST};
 use crate::requests::{new_id, reason_word, Entry, Facts, Sent};
-use scheduler::admission::{Decision, Event, Refusal};
-use std::cell::RefCell;
+use scheduler::admission::Decision;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
+
+mod body;
+mod turned_away;
+
+use body::read_body;
+use turned_away::Detour;
 
 /// What Envoy does next, as numbers of the ABI: for headers and for bodies.
 const CONTINUE: u32 = 0;
@@ -45,6 +51,10 @@ const MARGIN: u64 = 64 * 1024;
 pub struct PoolStream {
     filter: Arc<Filter>,
     state: RefCell<State>,
+    /// Envoy was told to stop, and goes on only when told so.
+    stopped: Cell<bool>,
+    /// The pool that the request was meant for did not take it.
+    detour: RefCell<Option<Detour>>,
 }
 
 #[derive(Debug)]
@@ -55,19 +65,21 @@ enum State {
     Collecting(Box<Ask>),
     /// Let in, held or refused.
     Entered(Box<Flight>),
+    /// Sent to what is no pool, because its pool did not take it: what there is to report.
+    Elsewhere(Box<Account>),
 }
 
 impl StreamHooks for PoolStream {
     fn request_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
-        self.see_request_headers(stream, end)
+        self.carefully(|| self.see_request_headers(stream, end))
     }
 
     fn request_body(&self, stream: Stream<'_>, end: bool) -> u32 {
-        self.see_request_body(stream, end)
+        self.carefully(|| self.see_request_body(stream, end))
     }
 
     fn request_trailers(&self, stream: Stream<'_>) -> u32 {
-        self.see_request_trailers(stream)
+        self.carefully(|| self.see_request_trailers(stream))
     }
 
     fn response_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
@@ -98,11 +110,10 @@ impl StreamHooks for PoolStream {
     }
 
     fn complete(&self, stream: Stream<'_>) {
-        let account = self.with_flight(|flight| {
-            flight.end();
-            (flight.account(), flight.entry.facts().pool.clone())
-        });
-        if let Some((account, pool)) = account {
+        if let Some((mut account, pool)) = self.account() {
+            if let Some(detour) = &*self.detour.borrow() {
+                account.redirected_from = detour.pool.name().to_string();
+            }
             Statistics::note(&self.filter, &pool, Some(&account));
             account.write(stream);
         }
@@ -123,6 +134,40 @@ impl PoolStream {
         PoolStream {
             filter,
             state: RefCell::new(State::Passing),
+            stopped: Cell::new(false),
+            detour: RefCell::new(None),
+        }
+    }
+
+    /// Does what a hook does of a request's way to a pool; where that panics, the request goes on, and no pool knows it.
+    fn carefully(&self, see: impl FnOnce() -> u32) -> u32 {
+        let status = guarded(None, || Some(see())).unwrap_or_else(|| {
+            guarded((), || drop(self.state.replace(State::Passing)));
+            CONTINUE
+        });
+        self.stopped.set(status != CONTINUE);
+        status
+    }
+
+    /// Lets the request go on, if it was stopped.
+    fn let_go(&self, stream: Stream<'_>) {
+        if self.stopped.replace(false) {
+            stream.continue_request();
+        }
+    }
+
+    /// What there is to report, and for which pool.
+    fn account(&self) -> Option<(Account, Arc<PoolState>)> {
+        match &mut *self.state.borrow_mut() {
+            State::Entered(flight) => {
+                flight.end();
+                Some((flight.account(), flight.entry.facts().pool.clone()))
+            }
+            State::Elsewhere(account) => {
+                let detour = self.detour.borrow();
+                Some(((**account).clone(), detour.as_ref()?.pool.clone()))
+            }
+            State::Passing | State::Collecting(_) => None,
         }
     }
 
@@ -135,7 +180,7 @@ impl PoolStream {
 
     /// The request's headers came.
     fn see_request_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
-        overflow::forget_the_client_s(stream);
+        turned_away::forget_the_client_s(stream);
         let cluster = match stream.cluster() {
             Some(cluster) => cluster,
             None => return CONTINUE,
@@ -160,7 +205,7 @@ impl PoolStream {
     /// A piece of the request's body came.
     fn see_request_body(&self, stream: Stream<'_>, end: bool) -> u32 {
         let longest = match &*self.state.borrow() {
-            State::Passing => return CONTINUE,
+            State::Passing | State::Elsewhere(_) => return CONTINUE,
             State::Entered(flight) => return body_status(flight.standpoint, KEEP_SOME),
             State::Collecting(ask) => ask.settings.max_body_bytes,
         };
@@ -261,9 +306,9 @@ impl PoolStream {
             REQUEST_HEADER,
             Some(format!("{:016x}", id).as_bytes()),
         );
-        let streams = understood.as_ref().map_or(false, |understood| understood.stream);
+        let streams = understood.as_ref().map(|understood| understood.stream);
         let resend = ask.settings.resend && understood.is_some();
-        let mut limits = ask.settings.timeouts.of(streams);
+        let mut limits = ask.settings.timeouts.of(streams == Some(true));
         if resend && limits.first_token > 0.0 {
             set_try_limit(stream, limits.first_token);
             limits.first_token += ROUTER_FIRST;
@@ -302,6 +347,7 @@ impl PoolStream {
             queued: 0.0,
             standpoint,
             model,
+            streams,
             usage_injected: false,
             answer: Answer::None,
             answered: false,
@@ -314,56 +360,18 @@ impl PoolStream {
             admission::settle(&ask.pool, now);
         }
         if let Decision::Reject(refusal) = decision {
-            self.refuse(stream, &refusal);
-        } else if standpoint == Standpoint::Held {
+            return self.turn_away(stream, &refusal);
+        }
+        if standpoint == Standpoint::Held {
             Statistics::note(&self.filter, &ask.pool, None);
         }
         standpoint
-    }
-
-    fn refuse(&self, stream: Stream<'_>, refusal: &Refusal) {
-        self.with_flight(|flight| {
-            flight.standpoint = Standpoint::Refused;
-            flight.outcome = "refused";
-        });
-        let reason = refusal.reason.name();
-        let retry = refusal.retry_after_header().map(|seconds| seconds.to_string());
-        let mut headers = vec![("content-type", "application/json"), ("x-headrace-reason", reason)];
-        if let Some(retry) = &retry {
-            headers.push(("retry-after", retry));
-        }
-        let body = format!(
-            "{{\"error\":{{\"message\":\"the pool does not take this request now ({})\",\"type\":\"{}\",\"code\":\"{}\"}}}}",
-            reason, "overloaded", reason
-        );
-        let details = format!("headrace_{}", reason);
-        stream.respond(u32::from(refusal.reason.status()), &headers, body.as_bytes(), &details);
     }
 
     fn with_flight<R>(&self, change: impl FnOnce(&mut Flight) -> R) -> Option<R> {
         match &mut *self.state.borrow_mut() {
             State::Entered(flight) => Some(change(flight)),
             _ => None,
-        }
-    }
-
-    fn hear_verdict(&self, stream: Stream<'_>) {
-        let verdict = self.with_flight(|flight| {
-            let verdict = locked(&flight.entry.facts().verdict).take()?;
-            if flight.standpoint != Standpoint::Held {
-                return None;
-            }
-            let (Event::Released { waited, .. } | Event::Refused { waited, .. }) = verdict;
-            flight.queued = waited;
-            if let Event::Released { .. } = verdict {
-                flight.standpoint = Standpoint::Sent;
-            }
-            Some(verdict)
-        });
-        match verdict.flatten() {
-            Some(Event::Released { .. }) => stream.continue_request(),
-            Some(Event::Refused { refusal, .. }) => self.refuse(stream, &refusal),
-            None => {}
         }
     }
 
@@ -388,6 +396,7 @@ impl PoolStream {
 
     /// The answer's headers came.
     fn see_response_headers(&self, stream: Stream<'_>, end: bool) {
+        self.tell_of_detour(stream);
         if !matches!(&*self.state.borrow(), State::Entered(_)) {
             return;
         }
@@ -478,36 +487,4 @@ fn body_status(standpoint: Standpoint, when_held: u32) -> u32 {
         Standpoint::Held => when_held,
         Standpoint::Refused => DROP,
     }
-}
-
-thread_local! {
-    /// Room for bodies that come in several pieces, kept: new memory for each would cost more than reading them.
-    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-const MOST_ROOM: usize = 1 << 20;
-
-/// Shows a body in one piece, copying only where Envoy has it in several.
-fn read_body<R>(stream: Stream<'_>, kept: bool, received: bool, read: impl FnOnce(&[u8]) -> R) -> R {
-    let mut whole = ROOM.with(RefCell::take);
-    whole.clear();
-    if kept {
-        stream.body(Body::BufferedRequest, |pieces| {
-            pieces.iter().for_each(|piece| whole.extend_from_slice(piece))
-        });
-    }
-    let answer = if received {
-        stream.body(Body::ReceivedRequest, |pieces| match pieces {
-            [single] if whole.is_empty() => read(single),
-            _ => {
-                pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-                read(&whole)
-            }
-        })
-    } else {
-        read(&whole)
-    };
-    if whole.capacity() <= MOST_ROOM {
-        ROOM.with(|room| room.replace(whole));
-    }
-    answer
 }

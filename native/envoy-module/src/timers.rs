@@ -76,6 +76,12 @@ pub fn set(at: f64, action: Action) {
     CHANGED.notify_one();
 }
 
+/// Alarms that have not rung.
+#[cfg(test)]
+pub fn waiting() -> usize {
+    locked(&ALARMS).waiting.as_ref().map_or(0, BinaryHeap::len)
+}
+
 fn run() {
     loop {
         let alarm = next();

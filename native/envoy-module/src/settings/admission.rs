@@ -2,7 +2,8 @@
 
 use super::object::{short_text, Object};
 use super::Refusal;
-use crate::json::number;
+use crate::json::{number, raw_string};
+use crate::text::unescaped;
 use std::collections::HashMap;
 
 /// Rates, queue and shares of a pool.
@@ -71,6 +72,8 @@ const MOST_WEIGHTS: usize = 1024;
 const MOST_PRIORITIES: usize = 16;
 const MOST_AT_ONCE: u32 = 1_000_000;
 const MOST_TOKENS: f64 = 1e12;
+/// Of a destination: names of clusters are longer than other texts.
+const LONGEST_NAME: usize = 1024;
 
 /// Reads the field `admission` of a pool.
 pub fn admission(text: &[u8]) -> Result<AdmissionSettings, Refusal> {
@@ -162,12 +165,19 @@ fn weights(object: Object<'_>) -> Result<HashMap<Vec<u8>, f64>, Refusal> {
 
 fn redirect_to(mut object: Object<'_>) -> Result<Option<String>, Refusal> {
     let action = object.text("action")?;
-    let to = object.text("to")?;
+    let to = object
+        .take("to")
+        .map_or(Some(Vec::new()), |value| unescaped(raw_string(value)?))
+        .and_then(|to| String::from_utf8(to).ok())
+        .filter(|to| to.len() <= LONGEST_NAME && to.bytes().all(|byte| byte.is_ascii_graphic()));
+    let to = to.ok_or_else(|| {
+        format!("admission.overflow.to must be a name of 1 to {LONGEST_NAME} visible ASCII characters")
+    })?;
     object.end()?;
     match (action.as_str(), to.is_empty()) {
         ("" | "reject", true) => Ok(None),
-        ("redirect", false) if to.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(to)),
-        ("redirect", _) => Err("admission.overflow.to must be a name of 1 to 256 visible ASCII characters".to_string()),
+        ("redirect", false) => Ok(Some(to)),
+        ("redirect", true) => Err("admission.overflow.to must say where to redirect".to_string()),
         ("" | "reject", false) => Err("admission.overflow.to goes with the action \"redirect\"".to_string()),
         _ => Err("admission.overflow.action must be \"reject\" or \"redirect\"".to_string()),
     }
@@ -265,7 +275,7 @@ mod tests {
             ),
             (
                 r#"{"overflow":{"action":"redirect"}}"#,
-                "admission.overflow.to must be a name",
+                "admission.overflow.to must say",
             ),
             (
                 r#"{"overflow":{"action":"redirect","to":"a b"}}"#,
