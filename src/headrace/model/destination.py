@@ -47,6 +47,11 @@ class LoadBalancer:
     simple: LbPolicy = LbPolicy.UNSPECIFIED
     consistent_hash: ConsistentHash | None = None
 
+    @property
+    def chooses(self) -> bool:
+        """Whether it says how an endpoint is chosen."""
+        return self.simple is not LbPolicy.UNSPECIFIED or self.consistent_hash is not None
+
 
 @dataclass(frozen=True, slots=True)
 class TcpKeepalive:

@@ -39,9 +39,13 @@ class Code(Enum):
     SUBSET_SELECTS_NOTHING = ("IST0173", "DestinationRuleSubsetNotSelectPods", Severity.ERROR)
     UNKNOWN_RULE_HOST = ("IST0174", "UnknownDestinationRuleHost", Severity.WARNING)
     CONFLICTING_ENTRY_PROTOCOL = ("IST0177", "ConflictingServiceEntryProtocol", Severity.WARNING)
+    NO_EFFECT = ("HR0002", "no effect", Severity.WARNING)
     NO_TIMEOUT = ("HR0101", "InferenceRouteWithoutTimeout", Severity.WARNING)
     INFERENCE_TARGET_NOT_FOUND = ("HR0102", "InferencePolicyTargetNotFound", Severity.WARNING)
     CONFLICTING_INFERENCE_POLICIES = ("HR0103", "ConflictingInferencePolicies", Severity.WARNING)
+    OVERFLOW_NOT_FOUND = ("HR0104", "InferenceOverflowNotFound", Severity.WARNING)
+    OVERFLOW_TO_ITSELF = ("HR0105", "InferenceOverflowToItself", Severity.WARNING)
+    OVERFLOW_CYCLE = ("HR0106", "InferenceOverflowCycle", Severity.WARNING)
 
     @property
     def code(self) -> str:

@@ -21,7 +21,7 @@ from headrace.envoy.translate.cluster_policy import HTTP_OPTIONS
 from headrace.envoy.translate.messages import http_filter, packed
 from headrace.envoy.translate.overflow import overflow_name
 from headrace.envoy.view import Target
-from headrace.model.destination import LbPolicy, LoadBalancer, TrafficPolicy
+from headrace.model.destination import TrafficPolicy
 from headrace.model.inference import Admission, Fairness, FairnessKey, InferencePolicy, StreamTimeouts
 from headrace.model.service import Protocol, ServicePort
 from headrace.model.traffic import Destination, Retries
@@ -41,7 +41,8 @@ def apply_pool_balancer(
     http = port.protocol.is_http or port.protocol is Protocol.UNDECLARED
     if not (target.is_pool and http and cluster.type == cluster_pb2.Cluster.EDS):
         return
-    if not target.is_declared_pool and writes_balancer(policy.load_balancer):
+    wanted = policy.load_balancer is not None and policy.load_balancer.chooses
+    if wanted and not target.is_declared_pool:
         return
     cluster.ClearField("lb_policy")
     cluster.ClearField("lb_config")
@@ -65,13 +66,6 @@ def _add_attempt_filter(cluster: Any) -> None:
     codec = http_filter("envoy.filters.http.upstream_codec", upstream_codec_pb2.UpstreamCodec())
     options.http_filters.extend([attempt_filter(), codec])
     packed_options.CopyFrom(packed(options))
-
-
-def writes_balancer(balancer: LoadBalancer | None) -> bool:
-    """Whether a DestinationRule says how to choose an endpoint."""
-    if balancer is None:
-        return False
-    return balancer.simple is not LbPolicy.UNSPECIFIED or balancer.consistent_hash is not None
 
 
 def pool_retries(targets: Iterable[Target | None]) -> Retries | None:
