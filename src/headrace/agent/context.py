@@ -10,6 +10,7 @@ from typing import Protocol
 import aiohttp
 
 from headrace.agent.capture import CaptureStrategy
+from headrace.agent.engine_loads import EngineLoads
 from headrace.agent.proxy import ProxySettings
 from headrace.agent.sds import SecretStore
 from headrace.agent.supervision import RestartPolicy
@@ -31,7 +32,7 @@ class ControlPlane(Protocol):
 @dataclass(frozen=True, slots=True)
 class HostContext:
     """`inherited` is the agent's own environment; `mark(role, replica)` names one start of a process; `changed` is
-    called whenever a replica's report or record may differ."""
+    called whenever a replica's report or record may differ; `loads` is what model servers say of themselves."""
 
     places: Places
     clock: Clock
@@ -46,3 +47,4 @@ class HostContext:
     inherited: Mapping[str, str] = field(repr=False)
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
     proxy_restarts: RestartPolicy = field(default_factory=lambda: RestartPolicy(first=0.1, limit=10.0))
+    loads: EngineLoads = field(default_factory=EngineLoads)

@@ -22,6 +22,7 @@ from headrace.agent.context import HostContext
 from headrace.agent.guardian import Guardian
 from headrace.agent.lifecycle import State
 from headrace.agent.link import ControlLink
+from headrace.agent.loads_file import LoadsFile
 from headrace.agent.logfiles import shorten
 from headrace.agent.process import adopt, mark_of, marked
 from headrace.agent.replica import Replica
@@ -91,6 +92,7 @@ class Host:
             self._publish()
             services.append(tasks.create_task(self._link.run(self._reports, self._assigned), name="link"))
             services.append(tasks.create_task(self._context.secrets.follow(self.changed), name="trust"))
+            services.append(tasks.create_task(self._keep_loads(), name="engine loads"))
             reconciling = tasks.create_task(self._reconcile_for_ever(), name="reconcile")
             await stop.wait()
             reconciling.cancel()
@@ -261,6 +263,10 @@ class Host:
 
     def _records(self) -> dict[str, ReplicaRecord]:
         return {name: replica.record() for name, replica in self._replicas.items()}
+
+    async def _keep_loads(self) -> None:
+        context = self._context
+        await LoadsFile(context.places.engine_loads, context.clock).keep(context.loads)
 
     async def _keep_logs_short(self) -> None:
         places = self._context.places

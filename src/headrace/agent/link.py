@@ -8,6 +8,7 @@ out before any proxy's discovery stream is opened: the control plane knows every
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import grpc
 import structlog
 
 from headrace import __version__
+from headrace.agent.engine_loads import EngineLoads
 from headrace.floor.backoff import Backoff
 from headrace.floor.cell import LatestValue
 from headrace.floor.clock import Clock
@@ -27,6 +29,8 @@ _MESSAGE_LIMIT = 256 << 20
 _CALL_SECONDS = 10.0
 _STABLE_SECONDS = 5.0
 _UNCONNECTED_SECONDS = 1.0
+_LOADS_PAUSE = 0.25
+_LOADS_REPEAT = 2.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT),
@@ -51,11 +55,12 @@ class HostFacts:
 class ControlLink:
     """One agent's connection to its control plane. `target` is a gRPC target (`unix:/path`)."""
 
-    def __init__(self, target: str, facts: HostFacts, backoff: Backoff, clock: Clock) -> None:
+    def __init__(self, target: str, facts: HostFacts, backoff: Backoff, clock: Clock, loads: EngineLoads) -> None:
         self._target = target
         self._facts = facts
         self._backoff = backoff
         self._clock = clock
+        self._loads = loads
         self._channel: grpc.aio.Channel | None = None
         self._known: LatestValue[frozenset[str]] = LatestValue(frozenset())
         self.connected = False
@@ -147,6 +152,7 @@ class ControlLink:
                 tasks.create_task(self._report(reports))
                 tasks.create_task(self._assignments(assigned))
                 tasks.create_task(self._trust())
+                tasks.create_task(self._exchange_loads())
         except* (grpc.aio.AioRpcError, ConnectionError) as errors:
             problem = "; ".join(sorted({_why(error) for error in errors.exceptions}))
         return problem
@@ -194,6 +200,31 @@ class ControlLink:
         finally:
             call.cancel()
         raise ConnectionError("the trust stream ended")
+
+    async def _exchange_loads(self) -> None:
+        """Tell what this host's model servers say, hear what the others' do. A control plane that does not know of it
+        is asked again when it is another one; meanwhile this host's own are enough."""
+        call = self._stub().EngineLoads(self._told_loads())
+        try:
+            async for table in call:
+                self._loads.hear(table, self._clock.monotonic())
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return
+            raise
+        finally:
+            call.cancel()
+        raise ConnectionError("the engines' loads ended")
+
+    async def _told_loads(self) -> AsyncIterator[wire.HostEngineLoads]:
+        """News at once (a few times a second at most), and every two seconds that it is still so."""
+        words, told = None, -math.inf
+        async for _ in self._loads.own_revision.changes():
+            now = self._clock.monotonic()
+            if self._loads.words() != words or now - told >= _LOADS_REPEAT:
+                words, told = self._loads.words(), now
+                yield self._loads.message(self.host, now)
+                await asyncio.sleep(_LOADS_PAUSE)
 
     def _stub(self) -> agent_v1_pb2_grpc.ControlPlaneAsyncStub:
         if self._channel is None:

@@ -19,6 +19,7 @@ from headrace.agent.capture import Attachment
 from headrace.agent.children import ChildRecord, ReplicaRecord
 from headrace.agent.context import HostContext
 from headrace.agent.drain import until_idle
+from headrace.agent.engine_watch import Target, endpoint_addresses, engine_of, metrics_port, watch_engine
 from headrace.agent.lifecycle import Action, Machine, State
 from headrace.agent.process import Child, StartFailed, adopt
 from headrace.agent.proxy import Proxy
@@ -56,6 +57,7 @@ class Replica:
         self._stop_at: float | None = None
         self._hurried = asyncio.Event()
         self._told: State | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def spec(self) -> ReplicaSpec:
@@ -95,13 +97,13 @@ class Replica:
         self._machine.stop()
         self._wake.set()
 
-    def record(self) -> ReplicaRecord:
     def trust_changed(self) -> None:
         """Renew the certificate at once where it was revoked, or where another authority signs now."""
         certificate = self._certificate
         if self._renewer is not None and certificate is not None and self._context.secrets.is_outdated(certificate):
             self._renewer.renew_now()
 
+    def record(self) -> ReplicaRecord:
         """What a restarted agent must know of it."""
         app = self._apps.current
         return ReplicaRecord(
@@ -147,6 +149,7 @@ class Replica:
                 self._apps.bind(self._spawn, self._wake.set)
                 self._renew(self.spec)
                 self._resume()
+                self._watch_engine()
                 await self._loop()
                 for task in self._running:
                     task.cancel()
@@ -194,6 +197,22 @@ class Replica:
             self._apps.spec = spec
         else:
             self._apps.want(spec)
+        self._watch_engine()
+
+    def _watch_engine(self) -> None:
+        """Follow what the model server says of its load, where the document names one."""
+        if engine_of(self._apps.newest_spec.engine) is not None and self._watching is None:
+            self._watching = self._spawn(watch_engine(self.id, self._engine, self._context), "engine")
+
+    def _engine(self) -> Target | None:
+        """The serving process as a model server; None where it is none, or takes no requests."""
+        app = self._apps.current
+        engine = engine_of(self.spec.engine)
+        if engine is None or app is None or not app.running or self._machine.state is not State.READY:
+            return None
+        given = app.attachment
+        addresses = endpoint_addresses(given.address, self.spec.port_numbers())
+        return Target(engine, given.local_port(metrics_port(self.spec.ports)), addresses)
 
     async def _perform(self, action: Action) -> None:
         match action:
@@ -298,20 +317,20 @@ class Replica:
         def obtained(certificate: WorkloadCertificate) -> None:
             self._certificate = certificate
             self._context.secrets.put(self.id, certificate)
+            # A certificate that was signed while the trust changed: looked at again, but not in a tight loop.
+            asyncio.get_running_loop().call_later(_OUTDATED_SECONDS, self.trust_changed)
             self._machine.certificate_obtained()
             self._wake.set()
 
         if self._renewing is not None:
             self._renewing.cancel()
-            # A certificate that was signed while the trust changed: looked at again, but not in a tight loop.
-            asyncio.get_running_loop().call_later(_OUTDATED_SECONDS, self.trust_changed)
         renewer = Renewer(spec.identity, sign, obtained, Rotation(_ROTATION, self._context.source))
+        self._renewer = renewer
         self._renewing = self._spawn(renewer.run(), "certificate")
 
     async def _await_idle(self) -> None:
         await self._apps.stop_probing()
         gateway, clock = self.spec.is_gateway, self._context.clock
-        self._renewer = renewer
         if gateway:
             with contextlib.suppress(AdminError):
                 await self._proxy.admin.drain()

@@ -39,6 +39,7 @@ class ReplicaSpec:
     command: tuple[str, ...] = ()
     env: Pairs = field(default=(), repr=False)
     directory: str = ""
+    engine: str = ""
     ports: tuple[WorkloadPort, ...] = ()
     readiness: Probe | None = None
     liveness: Probe | None = None
@@ -88,6 +89,7 @@ def parse_replica(replica: wire.Replica) -> ReplicaSpec:
         command=tuple(replica.command),
         env=tuple((variable.name, variable.value) for variable in replica.env),
         directory=replica.directory,
+        engine=replica.engine,
         ports=tuple(WorkloadPort(port.number, port.name, port.protocol) for port in replica.ports),
         readiness=_probe(replica.readiness) if replica.HasField("readiness") else None,
         liveness=_probe(replica.liveness) if replica.HasField("liveness") else None,

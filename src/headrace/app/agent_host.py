@@ -17,6 +17,7 @@ import aiohttp
 
 from headrace.agent.capture import LoopbackCapture
 from headrace.agent.context import HostContext
+from headrace.agent.engine_loads import VARIABLE, EngineLoads
 from headrace.agent.guardian import Guardian
 from headrace.agent.host import Host, HostLimits
 from headrace.agent.link import ControlLink, HostFacts
@@ -59,8 +60,10 @@ def _host(start: HostStart, session: aiohttp.ClientSession) -> Host:
     module = check_module(start.places.agent / "module-check.json")
     facts = HostFacts(start.name, PINNED_VERSION, module.usable, module.problem)
     reconnect = Backoff(_RECONNECT_FIRST, _RECONNECT_LIMIT, source=source)
-    link = ControlLink(f"unix:{start.places.agent_socket}", facts, reconnect, clock)
+    loads = EngineLoads()
+    link = ControlLink(f"unix:{start.places.agent_socket}", facts, reconnect, clock, loads)
     environment = {name: value for name in _ENVOY_ENVIRONMENT if (value := os.environ.get(name)) is not None}
+    environment |= {**module.environment(), VARIABLE: str(start.places.engine_loads)}
     context = HostContext(
         places=start.places,
         clock=clock,
@@ -69,10 +72,11 @@ def _host(start: HostStart, session: aiohttp.ClientSession) -> Host:
         control=link,
         secrets=SecretStore(clock),
         session=session,
-        proxy=ProxySettings(start.envoy, {**environment, **module.environment()}),
+        proxy=ProxySettings(start.envoy, environment),
         mark=start.mark,
         changed=lambda: host.changed(),
         inherited=dict(os.environ),
+        loads=loads,
     )
     host = Host(context, link, start.guardian, start.mesh_mark, HostLimits(start.log_bytes))
     if start.guardian is not None:

@@ -19,14 +19,16 @@ def make_private_directory(path: Path) -> Path:
     return path
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Replace the file by `data` atomically, mode 0600 from its first byte on."""
+def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace the file by `data` atomically, mode 0600 from its first byte on. Not `durable`: it need not outlive the
+    machine's next crash, and nobody waits for the disk."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

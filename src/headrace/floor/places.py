@@ -104,6 +104,11 @@ class Places:
         return self.state / "agent"
 
     @property
+    def engine_loads(self) -> Path:
+        """What model servers say of their load, for this host's Envoys."""
+        return self.agent / "engine-loads"
+
+    @property
     def proxies(self) -> Path:
         return self.state / "proxies"
 

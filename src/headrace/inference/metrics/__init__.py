@@ -7,6 +7,15 @@ only corrects the mesh's own knowledge of what it has sent where.
 from headrace.inference.metrics.engine_metrics import EngineMetrics, LoraMetrics, MetricsError
 from headrace.inference.metrics.exposition import MOST_BYTES
 from headrace.inference.metrics.named import MetricNames
-from headrace.inference.metrics.read import pages_of, read_metrics
+from headrace.inference.metrics.read import is_enough, pages_of, read_metrics
 
-__all__ = ["EngineMetrics", "LoraMetrics", "MOST_BYTES", "MetricNames", "MetricsError", "pages_of", "read_metrics"]
+__all__ = [
+    "EngineMetrics",
+    "LoraMetrics",
+    "MOST_BYTES",
+    "MetricNames",
+    "MetricsError",
+    "is_enough",
+    "pages_of",
+    "read_metrics",
+]

@@ -27,6 +27,12 @@ def pages_of(engine: Engine) -> tuple[str, ...]:
     return _PAGES.get(engine, (_METRICS,))
 
 
+def is_enough(engine: Engine, pages: Mapping[str, bytes]) -> bool:
+    """Whether what was fetched so far needs no further page: trtllm-serve's are alternatives, and asking for the second
+    empties it."""
+    return engine is Engine.TRTLLM and _PROMETHEUS in pages
+
+
 def read_metrics(engine: Engine, pages: Mapping[str, bytes], names: MetricNames | None = None) -> EngineMetrics:
     """What an engine says on its pages (path to body). `names` replaces what is known of the engine's names.
 
