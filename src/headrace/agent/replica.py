@@ -19,6 +19,7 @@ from headrace.agent.capture import Attachment
 from headrace.agent.children import ChildRecord, ReplicaRecord
 from headrace.agent.context import HostContext
 from headrace.agent.drain import until_idle
+from headrace.agent.engine_watch import Target, endpoint_addresses, engine_of, metrics_port, watch_engine
 from headrace.agent.lifecycle import Action, Machine, State
 from headrace.agent.process import Child, StartFailed, adopt
 from headrace.agent.proxy import Proxy
@@ -48,14 +49,15 @@ class Replica:
         self._apps = Applications(spec, attachment, context, self._machine, self._proxy.admin)
         self._wanted = spec
         self._certificate: WorkloadCertificate | None = None
-        self._renewer: Renewer | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._renewer: Renewer | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stop_at: float | None = None
         self._hurried = asyncio.Event()
         self._told: State | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def spec(self) -> ReplicaSpec:
@@ -147,6 +149,7 @@ class Replica:
                 self._apps.bind(self._spawn, self._wake.set)
                 self._renew(self.spec)
                 self._resume()
+                self._watch_engine()
                 await self._loop()
                 for task in self._running:
                     task.cancel()
@@ -194,6 +197,22 @@ class Replica:
             self._apps.spec = spec
         else:
             self._apps.want(spec)
+        self._watch_engine()
+
+    def _watch_engine(self) -> None:
+        """Follow what the model server says of its load, where the document names one."""
+        if engine_of(self._apps.newest_spec.engine) is not None and self._watching is None:
+            self._watching = self._spawn(watch_engine(self.id, self._engine, self._context), "engine")
+
+    def _engine(self) -> Target | None:
+        """The serving process as a model server; None where it is none, or takes no requests."""
+        app = self._apps.current
+        engine = engine_of(self.spec.engine)
+        if engine is None or app is None or not app.running or self._machine.state is not State.READY:
+            return None
+        given = app.attachment
+        addresses = endpoint_addresses(given.address, self.spec.port_numbers())
+        return Target(engine, given.local_port(metrics_port(self.spec.ports)), addresses)
 
     async def _perform(self, action: Action) -> None:
         match action:
