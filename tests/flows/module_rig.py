@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,9 +236,9 @@ def _access_log(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def pool_envoy(bootstrap: PoolBootstrap) -> Iterator[EnvoyProcess]:
-    """Envoy with the module."""
-    environment = {native.SEARCH_PATH: str(module_directory())}
+def pool_envoy(bootstrap: PoolBootstrap, more: Mapping[str, str] | None = None) -> Iterator[EnvoyProcess]:
+    """Envoy with the module, and with `more` in its environment."""
+    environment = {native.SEARCH_PATH: str(module_directory()), **(more or {})}
     with running_envoy(bootstrap.encode(), bootstrap.admin, environment) as envoy:
         wait_until(lambda: envoy.listener_address("front")[1], "the listener listens")
         yield envoy
