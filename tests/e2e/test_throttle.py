@@ -1,0 +1,117 @@
+"""examples/throttle (the articles' twenty a second, with a bounded queue) and examples/overflow (what does not fit goes to
+another model), run as they are shipped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+from tests.e2e.asking import Answer, at_once, burst, example, needs_module
+from tests.e2e.conftest import StartMesh
+from tests.e2e.running import RunningMesh, until
+
+pytestmark = needs_module
+
+
+@pytest.fixture(scope="module")
+def throttle(start_mesh: StartMesh) -> RunningMesh:
+    mesh = start_mesh(example("throttle"))
+    assert {answer.status for answer in burst(mesh.gateway(), ["warm"])} == {200}
+    return mesh
+
+
+@pytest.fixture(scope="module")
+def overflow(start_mesh: StartMesh) -> RunningMesh:
+    mesh = start_mesh(example("overflow"))
+    assert {answer.status for answer in burst(mesh.gateway(), ["warm"])} == {200}
+    return mesh
+
+
+def test_twenty_a_second_thirty_wait_the_rest_is_told_to_come_back(throttle: RunningMesh) -> None:
+    """To the request, as docs/reference/admission.md counts: one starts at once and twenty within the second, thirty at
+    most wait, and what waits for a second is told so. A busy machine may deliver the burst late, so it gets three
+    tries; never may more start than the rate allows."""
+    for _ in range(3):
+        time.sleep(0.2)  # what came before must have left no debt: at 20 a second that takes 50 ms
+        answers = asyncio.run(at_once(throttle.gateway(), 60))
+        served = sorted(answer.after for answer in answers if answer.status == 200)
+        assert len(served) <= 1 + 20 * served[-1], served
+        kinds = Counter((answer.status, answer.reason) for answer in answers)
+        if kinds == {(200, ""): 21, (429, "queue-full"): 29, (429, "queue-timeout"): 10}:
+            break
+    else:
+        pytest.fail(str(sorted(answers, key=lambda answer: answer.after)))
+    assert 0.95 < served[-1] < 1.6, served
+    assert max(answer.after for answer in answers if answer.reason == "queue-full") < 0.5
+    late = [answer.after for answer in answers if answer.reason == "queue-timeout"]
+    assert min(late) > 0.95 and max(late) < 1.6, late
+    assert all(int(answer.retry_after) >= 1 for answer in answers if answer.status == 429)
+
+
+def test_a_pace_within_the_limit_loses_nothing(throttle: RunningMesh) -> None:
+    until(lambda: burst(throttle.gateway(), ["again"])[0].status == 200, "the bucket has filled", 5.0)
+    answers = burst(throttle.gateway(), [f"pace {number}" for number in range(15)])
+    assert Counter(answer.status for answer in answers) == {200: 15}
+
+
+def test_a_changed_limit_comes_into_force_while_the_mesh_runs(throttle: RunningMesh) -> None:
+    text = example("throttle")["policy.yaml"]
+    throttle.write("policy.yaml", text.replace("requestsPerSecond: 20", "requestsPerSecond: 1000\n    burst: 100"))
+    until(
+        lambda: Counter(answer.status for answer in burst(throttle.gateway(), ["x"] * 60)) == {200: 60},
+        "sixty at once pass",
+        20.0,
+        0.5,
+    )
+
+
+def fate(answer: Answer) -> str:
+    """What became of a request: served by a model, or refused and why."""
+    if answer.status == 200:
+        return f"{answer.model}, {'redirected' if answer.redirected else 'served'}"
+    return f"{answer.status} {answer.reason}"
+
+
+def test_a_burst_is_queued_redirected_and_rejected(overflow: RunningMesh) -> None:
+    """Thirty at once, each of 20 tokens (0.1 s at the large model, 1 s at the small one): one starts, five wait their
+    turn of 50 ms, twenty-four overflow; the small model takes eight of them, and sixteen are told to come back."""
+    wanted = {"large, served": 6, "small, redirected": 8, "429 concurrency": 16}
+    for _ in range(3):
+        time.sleep(2.0)  # all that ran before has ended
+        answers = asyncio.run(at_once(overflow.gateway(), 30, 20))
+        fates = Counter(fate(answer) for answer in answers)
+        if fates == wanted:
+            break
+    else:
+        pytest.fail(f"{fates}\n{sorted(answers, key=lambda answer: answer.after)}")
+    refused = [answer for answer in answers if answer.status == 429]
+    assert all(int(answer.retry_after) >= 1 for answer in refused)
+    assert max(answer.after for answer in refused) < 0.5
+    assert {answer.redirected for answer in answers if answer.model == "small"} == {"queue-full"}
+    assert {answer.redirected for answer in answers if answer.model == "large"} == {""}
+
+
+def test_a_client_cannot_ask_for_the_other_model(overflow: RunningMesh) -> None:
+    name = "outbound|80||chat-small.default.svc.cluster.local"
+    until(lambda: burst(overflow.gateway(), ["go"])[0].model == "large", "the large model has room", 5.0)
+    for _ in range(3):
+        (answer,) = burst(overflow.gateway(), ["go"], x_headrace_overflow=name)
+        assert (answer.status, answer.model, answer.redirected) == (200, "large", "")
+        time.sleep(0.1)
+
+
+def test_the_other_model_does_not_hear_of_the_redirect(overflow: RunningMesh) -> None:
+    """Nothing of the mesh's own header reaches a server, and the books are right afterwards: nobody waits or runs."""
+    gateway = next(name for name in overflow.proxies() if name.startswith("istio-system/"))
+
+    def at_rest() -> bool:
+        found = overflow.stats(gateway, "dynamicmodulescustom.headrace_")
+        return not any(
+            value for name, value in found.items() if "headrace_in_flight" in name or "headrace_waiting" in name
+        )
+
+    until(at_rest, "nobody waits or runs by the books", 10.0)
+    found = overflow.stats(gateway, "dynamicmodulescustom.headrace_redirects")
+    assert sum(found.values()) >= 24, found
