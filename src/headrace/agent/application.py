@@ -11,9 +11,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from headrace.agent.capture import Attachment
+from headrace.agent.connections import connections_to
 from headrace.agent.context import HostContext
 from headrace.agent.environment import application_command, application_environment
-from headrace.agent.prober import Prober
+from headrace.agent.prober import Prober, ProbeWay
 from headrace.agent.probes import LISTENING, Answers, ProbeRunner, ProbeSet
 from headrace.agent.process import Child, Launch, spawn
 from headrace.agent.spec import ReplicaSpec
@@ -43,14 +44,22 @@ class Application:
         """Where the process listens on 127.0.0.1 for the workload's ports."""
         return frozenset(local for port, local in self.attachment.app_ports if port)
 
+    def open_connections(self) -> int:
+        """Connections that the process still serves."""
+        tables = self._context.capture.connection_tables(self.attachment, self.child.pid if self.child else 0)
+        ports = self.local_ports()
+        return connections_to(ports) if tables is None else connections_to(ports, tables)
+
     def start(self) -> None:
         """Start the process; StartFailed where that is impossible."""
-        self.child = spawn(self._launch(self._context.mark("app", self.spec.id)))
+        launch = self._launch(self._context.mark("app", self.spec.id))
+        self.child = spawn(self._context.capture.application(self.attachment, launch))
 
     def probe(self, answers: Answers, spawn_task: Spawn, was_ready: bool = False) -> None:
         """Begin to probe the running process."""
         assert self.child is not None, "probed before it was started"
-        prober = Prober(self._context.session, self.attachment, self._launch(self.child.mark), self._environment)
+        way = ProbeWay(self._context.session, self._context.capture, self.attachment)
+        prober = Prober(way, self._launch(self.child.mark), self._environment)
         runner = ProbeRunner(self._probes(), prober.ask, answers, self._context.clock, was_ready)
         self._probing = spawn_task(runner.run(self._context.clock.monotonic()), "probes")
 

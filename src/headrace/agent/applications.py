@@ -16,7 +16,6 @@ import structlog
 from headrace.agent.admin import Admin, AdminError
 from headrace.agent.application import Application, Spawn
 from headrace.agent.capture import APP_ADDRESS, Attachment
-from headrace.agent.connections import connections_to
 from headrace.agent.context import HostContext
 from headrace.agent.drain import POLL, until_idle
 from headrace.agent.lifecycle import Machine
@@ -264,7 +263,7 @@ class Applications:
         await old.stop_probing()
 
         async def busy() -> bool:
-            return connections_to(old.local_ports()) > 0
+            return old.open_connections() > 0
 
         await until_idle(busy, deadline, clock)
         await self._end_going(old, max(LAST_GRACE, deadline - clock.monotonic()))

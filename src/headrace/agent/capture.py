@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from headrace.agent.process import Launch
 from headrace.agent.spec import ReplicaSpec
+from headrace.floor.places import Places
 
 OUTBOUND_PORT = 15001
 """Where HTTP_PROXY points on the replica's own address (Istio's number of the outbound listener)."""
@@ -38,7 +41,8 @@ class CaptureError(Exception):
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """What a replica was given. `app_ports` and `gateway_ports` are (port of the document, port really listened on);
-    `secret` is the password in the application's HTTP_PROXY and never reported."""
+    `secret` is the password in the application's HTTP_PROXY and never reported. `namespace` is the network namespace of
+    a replica that has one (with `address6`, where there is IPv6)."""
 
     address: str
     outbound_port: int = OUTBOUND_PORT
@@ -46,6 +50,8 @@ class Attachment:
     secret: str = field(default="", repr=False)
     app_ports: tuple[tuple[int, int], ...] = ()
     gateway_ports: tuple[tuple[int, int], ...] = ()
+    namespace: str = ""
+    address6: str = ""
 
     def credentials(self) -> str:
         """The htpasswd line that the outbound listener checks against: user and SHA-1 of the secret, which is random
@@ -70,6 +76,8 @@ class Attachment:
             "secret": self.secret,
             "app_ports": [list(pair) for pair in self.app_ports],
             "gateway_ports": [list(pair) for pair in self.gateway_ports],
+            "namespace": self.namespace,
+            "address6": self.address6,
         }
 
     @classmethod
@@ -81,14 +89,37 @@ class Attachment:
             secret=str(data["secret"]),
             app_ports=tuple((int(port), int(local)) for port, local in data["app_ports"]),
             gateway_ports=tuple((int(port), int(local)) for port, local in data["gateway_ports"]),
+            namespace=str(data.get("namespace", "")),
+            address6=str(data.get("address6", "")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyDoor:
+    """Where one proxy finds what it needs: its discovery socket, its admin socket, its bootstrap. `owner` is the user
+    to whom they belong (None: the agent's own)."""
+
+    xds: Path
+    admin: Path
+    bootstrap: Path
+    owner: int | None = None
+
+    def hand_over(self, path: Path) -> None:
+        """Make a file of the agent's the proxy's own."""
+        if self.owner is not None:
+            os.chown(path, self.owner, self.owner, follow_symlinks=False)
 
 
 class CaptureStrategy(Protocol):
     """A way to bring traffic to proxies. Methods may touch the system, none waits."""
 
-    def keep(self, replica: str, attachment: Attachment) -> None:
-        """Note what an earlier agent gave out and its replica still uses."""
+    def keep(self, replica: str, attachment: Attachment) -> bool:
+        """Note what an earlier agent gave out and its replica still uses; False where this strategy cannot go on with
+        it, so that the replica is started anew."""
+        ...
+
+    def settle(self, replicas: Collection[str]) -> None:
+        """All that earlier agents left has been adopted by these replicas: what belongs to others goes."""
         ...
 
     def attach(self, spec: ReplicaSpec) -> Attachment:
@@ -102,6 +133,26 @@ class CaptureStrategy(Protocol):
 
     def environment(self, attachment: Attachment) -> Mapping[str, str]:
         """Variables that bring the application's own requests to its proxy."""
+        ...
+
+    def door(self, replica: str, attachment: Attachment) -> ProxyDoor:
+        """Where the replica's proxy finds what it needs."""
+        ...
+
+    def application(self, attachment: Attachment, launch: Launch) -> Launch:
+        """How a process of the application (or a probe's command) is started; StartFailed where it cannot be."""
+        ...
+
+    def proxy(self, attachment: Attachment, launch: Launch) -> Launch:
+        """How the replica's proxy is started."""
+        ...
+
+    def socket(self, attachment: Attachment, family: int, kind: int) -> socket.socket | None:
+        """A socket that sees the application's 127.0.0.1; None where the agent's own do."""
+        ...
+
+    def connection_tables(self, attachment: Attachment, pid: int) -> Collection[Path] | None:
+        """The kernel's lists of the application's connections; None for the agent's own."""
         ...
 
     def release(self, replica: str) -> None:
@@ -120,13 +171,20 @@ class LoopbackCapture:
         self._block = (127 << 24) + ((16 + int.from_bytes(digest[:4], "big") % _BLOCKS) << _BLOCK_BITS)
         self._port_offset = int.from_bytes(digest[4:], "big") % len(_APP_PORTS)
         self._token = token
+        self._places = Places(state)
         self._attached: dict[str, Attachment] = {}
         self._remembered: dict[str, str] = {}
         self._extra: dict[str, set[int]] = {}
 
-    def keep(self, replica: str, attachment: Attachment) -> None:
+    def keep(self, replica: str, attachment: Attachment) -> bool:
+        if attachment.namespace:
+            return False
         self._attached[replica] = attachment
         self._remembered[replica] = attachment.address
+        return True
+
+    def settle(self, replicas: Collection[str]) -> None:
+        """Nothing of loopback capture outlives its processes."""
 
     def attach(self, spec: ReplicaSpec) -> Attachment:
         ports = spec.port_numbers()
@@ -155,6 +213,22 @@ class LoopbackCapture:
     def environment(self, attachment: Attachment) -> Mapping[str, str]:
         proxy = f"http://{attachment.user}:{attachment.secret}@{attachment.address}:{attachment.outbound_port}"
         return {"HTTP_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": _NO_PROXY, "no_proxy": _NO_PROXY}
+
+    def door(self, replica: str, attachment: Attachment) -> ProxyDoor:
+        places = self._places
+        return ProxyDoor(places.xds_socket(replica), places.admin_socket(replica), places.bootstrap(replica))
+
+    def application(self, attachment: Attachment, launch: Launch) -> Launch:
+        return launch
+
+    def proxy(self, attachment: Attachment, launch: Launch) -> Launch:
+        return launch
+
+    def socket(self, attachment: Attachment, family: int, kind: int) -> socket.socket | None:
+        return None
+
+    def connection_tables(self, attachment: Attachment, pid: int) -> Collection[Path] | None:
+        return None
 
     def release(self, replica: str) -> None:
         self._attached.pop(replica, None)

@@ -85,6 +85,7 @@ class Host:
             self._tasks = tasks
             self._adopt(children)
             await self._end_strays()
+            self._context.capture.settle(self._replicas.keys())
             services = [tasks.create_task(self._keep_logs_short(), name="logs")]
             guarding = None
             if self._guardian is not None:
@@ -116,7 +117,12 @@ class Host:
             except SpecError as error:
                 _log.error("replica of an earlier agent not adopted", replica=record.id, reason=str(error))
                 continue
-            self._context.capture.keep(record.id, record.attachment)
+            if not self._context.capture.keep(record.id, record.attachment):
+                _log.warning(
+                    "replica of an earlier agent not adopted: its traffic was captured in another way",
+                    replica=record.id,
+                )
+                continue
             self._start(spec, record)
         if children.replicas:
             _log.info("adopted", replicas=len(self._replicas))

@@ -6,12 +6,15 @@ Used by `agent.application` as the `Ask` of its `ProbeRunner`, which bounds each
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Mapping
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 
 import aiohttp
 
-from headrace.agent.capture import APP_ADDRESS, Attachment
+from headrace.agent.capture import APP_ADDRESS, Attachment, CaptureStrategy
 from headrace.agent.environment import application_command
 from headrace.agent.process import Launch, StartFailed, spawn
 from headrace.model.workload import Probe
@@ -20,15 +23,42 @@ _LINE_LIMIT = 16384
 _AGENT = "headrace-probe/1"
 
 
-class Prober:
-    """Questions to one application process. `session` is the agent's, without proxies from the environment."""
+@dataclass(frozen=True, slots=True)
+class ProbeWay:
+    """The way to one application: `session` is the agent's, without proxies from the environment."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, attachment: Attachment, command: Launch, environment: Mapping[str, str]
-    ) -> None:
+    session: aiohttp.ClientSession
+    capture: CaptureStrategy
+    attachment: Attachment
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """A client that sees the application's 127.0.0.1."""
+        found = self.capture.socket(self.attachment, socket.AF_INET, socket.SOCK_STREAM)
+        if found is None:
+            yield self.session
+            return
+        async with probe_session(found) as session:
+            yield session
+
+    async def connect(self, port: int) -> None:
+        """Open a connection and close it again; OSError where nobody listens."""
+        found = self.capture.socket(self.attachment, socket.AF_INET, socket.SOCK_STREAM)
+        if found is None:
+            _, writer = await asyncio.open_connection(APP_ADDRESS, port)
+            writer.close()
+            return
+        with found:
+            await asyncio.get_running_loop().sock_connect(found, (APP_ADDRESS, port))
+
+
+class Prober:
+    """Questions to one application process."""
+
+    def __init__(self, way: ProbeWay, command: Launch, environment: Mapping[str, str]) -> None:
         """`command` is the application's own launch: exec probes run in its directory and environment."""
-        self._session = session
-        self._attachment = attachment
+        self._way = way
+        self._attachment = way.attachment
         self._command = command
         self._environment = environment
         self._count = itertools.count(1)
@@ -40,16 +70,18 @@ class Prober:
             return await self._run(probe.command)
         if probe.http_path:
             return await self._get(probe, port)
-        return await _connect(port)
+        return await self._connect(port)
 
     async def _get(self, probe: Probe, port: int) -> str:
         """Kubernetes' rule: 200 to 399 is success. The body is not read, and redirections count as they are."""
         path = probe.http_path if probe.http_path.startswith("/") else f"/{probe.http_path}"
         headers = {"User-Agent": _AGENT, "Connection": "close", **dict(probe.http_headers)}
         try:
-            async with self._session.get(
-                f"http://{APP_ADDRESS}:{port}{path}", headers=headers, allow_redirects=False
-            ) as response:
+            url = f"http://{APP_ADDRESS}:{port}{path}"
+            async with (
+                self._way.client() as session,
+                session.get(url, headers=headers, allow_redirects=False) as response,
+            ):
                 return "" if 200 <= response.status < 400 else f"GET {path} answered {response.status}"
         except aiohttp.ClientConnectorError:
             return f"nothing listens on {APP_ADDRESS}:{port} ($PORT)"
@@ -62,7 +94,7 @@ class Prober:
             words, f"{self._command.mark}probe-{next(self._count)}:", self._environment, self._command.directory
         )
         try:
-            child = spawn(launch)
+            child = spawn(self._way.capture.application(self._attachment, launch))
         except StartFailed as error:
             return str(error)
         try:
@@ -72,20 +104,20 @@ class Prober:
             await asyncio.shield(child.sweep())
             child.close()
 
-
-async def _connect(port: int) -> str:
-    try:
-        _, writer = await asyncio.open_connection(APP_ADDRESS, port)
-    except OSError:
-        return f"nothing listens on {APP_ADDRESS}:{port} ($PORT)"
-    writer.close()
-    return ""
+    async def _connect(self, port: int) -> str:
+        try:
+            await self._way.connect(port)
+        except OSError:
+            return f"nothing listens on {APP_ADDRESS}:{port} ($PORT)"
+        return ""
 
 
-def probe_session() -> aiohttp.ClientSession:
-    """A client for probes: new connections each time, bounded headers, no proxy, no cookies."""
+def probe_session(own: socket.socket | None = None) -> aiohttp.ClientSession:
+    """A client for probes: new connections each time, bounded headers, no proxy, no cookies. With a socket of `own` it
+    is for one question."""
+    factory = None if own is None else (lambda _: own)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False),
+        connector=aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False, socket_factory=factory),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         max_line_size=_LINE_LIMIT,

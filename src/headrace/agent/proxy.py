@@ -7,17 +7,17 @@ memory segment and an abstract socket that any local process can reach and that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace import __version__
 from headrace.agent.admin import Admin
+from headrace.agent.capture import ProxyDoor
 from headrace.agent.process import Child, Launch, spawn
 from headrace.agent.spec import ReplicaSpec
 from headrace.envoy.bootstrap import BootstrapSettings, bootstrap_json
 from headrace.floor.files import write_private
-from headrace.floor.places import Places
 from headrace.model.names import CLUSTER_DOMAIN
 
 _DRAIN_SECONDS = 3600
@@ -37,18 +37,19 @@ class ProxySettings:
 class Proxy:
     """One Envoy process and the way to talk to it. Needs a running event loop."""
 
-    def __init__(self, replica: str, places: Places, settings: ProxySettings) -> None:
-        self._replica = replica
-        self._places = places
+    def __init__(self, door: ProxyDoor, log: Path, settings: ProxySettings) -> None:
+        self._door = door
+        self._log = log
         self._settings = settings
         self.child: Child | None = None
-        self.admin = Admin(places.admin_socket(replica))
+        self.admin = Admin(door.admin)
 
-    def start(self, spec: ReplicaSpec, address: str, mark: str) -> Child:
-        """Write the bootstrap and start Envoy; StartFailed where that is impossible."""
-        self._places.admin_socket(self._replica).unlink(missing_ok=True)
-        bootstrap = self._places.bootstrap(self._replica)
+    def start(self, spec: ReplicaSpec, address: str, mark: str, wrap: Callable[[Launch], Launch]) -> Child:
+        """Write the bootstrap and start Envoy, in the way that `wrap` says; StartFailed where that is impossible."""
+        self._door.admin.unlink(missing_ok=True)
+        bootstrap = self._door.bootstrap
         write_private(bootstrap, bootstrap_json(self._bootstrap(spec, address)))
+        self._door.hand_over(bootstrap)
         command = (
             str(self._settings.binary),
             "--config-path",
@@ -63,8 +64,7 @@ class Proxy:
             "--log-level",
             self._settings.log_level,
         )
-        launch = Launch(command, mark, self._settings.environment, log=self._places.proxy_log(self._replica))
-        self.child = spawn(launch)
+        self.child = spawn(wrap(Launch(command, mark, self._settings.environment, log=self._log)))
         return self.child
 
     async def end(self, grace: float) -> None:
@@ -72,8 +72,8 @@ class Proxy:
         if self.child is not None:
             await self.child.stop(grace)
         await self.close()
-        self._places.admin_socket(self._replica).unlink(missing_ok=True)
-        self._places.bootstrap(self._replica).unlink(missing_ok=True)
+        self._door.admin.unlink(missing_ok=True)
+        self._door.bootstrap.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Leave the process alone and stop talking to it."""
@@ -85,8 +85,8 @@ class Proxy:
         return BootstrapSettings(
             node_id=f"{kind}~{address}~{spec.name}.{spec.namespace}~{domain}",
             cluster=f"{spec.workload}.{spec.namespace}",
-            xds_socket=self._places.xds_socket(spec.id),
-            admin_socket=self._places.admin_socket(spec.id),
+            xds_socket=self._door.xds,
+            admin_socket=self._door.admin,
             metadata={
                 "NAME": spec.name,
                 "NAMESPACE": spec.namespace,

@@ -45,12 +45,13 @@ class Replica:
         self.id = spec.id
         self._context = context
         self._machine = Machine(not spec.is_gateway, context.restarts, context.proxy_restarts, context.source)
-        self._proxy = Proxy(spec.id, context.places, context.proxy)
+        self._door = context.capture.door(spec.id, attachment)
+        self._proxy = Proxy(self._door, context.places.proxy_log(spec.id), context.proxy)
         self._apps = Applications(spec, attachment, context, self._machine, self._proxy.admin)
         self._wanted = spec
         self._certificate: WorkloadCertificate | None = None
-        self._renewing: asyncio.Task[None] | None = None
         self._renewer: Renewer | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -133,6 +134,8 @@ class Replica:
             proxy_credentials=given.credentials(),
             app_ports=[wire.PortMapping(port=port, local=local) for port, local in given.app_ports if port],
             gateway_ports=[wire.PortMapping(port=port, local=local) for port, local in given.gateway_ports],
+            capture="netns" if given.namespace else "",
+            address6=given.address6,
             started_unix_ms=self._apps.started_ms,
             certificate_not_after_unix_ms=int(certificate.not_after * 1000) if certificate else 0,
             certificate_serial=certificate.serial if certificate else "",
@@ -143,8 +146,9 @@ class Replica:
         """Run until stopped. An unexpected exception leaves the processes running and is raised."""
         context = self._context
         try:
-            path = context.places.xds_socket(self.id)
+            path = self._door.xds
             async with replica_socket(path, self.id, context.control, context.secrets), asyncio.TaskGroup() as tasks:
+                self._door.hand_over(path)
                 self._tasks = tasks
                 self._apps.bind(self._spawn, self._wake.set)
                 self._renew(self.spec)
@@ -265,7 +269,10 @@ class Replica:
         context = self._context
         try:
             mark = context.mark("proxy", self.id)
-            child = self._proxy.start(self.spec, self._apps.attachment.address, mark)
+            given = self._apps.attachment
+            child = self._proxy.start(
+                self.spec, given.address, mark, lambda launch: context.capture.proxy(given, launch)
+            )
         except (StartFailed, OSError) as error:
             self._machine.proxy_ended(context.clock.monotonic(), str(error))
             return

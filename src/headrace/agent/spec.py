@@ -46,6 +46,7 @@ class ReplicaSpec:
     startup: Probe | None = None
     grace_period: float = _DEFAULT_GRACE
     bind: str = "127.0.0.1"
+    annotations: Pairs = ()
     message: bytes = field(default=b"", repr=False)
 
     @property
@@ -96,6 +97,7 @@ def parse_replica(replica: wire.Replica) -> ReplicaSpec:
         startup=_probe(replica.startup) if replica.HasField("startup") else None,
         grace_period=replica.grace_period_ms / 1000,
         bind=replica.bind or "127.0.0.1",
+        annotations=tuple(sorted(replica.annotations.items())),
         message=replica.SerializeToString(deterministic=True),
     )
 

@@ -6,6 +6,7 @@ Called by it once the control plane, which takes as long, has been started besid
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import secrets
@@ -15,12 +16,14 @@ from pathlib import Path
 
 import aiohttp
 
-from headrace.agent.capture import LoopbackCapture
+from headrace.agent.capture import CaptureStrategy, LoopbackCapture
 from headrace.agent.context import HostContext
 from headrace.agent.engine_loads import VARIABLE, EngineLoads
 from headrace.agent.guardian import Guardian
 from headrace.agent.host import Host, HostLimits
 from headrace.agent.link import ControlLink, HostFacts
+from headrace.agent.netns.capture import NetnsCapture
+from headrace.agent.netns.names import names_forwarder
 from headrace.agent.prober import probe_session
 from headrace.agent.proxy import ProxySettings
 from headrace.agent.sds import SecretStore
@@ -38,7 +41,8 @@ _ENVOY_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
 @dataclass(frozen=True, slots=True)
 class HostStart:
     """What is there when a host is made. `name`: the host's; `mesh_mark` starts the mark of every process of this mesh,
-    `mark(role, replica)` makes a new one; `log_bytes`: size beyond which a log is rotated."""
+    `mark(role, replica)` makes a new one; `log_bytes`: size beyond which a log is rotated;
+    `capture`: how traffic reaches proxies (`loopback` or `netns`)."""
 
     places: Places
     name: str
@@ -47,15 +51,28 @@ class HostStart:
     mesh_mark: str
     mark: Callable[[str, str], str]
     log_bytes: int
+    capture: str = "loopback"
 
 
 async def run_host(start: HostStart, stop: asyncio.Event, hurry: asyncio.Event) -> None:
     """Run until `stop`, then end everything gracefully (`hurry`: without waiting for requests in flight)."""
-    async with probe_session() as session:
-        await _host(start, session).run(stop, hurry)
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(probe_session())
+        capture: CaptureStrategy = LoopbackCapture(start.places.state, _token)
+        if start.capture == "netns":
+            capture = netns = NetnsCapture(start.places, _token)
+            net = netns.open()
+            await stack.enter_async_context(names_forwarder(str(net.gateway)))
+        await _host(start, session, capture).run(stop, hurry)
+        if start.capture == "netns":
+            netns.close()
 
 
-def _host(start: HostStart, session: aiohttp.ClientSession) -> Host:
+def _token() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _host(start: HostStart, session: aiohttp.ClientSession, capture: CaptureStrategy) -> Host:
     clock, source = SystemClock(), random.Random()  # noqa: S311 - spreads load in time, hides nothing
     module = check_module(start.places.agent / "module-check.json")
     facts = HostFacts(start.name, PINNED_VERSION, module.usable, module.problem)
@@ -68,7 +85,7 @@ def _host(start: HostStart, session: aiohttp.ClientSession) -> Host:
         places=start.places,
         clock=clock,
         source=source,
-        capture=LoopbackCapture(start.places.state, lambda: secrets.token_urlsafe(32)),
+        capture=capture,
         control=link,
         secrets=SecretStore(clock),
         session=session,

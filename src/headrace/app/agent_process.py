@@ -32,12 +32,14 @@ from headrace.floor.processes import ProcessMark, write_mark
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
     """How one agent runs. `control_plane` is the command of the control plane that it starts and keeps running; empty:
-    somebody else runs it. `log_bytes`: size beyond which a log is rotated."""
+    somebody else runs it. `log_bytes`: size beyond which a log is rotated. `capture`: how traffic reaches proxies
+    (`loopback` or `netns`)."""
 
     state: Path
     host: str = "local"
     control_plane: Sequence[str] = ()
     log_bytes: int = 32 << 20
+    capture: str = "loopback"
 
 
 def run_agent(options: AgentOptions) -> None:
@@ -92,7 +94,7 @@ async def _run(options: AgentOptions, places: Places, envoy: Path) -> None:
     # Not before: this takes as long as the control plane takes to load itself, at the same time.
     from headrace.app.agent_host import HostStart, run_host
 
-    start = HostStart(places, options.host, envoy, guardian, mesh_mark, mark, options.log_bytes)
+    start = HostStart(places, options.host, envoy, guardian, mesh_mark, mark, options.log_bytes, options.capture)
     await run_host(start, stop, hurry)
 
 

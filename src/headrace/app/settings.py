@@ -6,6 +6,7 @@ Written by `headrace up`, read by the control plane and the agent.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +21,7 @@ class MeshSettings(BaseModel):
 
     `documents`: directories or files that are followed; `mesh_config`: a MeshConfig file; `gateway_bind`: the address
     of gateway listeners; `certificate_lifetime`: life of workload certificates (rotated at half of it);
+    `capture`: how traffic reaches the proxies of this machine (`loopback` or `netns`);
     `strict_mtls`: add a root PeerAuthentication STRICT where the documents bring none; `ca_directory`: a plugged-in
     root (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem).
     """
@@ -32,6 +34,7 @@ class MeshSettings(BaseModel):
     gateway_bind: str = "127.0.0.1"
     certificate_lifetime: float = Field(default=86400.0, gt=0)
     strict_mtls: bool = True
+    capture: Literal["loopback", "netns"] = "loopback"
     ca_directory: str | None = None
 
     def save(self, places: Places) -> None:

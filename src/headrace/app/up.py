@@ -42,11 +42,13 @@ class MeshProcess:
     places: Places
     asked: threading.Event = field(default_factory=threading.Event)
     _agent: subprocess.Popen[bytes] | None = None
+    _capture: str = "loopback"
 
     def start(self, settings: MeshSettings) -> None:
         """Start the agent; CommandFailed where a mesh already runs here."""
         refuse_second(self.places)
         settings.save(self.places)
+        self._capture = settings.capture
         become_subreaper()  # children of a killed agent come to us, not to a PID 1 that may never wait for them
         own = ProcessMark.of(os.getpid())
         assert own is not None
@@ -58,7 +60,16 @@ class MeshProcess:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._agent = subprocess.Popen(
-                [sys.executable, "-m", "headrace", "agent", "--state", str(self.places.state)],
+                [
+                    sys.executable,
+                    "-m",
+                    "headrace",
+                    "agent",
+                    "--state",
+                    str(self.places.state),
+                    "--capture",
+                    self._capture,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=handle,
@@ -126,6 +137,10 @@ class MeshProcess:
                 self._agent.wait()
         self.places.pid_file("up").unlink(missing_ok=True)
         return graceful
+
+
+def _agent_command(places: Places, capture: str) -> list[str]:
+    return [sys.executable, "-m", "headrace", "agent", "--state", str(places.state), "--capture", capture]
 
 
 def _path_with_headrace() -> str:

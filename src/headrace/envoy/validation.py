@@ -86,7 +86,10 @@ def _add(static: Any, prefix: str, resources: ResourceSet, addresses: Any) -> No
     for name, resource in resources.of_type(LISTENER).items():
         listener = listener_pb2.Listener.FromString(resource.body)
         listener.name = f"{prefix}/{name}"
+        protocol = listener.address.socket_address.protocol
         listener.address.CopyFrom(next(addresses))
+        listener.address.socket_address.protocol = protocol
+        listener.ClearField("additional_addresses")
         static.listeners.append(listener)
     for name, resource in resources.of_type(ROUTE).items():
         routes = route_pb2.RouteConfiguration.FromString(resource.body)

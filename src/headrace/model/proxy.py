@@ -34,12 +34,16 @@ class Capture:
     For LOOPBACK: `outbound_port` is where the application's HTTP_PROXY points (on the proxy's own address),
     `credentials` is the htpasswd line (`user:{SHA}...`) that the outbound listener demands, and `app_ports` maps each
     port of the workload to the one the process really listens on at 127.0.0.1.
+
+    For TRANSPARENT with `own_namespace`: the proxy shares a network namespace with its application only; it speaks IPv4
+    and IPv6 there and answers for names, and `app_ports` says where the process listens on 127.0.0.1.
     """
 
     kind: CaptureKind = CaptureKind.TRANSPARENT
     outbound_port: int = 15001
     credentials: str = ""
     app_ports: tuple[tuple[int, int], ...] = ()
+    own_namespace: bool = False
 
 
 @dataclass(frozen=True, slots=True)

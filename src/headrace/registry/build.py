@@ -18,12 +18,17 @@ from headrace.registry.snapshot import MeshSnapshot
 
 
 def build_snapshot(
-    revision: Revision, observed: Mapping[str, ObservedReplica], previous: MeshSnapshot | None = None
+    revision: Revision,
+    observed: Mapping[str, ObservedReplica],
+    previous: MeshSnapshot | None = None,
+    *,
+    addressed: bool = False,
 ) -> MeshSnapshot:
-    """The mesh that `revision` declares and the agents observed; equal parts are the objects of `previous`."""
+    """The mesh that `revision` declares and the agents observed; equal parts are the objects of `previous`.
+    `addressed`: services that declare no address get one, for replicas that find them by name."""
     last = cast("Joined | None", previous.basis) if previous is not None else None
     documents = group(revision.resources, last.documents if last else Documents())
-    joined = join(documents, revision.mesh, observed, last)
+    joined = join(documents, revision.mesh, observed, last, addressed=addressed)
     services = joined.declared.table.by_host
     secrets = {(secret.meta.namespace, secret.meta.name): secret for secret in documents.secrets}
     namespaces = _namespaces(revision.resources)

@@ -64,8 +64,9 @@ class Joined:
     accounts: Mapping[ServiceKey, Accounts] = field(default_factory=dict)
 
 
-def declare(documents: Documents, mesh: MeshConfig, previous: Declared | None) -> Declared:
-    """The declared half; `previous` itself where none of the documents that it depends on changed."""
+def declare(documents: Documents, mesh: MeshConfig, previous: Declared | None, *, addressed: bool = False) -> Declared:
+    """The declared half; `previous` itself where none of the documents that it depends on changed. `addressed`:
+    services without an address get one."""
     basis = (
         mesh,
         documents.services,
@@ -74,10 +75,11 @@ def declare(documents: Documents, mesh: MeshConfig, previous: Declared | None) -
         documents.static_workloads,
         documents.declared_endpoints,
         documents.peer_authentications,
+        addressed,
     )
     if previous is not None and all(one is other for one, other in zip(basis, previous.basis, strict=True)):
         return previous
-    table = build_services(documents, previous.table if previous else ServiceTable())
+    table = build_services(documents, previous.table if previous else ServiceTable(), addressed=addressed)
     policies = PolicyCache(mesh, documents.peer_authentications)
     statics, workloads = LabelIndex(), LabelIndex()
     for static in documents.static_workloads:
@@ -149,10 +151,15 @@ def _with_aliases(names: Iterable[str], mesh: MeshConfig) -> Accounts:
 
 
 def join(
-    documents: Documents, mesh: MeshConfig, observed: Mapping[str, ObservedReplica], previous: Joined | None
+    documents: Documents,
+    mesh: MeshConfig,
+    observed: Mapping[str, ObservedReplica],
+    previous: Joined | None,
+    *,
+    addressed: bool = False,
 ) -> Joined:
     """Documents and replicas joined; whatever is equal to the previous join is the same object."""
-    declared = declare(documents, mesh, previous.declared if previous else None)
+    declared = declare(documents, mesh, previous.declared if previous else None, addressed=addressed)
     if previous is not None and declared is previous.declared:
         members, touched = _update_members(declared, observed, previous)
         if not touched:

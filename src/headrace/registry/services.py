@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from headrace.model.resource import Labels, selects
 from headrace.model.service import Service, ServiceEntry, ServicePort
 from headrace.model.workload import Workload
+from headrace.registry.addresses import virtual_addresses
 from headrace.registry.documents import Documents
 
 ServiceKey = tuple[str, str]
@@ -55,8 +56,9 @@ class LabelIndex:
         return [thing for labels, thing in min(candidates, key=len) if selects(selector, labels)]
 
 
-def build_services(documents: Documents, previous: ServiceTable) -> ServiceTable:
-    """The services that the documents declare; unchanged ones are the previous table's objects."""
+def build_services(documents: Documents, previous: ServiceTable, *, addressed: bool = False) -> ServiceTable:
+    """The services that the documents declare; unchanged ones are the previous table's objects. `addressed`: those
+    without an address get one (`registry.addresses`)."""
     workloads = LabelIndex()
     for workload in documents.workloads:
         workloads.add(workload.meta.namespace, workload.labels or {}, workload)
@@ -83,11 +85,24 @@ def build_services(documents: Documents, previous: ServiceTable) -> ServiceTable
         key = (alone, place[1], "")
         made[key] = previous.made.get(key) or _merged(alone)
         found[place] = made[key]
+    if addressed:
+        _give_addresses(found, made, previous)
     by_host: dict[str, list[Service]] = {}
     for service in sorted(found.values(), key=lambda item: item.meta.age()):
         by_host.setdefault(service.host, []).append(service)
     tuples = {host: tuple(by_host[host]) for host in sorted(by_host)}
     return ServiceTable({host: _same(previous.by_host.get(host), new) for host, new in tuples.items()}, parts_of, made)
+
+
+def _give_addresses(
+    found: dict[ServiceKey, Service], made: dict[tuple[object, str, str], Service], previous: ServiceTable
+) -> None:
+    """Replace services without an address by themselves with one."""
+    given = virtual_addresses(sorted(found.values(), key=lambda item: item.meta.age()))
+    for place, addresses in given.items():
+        key = ((found[place], addresses), place[1], "")
+        made[key] = previous.made.get(key) or replace(found[place], addresses=addresses)
+        found[place] = made[key]
 
 
 def _can_merge(one: ServiceEntry, other: ServiceEntry) -> bool:

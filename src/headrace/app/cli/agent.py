@@ -18,6 +18,7 @@ def agent(
         bool, typer.Option("--control-plane/--no-control-plane", help="Start the control plane and keep it running.")
     ] = True,
     log_mib: Annotated[int, typer.Option(min=1, help="Rotate logs beyond this size (one older file is kept).")] = 32,
+    capture: Annotated[str, typer.Option(help="How traffic reaches the proxies: loopback or netns.")] = "loopback",
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")] = False,
 ) -> None:
     """Run this host's agent: it starts applications and their Envoys, and the control plane, and keeps them running.
@@ -27,6 +28,7 @@ def agent(
     import os
 
     from headrace.app.agent_process import AgentOptions, headrace_command, run_agent
+    from headrace.app.capture_choice import choose
     from headrace.app.cli import CommandFailed
     from headrace.envoy.binary import EnvoyError
     from headrace.floor.logs import configure
@@ -35,6 +37,6 @@ def agent(
     configure("agent", json=log_json, debug=bool(os.environ.get("HEADRACE_DEBUG")))
     command = headrace_command("control-plane", "--state", str(state.resolve())) if control_plane else ()
     try:
-        run_agent(AgentOptions(state, host, command, log_mib << 20))
+        run_agent(AgentOptions(state, host, command, log_mib << 20, choose(capture).kind))
     except (StateError, EnvoyError) as error:
         raise CommandFailed(str(error)) from error

@@ -29,12 +29,16 @@ def up(
     timeout: Annotated[float, typer.Option(help="Seconds that --wait waits.")] = 120.0,
     gateway_bind: Annotated[str, typer.Option(help="Address that gateways listen on.")] = "127.0.0.1",
     certificate_lifetime: Annotated[str, typer.Option(help="Life of workload certificates, e.g. 24h.")] = "24h",
+    capture: Annotated[
+        str, typer.Option(help="How traffic reaches the proxies: netns (needs root), loopback, or auto.")
+    ] = "loopback",
     mesh_config: Annotated[Path | None, typer.Option(help="File with Istio's MeshConfig.")] = None,
     ca_directory: Annotated[
         Path | None, typer.Option(help="Plugged-in root: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem.")
     ] = None,
 ) -> None:
     """Run the mesh: control plane, certificates, a proxy beside every replica, the gateways. Ctrl-C stops it all."""
+    from headrace.app.capture_choice import choose
     from headrace.app.settings import MeshSettings
     from headrace.app.up import MeshProcess, wait_ready
     from headrace.app.up import detach as start_detached
@@ -50,16 +54,20 @@ def up(
         places = Places.open(state)
     except (StateError, OSError) as error:
         raise CommandFailed(f"cannot use the state directory: {error}") from error
+    chosen = choose(capture)
     settings = MeshSettings(
         documents=(str(directory.resolve()),),
         mesh_config=str(mesh_config.resolve()) if mesh_config else None,
         gateway_bind=gateway_bind,
         certificate_lifetime=lifetime,
         ca_directory=str(ca_directory.resolve()) if ca_directory else None,
+        capture=chosen.kind,
     )
+    if chosen.reason:
+        print(f"headrace: {chosen.kind} capture: {chosen.reason}", file=sys.stderr)
     if detach:
         arguments = [str(directory.resolve()), "--state", str(places.state), "--gateway-bind", gateway_bind]
-        arguments += ["--certificate-lifetime", certificate_lifetime]
+        arguments += ["--certificate-lifetime", certificate_lifetime, "--capture", chosen.kind]
         for name, path in (("--mesh-config", mesh_config), ("--ca-directory", ca_directory)):
             arguments += [name, str(path.resolve())] if path else []
         mark = start_detached(arguments, places)

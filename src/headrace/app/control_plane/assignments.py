@@ -22,6 +22,8 @@ from headrace.model.resource import Labels, selects
 from headrace.model.workload import Probe, Workload, WorkloadPort, WorkloadRole
 from headrace.wire import agent_v1_pb2 as wire
 
+CAPTURE_PREFIX = "traffic.sidecar.istio.io/"
+
 
 @dataclass(frozen=True)
 class PlannedReplica:
@@ -47,6 +49,8 @@ class PlannedReplica:
             "labels": sorted(self.labels.items()),
         }
         if self.spec is not None and self.role is WorkloadRole.SIDECAR:
+            if rules := _capture_rules(self.spec):
+                parts["annotations"] = sorted(rules.items())
             parts |= {
                 "command": self.spec.command,
                 "env": self.spec.env,
@@ -155,6 +159,7 @@ def _replica(item: PlannedReplica, gateway_bind: str) -> wire.Replica:
         grace_period_ms=int((spec.grace_period if spec else 30.0) * 1000),
     )
     if spec is not None and item.role is WorkloadRole.SIDECAR:
+        replica.annotations.update(_capture_rules(spec))
         replica.command.extend(spec.command)
         replica.env.extend(wire.Variable(name=name, value=value) for name, value in spec.env)
         replica.directory = spec.directory
@@ -163,6 +168,11 @@ def _replica(item: PlannedReplica, gateway_bind: str) -> wire.Replica:
             if probe is not None:
                 getattr(replica, field).CopyFrom(_probe(probe))
     return replica
+
+
+def _capture_rules(spec: Workload) -> Labels:
+    """Istio's annotations of what transparent capture leaves alone."""
+    return {name: value for name, value in spec.meta.annotations.items() if name.startswith(CAPTURE_PREFIX)}
 
 
 def _probe(probe: Probe) -> wire.Probe:

@@ -14,6 +14,9 @@ from headrace.model.workload import WorkloadRole
 from headrace.registry.observed import ObservedReplica, ReplicaState
 from headrace.wire import agent_v1_pb2 as wire
 
+NETNS = "netns"
+"""`ReplicaReport.capture` of a replica with a network namespace of its own."""
+
 
 @dataclass(slots=True)
 class HostEntry:
@@ -150,6 +153,12 @@ class HostBook:
         self._observed = found
         return found
 
+    @property
+    def names_resolved(self) -> bool:
+        """Whether any replica has a namespace of its own, where services are found by their names: they then need
+        addresses."""
+        return any(report.capture == NETNS for host in self.hosts.values() for report in host.replicas.values())
+
     def proxies(self) -> Mapping[str, Proxy]:
         """Every proxy that has an address, by replica id."""
         found: dict[str, tuple[tuple[object, ...], Proxy]] = {}
@@ -162,6 +171,8 @@ class HostBook:
                 report.address,
                 report.outbound_port,
                 report.proxy_credentials,
+                report.capture,
+                report.address6,
                 tuple((port.port, port.local) for port in report.app_ports),
                 tuple((port.port, port.local) for port in report.gateway_ports),
                 entry.module,
@@ -178,14 +189,16 @@ class HostBook:
             workload=plan.workload,
             identity=plan.identity,
             labels=dict(plan.labels),
-            addresses=(report.address,),
-            capture=Capture(
-                kind=CaptureKind.LOOPBACK,
-                outbound_port=report.outbound_port,
-                credentials=report.proxy_credentials,
-                app_ports=tuple((port.port, port.local) for port in report.app_ports),
-            ),
+            addresses=(report.address, report.address6) if report.address6 else (report.address,),
+            capture=_capture(report),
             module=module,
             bind=self._bind if plan.role is WorkloadRole.GATEWAY else report.address,
             port_map=tuple((port.port, port.local) for port in report.gateway_ports),
         )
+
+
+def _capture(report: wire.ReplicaReport) -> Capture:
+    app_ports = tuple((port.port, port.local) for port in report.app_ports)
+    if report.capture == NETNS:
+        return Capture(CaptureKind.TRANSPARENT, app_ports=app_ports, own_namespace=True)
+    return Capture(CaptureKind.LOOPBACK, report.outbound_port, report.proxy_credentials, app_ports)

@@ -30,6 +30,7 @@ from headrace.wire import agent_v1_pb2 as wire
 LOOPBACK_NOTE = (
     "loopback capture: traffic is captured by HTTP_PROXY, local processes of this user are not isolated from each other"
 )
+NETNS_NOTE = "netns capture: every replica has a network namespace and a user of its own; all its TCP goes by its proxy"
 _COLUMNS = {"clusters": CLUSTER, "endpoints": ENDPOINT, "listeners": LISTENER, "routes": ROUTE}
 
 
@@ -71,7 +72,7 @@ class Mesh:
         }
 
     def _notes(self) -> list[str]:
-        notes = [LOOPBACK_NOTE]
+        notes = [LOOPBACK_NOTE if self.settings.capture == "loopback" else NETNS_NOTE]
         if not self.plan.value:
             notes.append(f"nothing to run: no Workload and no Gateway in {', '.join(self.settings.documents)}")
         return notes + [

@@ -57,7 +57,9 @@ class Pipeline:
     def run(self) -> int:
         """Bring every known proxy up to date; the generation that was published (the last one where not open)."""
         started = time.perf_counter()
-        self.snapshot = build_snapshot(self.store.revision(), self.hosts.observed(), self.snapshot)
+        self.snapshot = build_snapshot(
+            self.store.revision(), self.hosts.observed(), self.snapshot, addressed=self.hosts.names_resolved
+        )
         if not self.open:
             return self.generation
         sets: dict[str, ResourceSet] = {}

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resources, ResourceSet, XdsResource
-from headrace.envoy.translate import file_secrets, gateways, inbound, loopback, outbound, secrets
+from headrace.envoy.translate import file_secrets, gateways, guard_filters, inbound, loopback, outbound, own_namespace, secrets
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
 from headrace.envoy.translate.memo import Memo
@@ -63,7 +63,8 @@ class Translator:
         named = self.memo.latest("targets by name", scope.key, scope.targets, targets_by_name, scope.targets)
         placed = self.memo.latest("headless", scope.key, scope.targets, outbound.headless_targets, scope.targets)
         key = (scope, *(view.endpoints.get(target.key, ()) for target in (named + placed if transparent else named)))
-        return self.memo.latest("shared", (scope.key, transparent, module), key, self._build_shared, view, transparent)
+        slot = (scope.key, transparent, view.instance.capture.own_namespace, module)
+        return self.memo.latest("shared", slot, key, self._build_shared, view, transparent)
 
     def _build_shared(self, view: ProxyView, transparent: bool) -> Mapping[str, Resources]:
         scope = view.scope
@@ -76,6 +77,8 @@ class Translator:
             tables = port_tables(self.memo, scope)
             shared = outbound.shared_tables(scope, tables)
             listeners = outbound.resources(self.memo, view, shared)
+            if view.instance.capture.own_namespace:
+                listeners = own_namespace.both_families(self.memo, listeners)
             found[LISTENER] = self._mapping(scope, LISTENER, listeners, view.instance.module)
             found[ROUTE] = self._mapping(scope, ROUTE, self._routes(scope, tables, shared))
         return found
@@ -107,13 +110,15 @@ class Translator:
 
     def _own(self, view: ProxyView) -> list[XdsResource]:
         """What depends on the proxy's own side: gateway listeners, inbound listeners and clusters, secrets."""
-        found = [*file_secrets.resources(self.memo, view.scope)]
+        found = [*file_secrets.resources(self.memo, view.scope), *guard_filters.resources(self.memo, view)]
         if view.scope.secrets:
             found += secrets.resources(self.memo, view)
         if view.scope.is_gateway:
             found += gateways.resources(self.memo, view)
         elif view.instance.capture.kind is CaptureKind.LOOPBACK:
             found += loopback.resources(self.memo, view)
+        elif view.instance.capture.own_namespace:
+            found += own_namespace.resources(self.memo, view)
         else:
             found += inbound.resources(self.memo, view)
         return found

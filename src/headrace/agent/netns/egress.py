@@ -1,0 +1,84 @@
+"""The way from a mesh's namespaces to the world outside: forwarding and address translation on this machine.
+
+Called by `capture` (open) and `leftovers` (close). Forwarding is switched on for the mesh's own interface and for those
+that lead outside, never for the whole machine, and for connections that replicas open, never for others; what was
+switched on is written down first and switched off again at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from headrace.agent.netns import links
+from headrace.agent.netns.plan import MeshNet
+from headrace.floor.files import write_private
+
+_RECORD = "forwarding.json"
+
+
+def open_way_out(net: MeshNet, records: Path) -> None:
+    """Let connections of replicas out, and nothing in."""
+    switched = _recorded(records)
+    for family in ("ipv4", "ipv6"):
+        for interface in (net.uplink, *links.outward_interfaces(family)):
+            setting = Path(f"/proc/sys/net/{family}/conf/{interface}/forwarding")
+            with contextlib.suppress(OSError):
+                if setting.read_text().strip() == "0":
+                    if interface != net.uplink and str(setting) not in switched:
+                        switched.append(str(setting))
+                        write_private(records / _RECORD, json.dumps(switched).encode())
+                    setting.write_text("1")
+    opened = {Path(path).parent.name for path in switched}
+    links.load_rules(None, forwarding(net, sorted(opened)))
+
+
+def close_way_out(mesh: str, records: Path) -> None:
+    """Undo it."""
+    with contextlib.suppress(links.LinkError):
+        links.load_rules(None, f"table inet {_table(mesh)} {{}}\ndelete table inet {_table(mesh)}\n")
+    for path in _recorded(records):
+        with contextlib.suppress(OSError):
+            Path(path).write_text("0")
+    (records / _RECORD).unlink(missing_ok=True)
+
+
+def forwarding(net: MeshNet, opened: list[str]) -> str:
+    """The table of this machine's own network: `opened` are interfaces that forward only because the mesh asked, so
+    that they forward for nobody else."""
+    up = net.uplink
+    ranges = [f"ip saddr {net.block}"] + ([f"ip6 saddr {net.unique}"] if net.unique is not None else [])
+    passing = [
+        f'iifname "{up}" oifname != "{up}" accept',
+        f'oifname "{up}" ct state established,related accept',
+        f'oifname "{up}" drop',
+        *(f'iifname "{name}" drop' for name in opened),
+    ]
+    translated = [f'{block} oifname != "{up}" masquerade' for block in ranges]
+    name = _table(net.mesh)
+    return (
+        f"table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n"
+        + _chain("passing", "type filter hook forward priority filter", passing)
+        + _chain("translated", "type nat hook postrouting priority srcnat", translated)
+        + "}\n"
+    )
+
+
+def _chain(name: str, hook: str, rules: list[str]) -> str:
+    return f"  chain {name} {{\n    {hook}; policy accept;\n" + "".join(f"    {rule}\n" for rule in rules) + "  }\n"
+
+
+def _table(mesh: str) -> str:
+    return f"headrace_{mesh}"
+
+
+def _recorded(records: Path) -> list[str]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((records / _RECORD).read_bytes())
+        return [
+            str(path)
+            for path in found
+            if isinstance(path, str) and path.startswith("/proc/sys/net/") and path.endswith("/forwarding")
+        ]
+    return []

@@ -1,0 +1,177 @@
+"""The redirection rules of one replica's namespace, as nft reads them. Pure.
+
+Called by `capture`. The rules are Istio's for a sidecar, with two more promises: what is neither TCP nor a question for
+a name does not leave the namespace, and nothing comes in but what the proxy takes (or an annotation excludes).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from headrace.agent.netns.plan import DNS_PORT, Place
+
+OUTBOUND = 15001
+INBOUND = 15006
+DNS = 15053
+PREFIX = "traffic.sidecar.istio.io/"
+TABLE = "headrace"
+LOCAL_SOURCE6 = "::6"
+_ALL = "*"
+
+
+class ExclusionError(ValueError):
+    """An annotation's value cannot be read; the message says which and how it should look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusions:
+    """What is left alone (Istio's annotations `traffic.sidecar.istio.io/...`). `include_*` None: everything."""
+
+    include_inbound: tuple[int, ...] | None = None
+    exclude_inbound: tuple[int, ...] = ()
+    include_outbound: tuple[int, ...] = ()
+    exclude_outbound: tuple[int, ...] = ()
+    include_ranges: tuple[str, ...] | None = None
+    exclude_ranges: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, annotations: Mapping[str, str]) -> Exclusions:
+        """Of a workload's annotations; ExclusionError where one cannot be read."""
+
+        def ports(name: str) -> tuple[int, ...] | None:
+            text = annotations.get(PREFIX + name)
+            return None if text is None or text.strip() == _ALL else _ports(name, text)
+
+        def ranges(name: str) -> tuple[str, ...] | None:
+            text = annotations.get(PREFIX + name)
+            return None if text is None or text.strip() == _ALL else _ranges(name, text)
+
+        return cls(
+            include_inbound=ports("includeInboundPorts"),
+            exclude_inbound=ports("excludeInboundPorts") or (),
+            include_outbound=ports("includeOutboundPorts") or (),
+            exclude_outbound=ports("excludeOutboundPorts") or (),
+            include_ranges=ranges("includeOutboundIPRanges"),
+            exclude_ranges=ranges("excludeOutboundIPRanges") or (),
+        )
+
+
+def ruleset(place: Place, exclusions: Exclusions) -> str:
+    """The whole table of a namespace; loading it replaces an earlier one at once."""
+    chains = [
+        _prerouting(exclusions),
+        _output(place, exclusions),
+        _leaving(place, exclusions),
+        _arriving(exclusions),
+    ]
+    body = "\n".join(chains)
+    return f"table inet {TABLE} {{}}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{body}\n}}\n"
+
+
+def _prerouting(exclusions: Exclusions) -> str:
+    rules = ['iifname "lo" return']
+    if exclusions.exclude_inbound:
+        rules.append(f"tcp dport {_set(exclusions.exclude_inbound)} return")
+    if exclusions.include_inbound is None:
+        rules.append(f"meta l4proto tcp redirect to :{INBOUND}")
+    elif exclusions.include_inbound:
+        rules.append(f"tcp dport {_set(exclusions.include_inbound)} redirect to :{INBOUND}")
+    return _chain("prerouting", "type nat hook prerouting priority dstnat", rules)
+
+
+def _output(place: Place, exclusions: Exclusions) -> str:
+    proxy, gateway = place.proxy_user, place.net.gateway
+    rules = [
+        # Who calls the replica's own address comes in through the proxy like everybody else (Istio's rule).
+        f'meta skuid {proxy} oifname "lo" ip daddr != 127.0.0.0/8 ip saddr != 127.0.0.6 '
+        f"meta l4proto tcp redirect to :{INBOUND}",
+        f'meta skuid {proxy} oifname "lo" ip6 daddr != ::1 ip6 saddr != {LOCAL_SOURCE6} '
+        f"meta l4proto tcp redirect to :{INBOUND}",
+        f"meta skuid {proxy} ip daddr {gateway} udp dport 53 dnat ip to {gateway}:{DNS_PORT}",
+        f"meta skuid {proxy} return",
+        f"udp dport 53 redirect to :{DNS}",
+        "ip daddr 127.0.0.0/8 return",
+        "ip6 daddr ::1 return",
+        'oifname "lo" return',
+    ]
+    if exclusions.exclude_outbound:
+        rules.append(f"tcp dport {_set(exclusions.exclude_outbound)} return")
+    rules += [f"{_to(block)} return" for block in exclusions.exclude_ranges]
+    if exclusions.include_ranges is None:
+        rules.append(f"meta l4proto tcp redirect to :{OUTBOUND}")
+    else:
+        if exclusions.include_outbound:
+            rules.append(f"tcp dport {_set(exclusions.include_outbound)} redirect to :{OUTBOUND}")
+        rules += [f"{_to(block)} meta l4proto tcp redirect to :{OUTBOUND}" for block in exclusions.include_ranges]
+    return _chain("output", "type nat hook output priority -100", rules)
+
+
+def _leaving(place: Place, exclusions: Exclusions) -> str:
+    """Packets without a socket (the kernel's own) carry no user, so that the last rule never meets them."""
+    rules = [
+        f"meta skuid {place.proxy_user} accept",
+        "ip daddr 127.0.0.0/8 accept",
+        "ip6 daddr ::1 accept",
+        'oifname "lo" accept',
+        "ct state established,related accept",
+    ]
+    if exclusions.exclude_outbound:
+        rules.append(f"meta l4proto {{ tcp, udp }} th dport {_set(exclusions.exclude_outbound)} accept")
+    rules += [f"{_to(block)} accept" for block in exclusions.exclude_ranges]
+    if exclusions.include_ranges is not None:
+        rules.append("meta l4proto tcp accept")
+    rules.append("meta skuid 0-4294967295 counter reject with icmpx admin-prohibited")
+    return _chain("leaving", "type filter hook output priority filter", rules)
+
+
+def _arriving(exclusions: Exclusions) -> str:
+    rules = [
+        'iifname "lo" accept',
+        "ct state established,related accept",
+        "ct status dnat accept",
+        "meta l4proto { icmp, icmpv6 } accept",
+    ]
+    if exclusions.exclude_inbound:
+        rules.append(f"meta l4proto {{ tcp, udp }} th dport {_set(exclusions.exclude_inbound)} accept")
+    if exclusions.include_inbound is not None:
+        rules.append("meta l4proto tcp accept")
+    rules.append("counter drop")
+    return _chain("arriving", "type filter hook input priority filter", rules)
+
+
+def _chain(name: str, hook: str, rules: Iterable[str]) -> str:
+    lines = "\n".join(f"    {rule}" for rule in rules)
+    return f"  chain {name} {{\n    {hook}; policy accept;\n{lines}\n  }}"
+
+
+def _set(ports: Iterable[int]) -> str:
+    return "{ " + ", ".join(str(port) for port in sorted(set(ports))) + " }"
+
+
+def _to(block: str) -> str:
+    return f"{'ip6' if ':' in block else 'ip'} daddr {block}"
+
+
+def _ports(name: str, text: str) -> tuple[int, ...]:
+    found = []
+    for part in filter(None, (item.strip() for item in text.split(","))):
+        if not part.isdecimal() or not 0 < int(part) < 65536:
+            raise ExclusionError(
+                f"annotation {PREFIX}{name}: {part[:20]!r} is no port: write numbers with commas between"
+            )
+        found.append(int(part))
+    return tuple(found)
+
+
+def _ranges(name: str, text: str) -> tuple[str, ...]:
+    found = []
+    for part in filter(None, (item.strip() for item in text.split(","))):
+        try:
+            found.append(str(ipaddress.ip_network(part, strict=False)))
+        except ValueError:
+            raise ExclusionError(
+                f"annotation {PREFIX}{name}: {part[:50]!r} is no block of addresses: write 10.0.0.0/8, commas between"
+            ) from None
+    return tuple(found)
