@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+from headrace.envoy.guards import OPEN, Guard, Guards
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import ConnectionPool, DestinationRule
 from headrace.model.gateway import Gateway
@@ -107,11 +108,13 @@ class Scope:
 class Inbound:
     """The server side of a sidecar's workload: its ports with the protocols that services in front declare, the
     mutual TLS it accepts, and by port the connection pools that DestinationRules give those services (both ends of a
-    connection have them: Istio's rule). Compared by value; interned by workload."""
+    connection have them: Istio's rule), and the policies that guard them. Of a gateway, only the `guard`. Compared by
+    value; interned by workload."""
 
     ports: tuple[WorkloadPortView, ...] = ()
     mtls: MtlsPolicy = field(default_factory=MtlsPolicy)
     pools: tuple[tuple[int, ConnectionPool], ...] = ()
+    guard: Guard = OPEN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,12 +147,13 @@ class Scopes:
     def __init__(self) -> None:
         self._snapshot: MeshSnapshot | None = None
         self._index: MeshIndex | None = None
+        self._guards: Guards | None = None
         self._merger = RuleMerger()
         self._current: dict[ScopeKey, Scope] = {}
         self._last: dict[ScopeKey, Scope] = {}
         self._targets: WeakValueDictionary[_TargetParts, Target] = WeakValueDictionary()
         self._by_namespace: dict[str, _Seen] = {}
-        self._inbound: dict[tuple[str, str, Pairs], Inbound] = {}
+        self._inbound: dict[tuple[ProxyKind, str, str, Pairs], Inbound] = {}
 
     def view(self, snapshot: MeshSnapshot, proxy: Proxy) -> ProxyView:
         """The view of `proxy`; see `view_of`."""
@@ -168,7 +172,7 @@ class Scopes:
         if self._index is None or old is None or not snapshot.same_but_endpoints(old):
             self._index = MeshIndex(snapshot, self._merger)
             self._last, self._current = self._current, {}
-            self._inbound = {}
+            self._inbound, self._guards = {}, None
             if old is None or old.destination_rules is not snapshot.destination_rules:
                 self._merger.turn()
         return self._index
@@ -239,16 +243,25 @@ class Scopes:
         return target
 
     def _inbound_of(self, snapshot: MeshSnapshot, proxy: Proxy, scope: Scope) -> Inbound:
-        if proxy.kind is ProxyKind.GATEWAY:
-            return Inbound()
-        key = (proxy.namespace, proxy.workload, tuple(sorted(proxy.labels.items())))
+        key = (proxy.kind, proxy.namespace, proxy.workload, tuple(sorted(proxy.labels.items())))
         inbound = self._inbound.get(key)
-        if inbound is None:
+        if inbound is not None:
+            return inbound
+        guard = self._guard_of(snapshot, proxy, scope)
+        if proxy.kind is ProxyKind.GATEWAY:
+            inbound = Inbound(guard=guard)
+        else:
             policy = settle(snapshot.peer_authentications, snapshot.mesh.root_namespace, proxy.namespace, proxy.labels)
             ports = workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels)
-            inbound = Inbound(ports, policy, tuple(_pools(ports, scope)))
-            self._inbound[key] = inbound
+            inbound = Inbound(ports, policy, tuple(_pools(ports, scope)), guard)
+        self._inbound[key] = inbound
         return inbound
+
+    def _guard_of(self, snapshot: MeshSnapshot, proxy: Proxy, scope: Scope) -> Guard:
+        """The policies for the proxy's workload, by all of its labels: whatever one of them selects on counts."""
+        if self._guards is None:
+            self._guards = Guards(snapshot)
+        return self._guards.of(proxy.namespace, proxy.labels, scope.by_host)
 
 
 def _pools(ports: tuple[WorkloadPortView, ...], scope: Scope) -> Iterator[tuple[int, ConnectionPool]]:

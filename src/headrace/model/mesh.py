@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from headrace.model.authorization import Authorizer
 from headrace.model.names import ROOT_NAMESPACE
 from headrace.model.traffic import Retries
 
@@ -16,11 +17,21 @@ class OutboundMode(StrEnum):
     REGISTRY_ONLY = "REGISTRY_ONLY"
 
 
+class PathNormalization(StrEnum):
+    """MeshConfig.pathNormalization: what is done to a path before routes and policies see it (DEFAULT is BASE)."""
+
+    NONE = "NONE"
+    BASE = "BASE"
+    MERGE_SLASHES = "MERGE_SLASHES"
+    DECODE_AND_MERGE_SLASHES = "DECODE_AND_MERGE_SLASHES"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MeshConfig:
     """Mesh-wide settings; every default is Istio's. Times in seconds.
 
-    `access_log_file` empty means no access log; `default_http_retry` None means Istio's default policy.
+    `access_log_file` empty means no access log; `default_http_retry` None means Istio's default policy. `authorizers`
+    are the ext_authz providers among extensionProviders, which CUSTOM policies name.
     """
 
     root_namespace: str = ROOT_NAMESPACE
@@ -39,4 +50,6 @@ class MeshConfig:
     default_destination_rule_export_to: tuple[str, ...] = ("*",)
     locality_failover: bool = True
     tls_min_version: str = "TLSV1_2"
+    path_normalization: PathNormalization = PathNormalization.BASE
+    authorizers: tuple[Authorizer, ...] = ()
     digest: str = ""

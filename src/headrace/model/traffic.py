@@ -34,7 +34,8 @@ class StringMatch:
 
 @dataclass(frozen=True, slots=True)
 class HttpMatch:
-    """HTTPMatchRequest: all conditions hold together. `gateways` empty means the VirtualService's own."""
+    """HTTPMatchRequest: all conditions hold together. `gateways` empty means the VirtualService's own. A header may be
+    the claim of a verified token (`model.claims.routing_claim`)."""
 
     name: str = ""
     uri: StringMatch | None = None

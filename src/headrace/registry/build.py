@@ -50,6 +50,8 @@ def build_snapshot(
         namespaces=namespaces,
         accounts=joined.accounts,
         inference_policies=documents.inference_policies,
+        authorization_policies=documents.authorization_policies,
+        request_authentications=documents.request_authentications,
         basis=joined,
     )
 

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, cast
 
+from headrace.model.authorization import AuthorizationPolicy
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
 from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
+from headrace.model.request_authentication import RequestAuthentication
 from headrace.model.resource import Metadata, ResourceKey
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import DeclaredEndpoints, Service, ServiceEntry
@@ -90,6 +92,14 @@ class Documents:
     @property
     def inference_policies(self) -> tuple[InferencePolicy, ...]:
         return self.of(InferencePolicy)
+
+    @property
+    def authorization_policies(self) -> tuple[AuthorizationPolicy, ...]:
+        return self.of(AuthorizationPolicy)
+
+    @property
+    def request_authentications(self) -> tuple[RequestAuthentication, ...]:
+        return self.of(RequestAuthentication)
 
     @property
     def secrets(self) -> tuple[Secret, ...]:

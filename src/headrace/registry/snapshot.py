@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from headrace.model.authorization import AuthorizationPolicy
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
 from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
+from headrace.model.request_authentication import RequestAuthentication
 from headrace.model.resource import Labels
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import Endpoint, Service
@@ -47,6 +49,8 @@ class MeshSnapshot:
     namespaces: Mapping[str, Labels] = field(default_factory=dict)
     accounts: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     inference_policies: tuple[InferencePolicy, ...] = ()
+    authorization_policies: tuple[AuthorizationPolicy, ...] = ()
+    request_authentications: tuple[RequestAuthentication, ...] = ()
     basis: object = field(default=None, repr=False)
 
     def same_but_endpoints(self, other: MeshSnapshot) -> bool:

@@ -29,6 +29,8 @@ MODULES: dict[tuple[str, str], str] = {
     ("networking.istio.io", "ServiceEntry"): "service_entry",
     ("networking.istio.io", "WorkloadEntry"): "workload_entry",
     ("security.istio.io", "PeerAuthentication"): "peer_authentication",
+    ("security.istio.io", "AuthorizationPolicy"): "authorization_policy",
+    ("security.istio.io", "RequestAuthentication"): "request_authentication",
     ("headrace.dev", "Workload"): "workload",
     ("headrace.dev", "InferencePolicy"): "inference_policy",
     ("inference.networking.k8s.io", "InferencePool"): "inference_pool",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "networking.istio.io": ("EnvoyFilter", "ProxyConfig", "Sidecar", "WorkloadGroup", "TrafficExtension"),
-    "security.istio.io": ("AuthorizationPolicy", "RequestAuthentication"),
+    "security.istio.io": (),
     "telemetry.istio.io": ("Telemetry",),
     "extensions.istio.io": ("WasmPlugin", "TrafficExtension"),
     "install.istio.io": ("IstioOperator",),

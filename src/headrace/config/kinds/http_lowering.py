@@ -1,7 +1,6 @@
 """Validated HTTP routes become model routes: full host names, gateways by key, percentages settled.
 
-Used by `virtual_service`. What is not translated yet never widens a rule: a match on a JWT claim is left out as a
-match, and a route that has lost all its matches (or delegates) is left out whole.
+Used by `virtual_service`. What is not translated yet never widens a rule: a route that delegates is left out whole.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from headrace.config.kinds.http_route import (
     RetrySpec,
     RewriteSpec,
 )
-from headrace.config.kinds.istio_names import gateway_key, is_claim
+from headrace.config.kinds.istio_names import gateway_key
 from headrace.model.names import resolve_gateway
 from headrace.model.traffic import (
     DirectResponse,
@@ -48,9 +47,9 @@ def lower_gateways(names: list[str], namespace: str) -> tuple[str, ...]:
 
 
 def lower_http_route(spec: HttpRouteSpec, namespace: str, position: int, line: int) -> HttpRoute | None:
-    """The route; None where it cannot be translated yet (a delegate, or only matches on JWT claims)."""
-    matches = tuple(lowered for match in spec.match if (lowered := _match(match, namespace)) is not None)
-    if spec.delegate is not None or (spec.match and not matches):
+    """The route; None where it cannot be translated yet (a delegate)."""
+    matches = tuple(_match(match, namespace) for match in spec.match)
+    if spec.delegate is not None:
         return None
     return HttpRoute(
         name=spec.name,
@@ -70,9 +69,7 @@ def lower_http_route(spec: HttpRouteSpec, namespace: str, position: int, line: i
     )
 
 
-def _match(spec: HttpMatchSpec, namespace: str) -> HttpMatch | None:
-    if any(is_claim(name) for name in (*spec.headers, *spec.without_headers)):
-        return None
+def _match(spec: HttpMatchSpec, namespace: str) -> HttpMatch:
     return HttpMatch(
         name=spec.name,
         uri=_condition(spec.uri),

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator
 from headrace.config.documents import Path
 from headrace.config.fields import check_regex, parse_duration, shown, text_of
 from headrace.config.schema import Finding, Spec, refuse
+from headrace.model.claims import routing_claim
 from headrace.model.problem import Severity
 
 SCHEMA_WARNING = "IST0133"
@@ -251,11 +252,7 @@ def match_header_name(name: str, field: str) -> None:
 
 def is_claim(name: str) -> bool:
     """Whether a header match's name is Istio's JWT claim form: `@request.auth.claims.group`, `...claims[a][b]`."""
-    prefix = "@request.auth.claims"
-    rest = name[len(prefix) :]
-    if not name.lower().startswith(prefix):
-        return False
-    return (rest.startswith(".") and len(rest) > 1) or (rest.startswith("[") and rest.endswith("]") and len(rest) > 2)
+    return bool(routing_claim(name))
 
 
 def is_authority(name: str) -> bool:

@@ -33,6 +33,7 @@ from headrace.config.fields import (
 from headrace.config.kinds.http_route import RetrySpec
 from headrace.config.kinds.istio_names import Timespan, WildcardName, at_most_one
 from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec
+from headrace.config.kinds.mesh_authorizers import UNUSED_PROVIDERS, authorizer_findings, lower_authorizers
 from headrace.config.kinds.mesh_providers import ExtensionProvider
 from headrace.config.kinds.proxy_config import ProxyConfigSpec
 from headrace.config.kinds.traffic_policy import (
@@ -43,6 +44,7 @@ from headrace.config.kinds.traffic_policy import (
 )
 from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse
 from headrace.model.mesh import MeshConfig, OutboundMode
+from headrace.model.mesh import PathNormalization as Normalization
 from headrace.model.names import ROOT_NAMESPACE
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
@@ -273,6 +275,8 @@ def _check(spec: MeshConfigSpec, document: Document) -> Iterator[Finding]:
         if name in names[:at_index]:
             path = ("spec", "extensionProviders", at_index, "name")
             yield Finding(path, f"a second provider is called {shown(name)}", "Rename one.")
+    for at_index, provider in enumerate(spec.extension_providers):
+        yield from authorizer_findings(provider, ("spec", "extensionProviders", at_index))
 
 
 def _is_json_object(text: str) -> bool:
@@ -301,8 +305,15 @@ def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConf
         default_destination_rule_export_to=tuple(spec.default_destination_rule_export_to) or ("*",),
         locality_failover=spec.locality_lb_setting is None or spec.locality_lb_setting.enabled is not False,
         tls_min_version="TLSV1_2" if defaults == "TLS_AUTO" else defaults,
+        path_normalization=_normalization(spec.path_normalization),
+        authorizers=lower_authorizers(spec.extension_providers),
         digest=document.digest,
     )
+
+
+def _normalization(spec: PathNormalization | None) -> Normalization:
+    written = spec.normalization if spec is not None else "DEFAULT"
+    return Normalization.BASE if written == "DEFAULT" else Normalization(written)
 
 
 def _retries(spec: RetrySpec | None) -> Retries | None:
@@ -350,9 +361,8 @@ KIND = Kind(
         "spec.serviceSettings",
         "spec.serviceScopeConfigs",
         "spec.ca",
-        "spec.extensionProviders",
+        *(f"spec.extensionProviders[].{name}" for name in UNUSED_PROVIDERS),
         "spec.defaultProviders",
-        "spec.pathNormalization",
         "spec.defaultInboundHttpRetryPolicy",
         "spec.meshMTLS",
         "spec.mesh_mTLS",

@@ -109,15 +109,8 @@ def _check_claims(http: HttpRouteSpec, gateway_only: bool, path: Path) -> Iterat
     for at, match in enumerate(http.match):
         for field, names in (("headers", match.headers), ("withoutHeaders", match.without_headers)):
             for name in names:
-                if not is_claim(name):
-                    continue
-                place: Path = (*path, "match", at, field, name)
-                if gateway_only:
-                    message = (
-                        "matching on a JWT claim is valid, but Headrace does not act on it yet: this match is left out"
-                    )
-                    yield Finding(place, message, "", NOT_SUPPORTED, Severity.WARNING)
-                else:
+                if is_claim(name) and not gateway_only:
+                    place: Path = (*path, "match", at, field, name)
                     message = "a JWT claim can be matched at gateways only"
                     yield Finding(place, message, "Bind the VirtualService to a gateway (gateways).")
 

@@ -11,7 +11,16 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resources, ResourceSet, XdsResource
-from headrace.envoy.translate import file_secrets, gateways, guard_filters, inbound, loopback, outbound, own_namespace, secrets
+from headrace.envoy.translate import (
+    file_secrets,
+    gateways,
+    guard_filters,
+    inbound,
+    loopback,
+    outbound,
+    own_namespace,
+    secrets,
+)
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
 from headrace.envoy.translate.memo import Memo

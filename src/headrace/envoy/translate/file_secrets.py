@@ -40,6 +40,15 @@ def file_secret(name: str) -> Any:
     return secret_pb2.SdsSecretConfig(name=name, sds_config=ads(None))
 
 
+def root_secret(tls: ClientTls) -> Any:
+    """The secret `root_name`: the CA that is trusted, with its revocation list."""
+    path = SYSTEM_ROOTS if tls.ca_certificates in ("", SYSTEM) else tls.ca_certificates
+    context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(filename=path))
+    if tls.ca_crl:
+        context.crl.filename = tls.ca_crl
+    return secret_pb2.Secret(name=root_name(tls), validation_context=context)
+
+
 def resources(memo: Memo, scope: Scope) -> tuple[XdsResource, ...]:
     """The secrets that the scope's rules name by file."""
     return memo.latest("file secrets", scope.key, scope.targets, _build, scope.targets)
@@ -66,11 +75,7 @@ def _written(rule: DestinationRule) -> Iterator[ClientTls]:
 
 def _secrets(tls: ClientTls) -> Iterator[Any]:
     if not tls.insecure_skip_verify:
-        path = SYSTEM_ROOTS if tls.ca_certificates in ("", SYSTEM) else tls.ca_certificates
-        context = common_pb2.CertificateValidationContext(trusted_ca=base_pb2.DataSource(filename=path))
-        if tls.ca_crl:
-            context.crl.filename = tls.ca_crl
-        yield secret_pb2.Secret(name=root_name(tls), validation_context=context)
+        yield root_secret(tls)
     if tls.mode is TlsMode.MUTUAL:
         certificate = common_pb2.TlsCertificate(
             certificate_chain=base_pb2.DataSource(filename=tls.client_certificate),

@@ -13,9 +13,11 @@ from typing import Any
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 
+from headrace.envoy.guards import Guard
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.gateway_routes import HTTPS_PORT, gateway_route_config
 from headrace.envoy.translate.gateway_servers import BoundServer, GatewayPort, merged_ports
+from headrace.envoy.translate.guard_filters import http_guards
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
 from headrace.envoy.translate.inbound import listener_access_logs
 from headrace.envoy.translate.inspectors import tls_inspector
@@ -34,21 +36,24 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
     """Listeners and routes of the gateway's own Gateway documents (none: an empty sequence)."""
     proxy, scope = view.instance, view.scope
     place = (proxy.bind, proxy.port_map, proxy.fronted, proxy.module)
+    guard = view.inbound.guard
     return memo.latest(
         "gateway",
-        (scope.key, place),
-        (scope, place),
+        (scope.key, place, proxy.namespace, proxy.workload),
+        (scope, place, guard),
         _build,
         memo,
         scope,
         proxy,
+        guard,
     )
 
 
-def _build(memo: Memo, scope: Scope, proxy: Proxy) -> tuple[XdsResource, ...]:
+def _build(memo: Memo, scope: Scope, proxy: Proxy, guard: Guard) -> tuple[XdsResource, ...]:
     ports = merged_ports(scope.gateways, proxy.bind, proxy.port_map)
     https_port = HTTPS_PORT if proxy.fronted else dict(proxy.port_map).get(HTTPS_PORT, HTTPS_PORT)
-    native = Native(proxy.module, way_in(memo, scope, proxy.module))
+    guards = http_guards(guard, scope.mesh, gateway=True)
+    native = Native(proxy.module, way_in(memo, scope, proxy.module), guards)
     found: list[XdsResource] = []
     tables: dict[str, list[BoundServer]] = {}
     for port in ports:
@@ -63,10 +68,11 @@ def _build(memo: Memo, scope: Scope, proxy: Proxy) -> tuple[XdsResource, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """Whether the proxy has the native module, and whether it is a way into a pool."""
+    """Whether the proxy has the native module, and whether it is a way into a pool; the filters of its policies."""
 
     module: bool
     pools: WayIn
+    guards: tuple[Any, ...] = ()
 
 
 def _listener(port: GatewayPort, scope: Scope, native: Native) -> Any:
@@ -109,6 +115,7 @@ def _http(server: BoundServer, listener: str, scope: Scope, native: Native) -> A
             mesh=scope.mesh,
             rds=server.route_name,
             module=native.module,
+            first=native.guards,
             pools=native.pools,
             grpc_web=server.server.protocol.upper() == "GRPC-WEB",
         )

@@ -26,7 +26,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from headrace.envoy.module_filter import module_filter
 from headrace.envoy.translate.messages import ads, boolean, duration, http_filter, packed
 from headrace.envoy.translate.ways_in import NO_WAY_IN, WayIn
-from headrace.model.mesh import MeshConfig
+from headrace.model.mesh import MeshConfig, PathNormalization
 
 HCM_FILTER = "envoy.filters.network.http_connection_manager"
 
@@ -74,8 +74,8 @@ class HcmSettings:
     """What differs between connection managers.
 
     Exactly one of `rds` (route name, read over ADS) and `routes` (an inline RouteConfiguration) is given.
-    `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others,
-    `pools` says whether it is a way into pools of model servers.
+    `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others
+    (what guards the workload among them), `pools` says whether it is a way into pools of model servers.
     """
 
     direction: Direction
@@ -95,7 +95,6 @@ def http_connection_manager(settings: HcmSettings) -> Any:
     manager = hcm_pb2.HttpConnectionManager(
         codec_type=hcm_pb2.HttpConnectionManager.AUTO,
         stat_prefix=settings.stat_prefix,
-        normalize_path=boolean(True),
         use_remote_address=boolean(settings.direction is Direction.GATEWAY),
         upgrade_configs=[hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
         stream_idle_timeout=duration(0),
@@ -103,6 +102,7 @@ def http_connection_manager(settings: HcmSettings) -> Any:
         http_filters=_http_filters(settings),
         path_with_escaped_slashes_action=hcm_pb2.HttpConnectionManager.KEEP_UNCHANGED,
     )
+    _normalize_path(manager, settings.mesh.path_normalization)
     manager.early_header_mutation_extensions.extend(settings.pools.early_mutations())
     if settings.routes is None:
         manager.rds.CopyFrom(hcm_pb2.Rds(config_source=ads(), route_config_name=settings.rds))
@@ -114,6 +114,15 @@ def http_connection_manager(settings: HcmSettings) -> Any:
     if settings.http2:
         manager.http2_protocol_options.CopyFrom(protocol_pb2.Http2ProtocolOptions())
     return manager
+
+
+def _normalize_path(manager: Any, how: PathNormalization) -> None:
+    """What MeshConfig says is done to paths before routes and policies look at them."""
+    manager.normalize_path.value = how is not PathNormalization.NONE
+    if how in (PathNormalization.MERGE_SLASHES, PathNormalization.DECODE_AND_MERGE_SLASHES):
+        manager.merge_slashes = True
+    if how is PathNormalization.DECODE_AND_MERGE_SLASHES:
+        manager.path_with_escaped_slashes_action = hcm_pb2.HttpConnectionManager.UNESCAPE_AND_FORWARD
 
 
 def hcm_filter(settings: HcmSettings) -> Any:

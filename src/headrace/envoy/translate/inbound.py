@@ -125,6 +125,7 @@ def port_chains(port: WorkloadPortView, inbound: Inbound, settings: ChainSetting
         stat_prefix=f"inbound_{name}",
         names=(name, name),
         operation=f"inbound:{port.number}/*",
+        guard=inbound.guard,
     )
     return chains_for(target, inbound.mtls.of_port(port.number), settings)
 
@@ -138,6 +139,7 @@ def _passthrough_chains(port: int, inbound: Inbound, settings: ChainSettings) ->
         stat_prefix=INBOUND_PASSTHROUGH,
         names=(_CATCH_ALL_HTTP, VIRTUAL_INBOUND),
         operation=":0/*",
+        guard=inbound.guard,
     )
     return chains_for(target, inbound.mtls.of_port(port), settings)
 

@@ -14,6 +14,8 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
+from headrace.envoy.guards import OPEN, Guard
+from headrace.envoy.translate.guard_filters import http_guards, network_guards
 from headrace.envoy.translate.hcm import Direction, HcmSettings, access_logs, hcm_filter
 from headrace.envoy.translate.messages import boolean, duration, packed, uint32
 from headrace.envoy.translate.tls import mesh_downstream
@@ -68,7 +70,7 @@ _SNIFFED_SETS = {
 @dataclass(frozen=True, slots=True)
 class ChainTarget:
     """Where the connections of one port go. `port` 0: every port without chains of its own. `names` are those of the
-    HTTP and the TCP chains; `operation` names the route in traces."""
+    HTTP and the TCP chains; `operation` names the route in traces; `guard` are the policies of the workload."""
 
     cluster: str
     port: int
@@ -76,6 +78,7 @@ class ChainTarget:
     stat_prefix: str
     names: tuple[str, str]
     operation: str
+    guard: Guard = OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +108,18 @@ def _chain(kind: _Kind, target: ChainTarget, settings: ChainSettings) -> Any:
     chain = listener_components_pb2.FilterChain(
         name=target.names[0 if kind.http else 1],
         filter_chain_match=match,
-        filters=[_http(target, settings) if kind.http else tcp_filter(target, settings.mesh)],
+        filters=_filters(kind.http, target, settings),
     )
     if kind.mtls:
         chain.transport_socket.CopyFrom(mesh_downstream(settings.mesh, tcp=not kind.http))
     return chain
+
+
+def _filters(http: bool, target: ChainTarget, settings: ChainSettings) -> list[Any]:
+    """The chain's filters, guarded by the workload's policies."""
+    if http:
+        return [_http(target, settings)]
+    return [*network_guards(target.guard, settings.mesh), tcp_filter(target, settings.mesh)]
 
 
 def _http(target: ChainTarget, settings: ChainSettings) -> Any:
@@ -121,6 +131,7 @@ def _http(target: ChainTarget, settings: ChainSettings) -> Any:
             routes=inbound_routes(target),
             module=settings.module,
             http2=target.protocol.is_http2,
+            first=http_guards(target.guard, settings.mesh),
             grpc_web=target.protocol is Protocol.GRPC_WEB,
         )
     )

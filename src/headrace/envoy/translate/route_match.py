@@ -6,12 +6,15 @@ Called by `routes`. What is known when translating (port, gateways, source label
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2 as route_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
+from headrace.envoy.translate.jwt_claims import claim_matcher
 from headrace.envoy.translate.messages import boolean
+from headrace.model.claims import routing_claim
 from headrace.model.traffic import HttpMatch, MatchKind, StringMatch
 
 
@@ -20,8 +23,12 @@ def route_match(match: HttpMatch | None) -> Any:
     found = route_pb2.RouteMatch(prefix="/")
     if match is None:
         return found
-    headers = [(name, _header(name, text)) for name, text in match.headers]
-    headers += [(name, _without(name, text)) for name, text in match.without_headers]
+    headers = [(name, _header(name, text)) for name, text in match.headers if not routing_claim(name)]
+    headers += [(name, _without(name, text)) for name, text in match.without_headers if not routing_claim(name)]
+    found.dynamic_metadata.extend(_claims(match.headers))
+    for claim in _claims(match.without_headers):
+        claim.invert = True
+        found.dynamic_metadata.append(claim)
     found.headers.extend(header for _, header in sorted(headers, key=lambda item: item[0]))
     if match.uri is not None:
         _set_path(found, match.uri)
@@ -32,6 +39,15 @@ def route_match(match: HttpMatch | None) -> Any:
     for name, text in sorted(match.query_params, key=lambda item: item[0]):
         found.query_parameters.append(_query_parameter(name, text))
     return found
+
+
+def _claims(conditions: Sequence[tuple[str, StringMatch]]) -> Iterator[Any]:
+    """The conditions that are about claims of a verified token, sorted by name."""
+    for name, text in sorted(conditions, key=lambda item: item[0]):
+        path = routing_claim(name)
+        if path:
+            anything = StringMatch(MatchKind.REGEX, ".*")
+            yield claim_matcher(path, [string_matcher(anything if _is_presence(text) else text)])
 
 
 def takes_everything(match: Any) -> bool:

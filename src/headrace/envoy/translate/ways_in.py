@@ -16,6 +16,7 @@ from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_p
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 
 from headrace.envoy.module_filter import pool_filter
+from headrace.envoy.translate.jwt_claims import JWT_FILTER, PAYLOAD
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import http_filter, packed
 from headrace.envoy.view import Scope, Target
@@ -26,7 +27,7 @@ OVERFLOW_HEADER = "x-headrace-overflow"
 CLAIMS = "headrace.claims"
 """Where the claims of a verified JWT stand: key of jwt_authn's metadata (`payload_in_metadata` of its providers), and
 the filter state in which the module reads them, as JSON."""
-_CLAIMS_FORMAT = f"%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:{CLAIMS})%"
+_CLAIMS_FORMAT = f"%DYNAMIC_METADATA({JWT_FILTER}:{PAYLOAD})%"
 POOL_LOG_FIELDS = (
     "pool",
     "redirected_from",

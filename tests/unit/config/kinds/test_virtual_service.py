@@ -303,11 +303,6 @@ NOT_YET = {
     "tcp": ("hosts: [a.b]\ntcp: [{route: [{destination: {host: a}}]}]", "spec.tcp"),
     "delegate": ("hosts: [a.b]\nhttp: [{delegate: {name: x}}]", "spec.http[0].delegate"),
     "no hosts": ("http: [{route: [{destination: {host: a}}]}]", "spec"),
-    "claims": (
-        "hosts: [a.b]\ngateways: [g]\nhttp: [{match: [{headers: {'@request.auth.claims.sub': {exact: a}}}], route: "
-        "[{destination: {host: a}}]}]",
-        'spec.http[0].match[0].headers["@request.auth.claims.sub"]',
-    ),
 }
 
 
@@ -319,12 +314,19 @@ def test_what_is_not_translated_is_named(judge, spec, field):
 
 
 def test_a_rule_that_cannot_be_translated_is_left_out_not_widened(judge):
-    claims = "{match: [{headers: {'@request.auth.claims.sub': {exact: a}}}], route: [{destination: {host: a}}]}"
+    delegated = "{match: [{uri: {prefix: /a}}], delegate: {name: a}}"
     verdict = judge(
-        document(f"hosts: [a.b]\ngateways: [g]\nhttp: [{claims}, {{route: [{{destination: {{host: b}}}}]}}]")
+        document(f"hosts: [a.b]\ngateways: [g]\nhttp: [{delegated}, {{route: [{{destination: {{host: b}}}}]}}]")
     )
     (kept,) = verdict.resource.http
     assert (kept.position, kept.route[0].destination.host) == (1, "b.default.svc.cluster.local")
+
+
+def test_a_claim_is_a_condition_like_a_header(judge):
+    claims = "{match: [{headers: {'@request.auth.claims.sub': {exact: a}}}], route: [{destination: {host: a}}]}"
+    verdict = judge(document(f"hosts: [a.b]\ngateways: [g]\nhttp: [{claims}]"))
+    assert verdict.problems == ()
+    assert [name for name, _ in verdict.resource.http[0].matches[0].headers] == ["@request.auth.claims.sub"]
 
 
 WARNED = {

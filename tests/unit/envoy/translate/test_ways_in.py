@@ -48,7 +48,7 @@ def test_claims_are_put_where_the_module_reads_them_only_where_they_tell_tenants
     assert manager(snapshot(SERVICE, CLAIM)).http_filters[-3].typed_config.Unpack(config)
     (value,) = config.on_request_headers
     assert (value.object_key, value.factory_key, value.skip_if_empty) == ("headrace.claims", "envoy.string", True)
-    operator = "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:headrace.claims)%"
+    operator = "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:payload)%"
     assert value.format_string.text_format_source.inline_string == operator
     assert "headrace.claims" not in [item.name for item in manager(snapshot(SERVICE, POLICY)).http_filters]
 

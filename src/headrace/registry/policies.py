@@ -1,0 +1,59 @@
+"""Which AuthorizationPolicies and RequestAuthentications are for a workload.
+
+Called by `envoy.guards` (what a proxy enforces) and by `headrace describe`. Rule (Istio's policy attachment): policies
+of the root namespace, then those of the workload's own; by selector, or, for a proxy that has its Gateway's name as a
+label, by targetRefs of the Gateway's namespace. A policy with targetRefs is for nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from headrace.model.policy import GATEWAY_GROUP, GATEWAY_NAME_LABEL, PolicyScope
+from headrace.model.resource import Labels, Metadata, selects
+
+
+class Scoped(Protocol):
+    """A policy that says whom it is for."""
+
+    @property
+    def meta(self) -> Metadata: ...
+
+    @property
+    def scope(self) -> PolicyScope: ...
+
+
+P = TypeVar("P", bound=Scoped)
+
+
+class PolicyTable(Generic[P]):
+    """Policies of one kind by namespace, oldest first; looked up once a workload."""
+
+    def __init__(self, policies: Iterable[P], root: str) -> None:
+        """`policies` are ordered oldest first; `root` is the mesh's root namespace."""
+        self._root = root
+        self._by_namespace: dict[str, list[P]] = {}
+        for policy in policies:
+            self._by_namespace.setdefault(policy.meta.namespace, []).append(policy)
+
+    def of(self, namespace: str, labels: Labels) -> tuple[P, ...]:
+        """The policies for a workload with these labels: the mesh's, then its namespace's, each oldest first."""
+        namespaces = dict.fromkeys((self._root, namespace))
+        return tuple(
+            policy
+            for owner in namespaces
+            for policy in self._by_namespace.get(owner, ())
+            if attached(policy, namespace, labels)
+        )
+
+
+def attached(policy: Scoped, namespace: str, labels: Mapping[str, str]) -> bool:
+    """Whether a policy of the root namespace or of `namespace` is for the workload with `labels` in `namespace`."""
+    scope = policy.scope
+    if not scope.targets:
+        return selects(dict(scope.selector), labels)
+    gateway = labels.get(GATEWAY_NAME_LABEL)
+    return policy.meta.namespace == namespace and any(
+        (target.group, target.kind, target.name) == (GATEWAY_GROUP, "Gateway", gateway) for target in scope.targets
+    )
