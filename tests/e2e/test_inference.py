@@ -1,5 +1,5 @@
-"""Pools of model servers through a gateway: examples/throttle (the articles' twenty a second, with a bounded queue) and
-examples/pool (two weighted pools, each with a picker of its own), run as they are shipped."""
+"""Pools of model servers through a gateway and a sidecar (examples/pool, run as it is shipped): rules in front of them,
+picking, edits while they serve, and what is counted."""
 
 from __future__ import annotations
 
@@ -8,141 +8,22 @@ import json
 import os
 import signal
 import time
-import urllib.parse
 import urllib.request
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 
-import aiohttp
 import pytest
+from tests.e2e.asking import Answer, asked, burst, example, needs_module
 from tests.e2e.conftest import StartMesh
 from tests.e2e.load import Load, Target
 from tests.e2e.running import RunningMesh, until
 from tests.e2e.shop import CLIENT
 
-from headrace.envoy.module import check_module
-
-_MODULE = check_module()
-pytestmark = pytest.mark.skipif(not _MODULE.usable, reason=_MODULE.problem or "the native module is usable")
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def example(name: str) -> dict[str, str]:
-    """The files of `examples/throttle` or `examples/pool`."""
-    return {path.name: path.read_text() for path in sorted((EXAMPLES / name).iterdir()) if path.is_file()}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer: seconds after the burst began, status, the server's model, and headers of the mesh."""
-
-    after: float
-    status: int
-    model: str
-    reason: str
-    retry_after: str
-
-
-async def _ask(session: aiohttp.ClientSession, url: str, began: float, prompt: str, tokens: int) -> Answer:
-    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens}
-    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-        found = await response.json(content_type=None) if response.status == 200 else {}
-        await response.read()
-        headers = response.headers
-        return Answer(
-            time.monotonic() - began,
-            response.status,
-            found.get("model", ""),
-            headers.get("x-headrace-reason", ""),
-            headers.get("retry-after", ""),
-        )
-
-
-async def _burst(url: str, prompts: list[str], tokens: int) -> list[Answer]:
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30.0)) as session:
-        began = time.monotonic()
-        return await asyncio.gather(*(_ask(session, url, began, prompt, tokens) for prompt in prompts))
-
-
-def burst(url: str, prompts: list[str], tokens: int = 1) -> list[Answer]:
-    """All prompts at once."""
-    return asyncio.run(_burst(url, prompts, tokens))
-
-
-@pytest.fixture(scope="module")
-def throttle(start_mesh: StartMesh) -> RunningMesh:
-    mesh = start_mesh(example("throttle"))
-    assert {answer.status for answer in burst(mesh.gateway(), ["warm"])} == {200}
-    return mesh
+pytestmark = needs_module
 
 
 @pytest.fixture(scope="module")
 def pools(start_mesh: StartMesh) -> RunningMesh:
     return start_mesh({**example("pool"), "client.yaml": CLIENT})
-
-
-async def _at_once(url: str, count: int) -> list[Answer]:
-    """Requests on connections that are open before, written one behind the other within a few milliseconds."""
-    place = urllib.parse.urlsplit(url)
-    body = json.dumps({"messages": [{"role": "user", "content": "go"}], "max_tokens": 1}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {place.netloc}\r\ncontent-type: application/json\r\n"
-    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
-    streams = [await asyncio.open_connection(place.hostname, place.port) for _ in range(count)]
-    began = time.monotonic()
-    for _, writer in streams:
-        writer.write(request)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30.0)
-        after = time.monotonic() - began
-        writer.close()
-        first, *lines = head.decode().rstrip().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines)
-        reason, retry = headers.get("x-headrace-reason", ""), headers.get("retry-after", "")
-        return Answer(after, int(first.split()[1]), "", reason, retry)
-
-    return await asyncio.gather(*(answer(*stream) for stream in streams))
-
-
-def test_twenty_a_second_thirty_wait_the_rest_is_told_to_come_back(throttle: RunningMesh) -> None:
-    """To the request, as docs/reference/admission.md counts: one starts at once and twenty within the second, thirty at
-    most wait, and what waits for a second is told so. A busy machine may deliver the burst late, so it gets three
-    tries; never may more start than the rate allows."""
-    for _ in range(3):
-        time.sleep(0.2)  # what came before must have left no debt: at 20 a second that takes 50 ms
-        answers = asyncio.run(_at_once(throttle.gateway(), 60))
-        served = sorted(answer.after for answer in answers if answer.status == 200)
-        assert len(served) <= 1 + 20 * served[-1], served
-        kinds = Counter((answer.status, answer.reason) for answer in answers)
-        if kinds == {(200, ""): 21, (429, "queue-full"): 29, (429, "queue-timeout"): 10}:
-            break
-    else:
-        pytest.fail(str(sorted(answers, key=lambda answer: answer.after)))
-    assert 0.95 < served[-1] < 1.6, served
-    assert max(answer.after for answer in answers if answer.reason == "queue-full") < 0.5
-    late = [answer.after for answer in answers if answer.reason == "queue-timeout"]
-    assert min(late) > 0.95 and max(late) < 1.6, late
-    assert all(int(answer.retry_after) >= 1 for answer in answers if answer.status == 429)
-
-
-def test_a_pace_within_the_limit_loses_nothing(throttle: RunningMesh) -> None:
-    until(lambda: burst(throttle.gateway(), ["again"])[0].status == 200, "the bucket has filled", 5.0)
-    answers = burst(throttle.gateway(), [f"pace {number}" for number in range(15)])
-    assert Counter(answer.status for answer in answers) == {200: 15}
-
-
-def test_a_changed_limit_comes_into_force_while_the_mesh_runs(throttle: RunningMesh) -> None:
-    text = example("throttle")["policy.yaml"]
-    throttle.write("policy.yaml", text.replace("requestsPerSecond: 20", "requestsPerSecond: 1000\n    burst: 100"))
-    until(
-        lambda: Counter(answer.status for answer in burst(throttle.gateway(), ["x"] * 60)) == {200: 60},
-        "sixty at once pass",
-        20.0,
-        0.5,
-    )
 
 
 def test_weights_hold_in_front_of_two_pools(pools: RunningMesh) -> None:
@@ -258,7 +139,7 @@ def test_what_a_dead_server_had_not_answered_is_sent_again_elsewhere(pools: Runn
     pid = int(pools.proxies()[victim]["app_pid"])
 
     async def kill_meanwhile() -> list[Answer]:
-        load = asyncio.create_task(_burst(pools.gateway(), [f"long {number}" for number in range(24)], 150))
+        load = asyncio.create_task(asked(pools.gateway(), [f"long {number}" for number in range(24)], 150))
         await asyncio.sleep(0.7)  # less than the 1.5 s that an answer takes: all are at work
         os.kill(pid, signal.SIGKILL)
         return await load

@@ -1,5 +1,5 @@
-"""examples/throttle (the articles' twenty a second, with a bounded queue) and examples/overflow (what does not fit goes to
-another model), run as they are shipped."""
+"""examples/throttle (the articles' twenty a second, with a bounded queue) and examples/overflow (what does not fit goes
+to another model), run as they are shipped."""
 
 from __future__ import annotations
 
@@ -102,8 +102,7 @@ def test_a_client_cannot_ask_for_the_other_model(overflow: RunningMesh) -> None:
         time.sleep(0.1)
 
 
-def test_the_other_model_does_not_hear_of_the_redirect(overflow: RunningMesh) -> None:
-    """Nothing of the mesh's own header reaches a server, and the books are right afterwards: nobody waits or runs."""
+def test_the_books_are_right_after_redirects(overflow: RunningMesh) -> None:
     gateway = next(name for name in overflow.proxies() if name.startswith("istio-system/"))
 
     def at_rest() -> bool:
