@@ -76,7 +76,8 @@ class Faults:
 
     `status`: answer with this code instead (0: none) to the next `remaining` requests (-1: all). `delay`: seconds
     added before the answer. `hang`: never answer. `cut_after`: break the connection after that many tokens (-1:
-    never). `unhealthy`: /health answers 503.
+    never). `unhealthy`: /health answers 503. `claimed_waiting`: /metrics says that so many wait, and as many run, in a
+    full cache (0: an empty one), whatever is true (-1: the truth).
     """
 
     status: int = 0
@@ -85,6 +86,7 @@ class Faults:
     hang: bool = False
     cut_after: int = -1
     unhealthy: bool = False
+    claimed_waiting: int = -1
 
     @classmethod
     def parse(cls, data: object) -> Faults:
@@ -415,6 +417,9 @@ class SimulatedServer:
         if self._engine is not None:
             gauges = self._engine.metrics()
             counters |= self._engine.counters()
+        if (claimed := self._faults.claimed_waiting) >= 0:
+            gauges |= {"vllm:num_requests_running": claimed, "vllm:num_requests_waiting": claimed}
+            gauges["vllm:kv_cache_usage_perc"] = min(1.0, float(claimed))
         lines = [
             line for name, value in gauges.items() for line in (f"# TYPE {name} gauge", f"{name}{{{label}}} {value}")
         ]
