@@ -24,7 +24,12 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_every_example_has_a_test() -> None:
-    assert {path.name for path in EXAMPLE.parent.iterdir() if path.is_dir()} == {"canary", "overflow", "pool", "throttle"}
+    assert {path.name for path in EXAMPLE.parent.iterdir() if path.is_dir()} == {
+        "canary",
+        "overflow",
+        "pool",
+        "throttle",
+    }
 
 
 @pytest.fixture(scope="module")
