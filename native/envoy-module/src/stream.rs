@@ -387,7 +387,8 @@ impl PoolStream {
         match answered.flatten() {
             Some(true) => stream.reset("headrace_timeout"),
             Some(false) => {
-                let headers = [("content-type", "text/plain"), ("x-headrace-reason", "timeout")];
+                let mut headers = vec![("content-type", "text/plain"), ("x-headrace-reason", "timeout")];
+                headers.extend(self.detour_header());
                 stream.respond(504, &headers, b"the model server took too long\n", "headrace_timeout");
             }
             None => {}

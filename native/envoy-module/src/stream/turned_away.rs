@@ -158,6 +158,7 @@ impl PoolStream {
         if let Some(retry) = &retry {
             headers.push(("retry-after", retry));
         }
+        headers.extend(self.detour_header());
         let body = format!(
             "{{\"error\":{{\"message\":\"the pool does not take this request now ({reason})\",\"type\":\"overloaded\",\"code\":\"{reason}\"}}}}",
         );
@@ -167,13 +168,14 @@ impl PoolStream {
 
     /// Says in the answer that the request went elsewhere, and why.
     pub(super) fn tell_of_detour(&self, stream: Stream<'_>) {
-        let reason = self.detour.borrow().as_ref().map(|detour| detour.reason);
-        if let Some(reason) = reason {
-            stream.set_header(
-                Headers::Response,
-                "x-headrace-redirected",
-                Some(reason.name().as_bytes()),
-            );
+        if let Some((name, reason)) = self.detour_header() {
+            stream.set_header(Headers::Response, name, Some(reason.as_bytes()));
         }
+    }
+
+    /// The same for answers of our own, which Envoy does not show us.
+    pub(super) fn detour_header(&self) -> Option<(&'static str, &'static str)> {
+        let detour = self.detour.borrow();
+        Some(("x-headrace-redirected", detour.as_ref()?.reason.name()))
     }
 }
