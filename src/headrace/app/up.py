@@ -60,16 +60,7 @@ class MeshProcess:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._agent = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "headrace",
-                    "agent",
-                    "--state",
-                    str(self.places.state),
-                    "--capture",
-                    self._capture,
-                ],
+                _agent_command(self.places, self._capture),
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=handle,
