@@ -8,12 +8,12 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 from tests.flows.agent_rig import agent_rig, replica, until
 
-from headrace.agent.prober import probe_session
+from headrace.agent.capture import Attachment, LoopbackCapture
+from headrace.agent.prober import ProbeWay, probe_session
 from headrace.agent.scrape import MOST_BYTES, ScrapeError, scrape
 from headrace.model.workload import Engine
 from headrace.wire import agent_v1_pb2 as wire
@@ -23,9 +23,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with probe_session() as found:
-        yield found
+async def way(tmp_path: Path) -> AsyncIterator[ProbeWay]:
+    async with probe_session() as session:
+        yield ProbeWay(session, LoopbackCapture(tmp_path, lambda: ""), Attachment("127.0.0.1"))
 
 
 async def serve(**pages: Handler) -> tuple[web.AppRunner, int]:
@@ -46,20 +46,20 @@ def says(body: bytes, status: int = 200) -> Handler:
     return handler
 
 
-async def test_every_page_of_an_engine_is_asked_for(session: aiohttp.ClientSession) -> None:
+async def test_every_page_of_an_engine_is_asked_for(way: ProbeWay) -> None:
     metrics, slots = ((PAGES / name).read_bytes() for name in ("llamacpp.prom", "llamacpp-slots.json"))
     runner, port = await serve(metrics=says(metrics), slots=says(slots))
-    found = await scrape(session, Engine.LLAMACPP, port)
+    found = await scrape(way, Engine.LLAMACPP, port)
     assert found.slots == 4 and found.kv_used is not None
     await runner.cleanup()
     runner, port = await serve(metrics=says(metrics), slots=says(b"", 501))
-    found = await scrape(session, Engine.LLAMACPP, port)
+    found = await scrape(way, Engine.LLAMACPP, port)
     assert found.slots is None and found.running is not None
     await runner.cleanup()
 
 
 async def test_trtllm_serve_s_second_page_is_left_alone_where_the_first_is_there(
-    session: aiohttp.ClientSession,
+    way: ProbeWay,
 ) -> None:
     async def emptied(_: web.Request) -> web.Response:
         raise AssertionError("asking for this page empties it")
@@ -68,7 +68,7 @@ async def test_trtllm_serve_s_second_page_is_left_alone_where_the_first_is_there
         prometheus__metrics=says((PAGES / "trtllm.prom").read_bytes()),
         metrics=emptied,
     )
-    assert (await scrape(session, Engine.TRTLLM, port)).running is not None
+    assert (await scrape(way, Engine.TRTLLM, port)).running is not None
     await runner.cleanup()
 
 
@@ -86,16 +86,16 @@ async def test_trtllm_serve_s_second_page_is_left_alone_where_the_first_is_there
     ],
 )
 async def test_what_goes_wrong_is_said_with_what_to_do(
-    session: aiohttp.ClientSession, page: Handler, engine: Engine, complaint: str
+    way: ProbeWay, page: Handler, engine: Engine, complaint: str
 ) -> None:
     runner, port = await serve(metrics=page)
     with pytest.raises(ScrapeError) as found:
-        await scrape(session, engine, port)
+        await scrape(way, engine, port)
     assert complaint in str(found.value)
     await runner.cleanup()
 
 
-async def test_a_server_that_hangs_drips_or_is_gone_costs_two_seconds_at_most(session: aiohttp.ClientSession) -> None:
+async def test_a_server_that_hangs_drips_or_is_gone_costs_two_seconds_at_most(way: ProbeWay) -> None:
     async def hang(_: web.Request) -> web.Response:
         await asyncio.sleep(60)
         return web.Response()
@@ -111,13 +111,13 @@ async def test_a_server_that_hangs_drips_or_is_gone_costs_two_seconds_at_most(se
         runner, port = await serve(metrics=page)
         with pytest.raises(ScrapeError, match="no answer within 2 s"):
             async with asyncio.timeout(10):
-                await scrape(session, Engine.VLLM, port)
+                await scrape(way, Engine.VLLM, port)
         await runner.cleanup()
     with pytest.raises(ScrapeError, match="nothing listens on 127"):
-        await scrape(session, Engine.VLLM, port)
+        await scrape(way, Engine.VLLM, port)
 
 
-async def test_pages_of_random_bytes_end_in_a_complaint_or_in_figures(session: aiohttp.ClientSession) -> None:
+async def test_pages_of_random_bytes_end_in_a_complaint_or_in_figures(way: ProbeWay) -> None:
     source = random.Random(7)
     names = [
         b"vllm:num_requests_waiting",
@@ -143,7 +143,7 @@ async def test_pages_of_random_bytes_end_in_a_complaint_or_in_figures(session: a
         for _ in range(20):
             body = b"".join(source.choices(names, k=200))
             try:
-                found = await scrape(session, engine, port)
+                found = await scrape(way, engine, port)
             except ScrapeError:
                 continue
             assert found.waiting is None or found.waiting >= 0

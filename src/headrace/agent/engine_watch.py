@@ -14,6 +14,7 @@ import structlog
 
 from headrace.agent.context import HostContext
 from headrace.agent.engine_loads import ReplicaLoad
+from headrace.agent.prober import ProbeWay
 from headrace.agent.scrape import ScrapeError, scrape
 from headrace.floor.backoff import Backoff
 from headrace.model.workload import Engine, WorkloadPort
@@ -29,9 +30,11 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask now: the engine, its port on 127.0.0.1, and its endpoints' addresses as proxies know them."""
+    """Whom to ask now: the engine, the way to it, its port on its own 127.0.0.1, and its endpoints' addresses as
+    proxies know them."""
 
     engine: Engine
+    way: ProbeWay
     port: int
     addresses: tuple[str, ...]
 
@@ -77,7 +80,7 @@ async def _ask(replica: str, target: Target, context: HostContext) -> bool:
     before = context.loads.own(replica) or ReplicaLoad(target.addresses)
     asked = context.clock.monotonic()
     try:
-        metrics = await scrape(context.session, target.engine, target.port)
+        metrics = await scrape(target.way, target.engine, target.port)
     except Exception as error:  # a page that nobody foresaw must not end the replica's other tasks
         problem = str(error) if isinstance(error, ScrapeError) else f"unforeseen {type(error).__name__} in reading it"
         if problem != before.problem:

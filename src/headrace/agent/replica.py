@@ -21,6 +21,7 @@ from headrace.agent.context import HostContext
 from headrace.agent.drain import until_idle
 from headrace.agent.engine_watch import Target, endpoint_addresses, engine_of, metrics_port, watch_engine
 from headrace.agent.lifecycle import Action, Machine, State
+from headrace.agent.prober import ProbeWay
 from headrace.agent.process import Child, StartFailed, adopt
 from headrace.agent.proxy import Proxy
 from headrace.agent.relay import replica_socket
@@ -216,7 +217,8 @@ class Replica:
             return None
         given = app.attachment
         addresses = endpoint_addresses(given.address, self.spec.port_numbers())
-        return Target(engine, given.local_port(metrics_port(self.spec.ports)), addresses)
+        way = ProbeWay(self._context.session, self._context.capture, given)
+        return Target(engine, way, given.local_port(metrics_port(self.spec.ports)), addresses)
 
     async def _perform(self, action: Action) -> None:
         match action:

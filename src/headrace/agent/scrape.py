@@ -11,6 +11,7 @@ import asyncio
 import aiohttp
 
 from headrace.agent.capture import APP_ADDRESS
+from headrace.agent.prober import ProbeWay
 from headrace.inference.metrics import EngineMetrics, MetricsError, is_enough, pages_of, read_metrics
 from headrace.model.workload import Engine
 
@@ -34,13 +35,13 @@ class ScrapeError(Exception):
     """The server cannot be asked; the message says why and what to do, for people."""
 
 
-async def scrape(session: aiohttp.ClientSession, engine: Engine, port: int) -> EngineMetrics:
-    """What the engine at 127.0.0.1:`port` says of itself now. Raises ScrapeError."""
+async def scrape(way: ProbeWay, engine: Engine, port: int) -> EngineMetrics:
+    """What the engine at the application's own 127.0.0.1:`port` says of itself now. Raises ScrapeError."""
     pages: dict[str, bytes] = {}
     try:
         async with asyncio.timeout(SECONDS):
             for path in pages_of(engine):
-                page = await _fetch(session, f"http://{APP_ADDRESS}:{port}{path}", path)
+                page = await _fetch(way, f"http://{APP_ADDRESS}:{port}{path}", path)
                 if page is not None:
                     pages[path] = page
                 if is_enough(engine, pages):
@@ -62,9 +63,9 @@ async def scrape(session: aiohttp.ClientSession, engine: Engine, port: int) -> E
     return metrics
 
 
-async def _fetch(session: aiohttp.ClientSession, url: str, path: str) -> bytes | None:
+async def _fetch(way: ProbeWay, url: str, path: str) -> bytes | None:
     """The page's bytes; None where the server has no such page."""
-    async with session.get(url, headers=_HEADERS, allow_redirects=False) as response:
+    async with way.client() as session, session.get(url, headers=_HEADERS, allow_redirects=False) as response:
         if response.status in _NOT_SERVED:
             return None
         if response.status in (401, 403):

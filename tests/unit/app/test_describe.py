@@ -69,6 +69,10 @@ def test_a_workload_shows_identity_services_and_mutual_tls() -> None:
     assert described["services"] == ["chat.default.svc.cluster.local"]
     assert described["mutual tls"] == "PERMISSIVE"
     assert [item["proxy"] for item in described["replicas"]] == ["default/chat-v1-0"]
+    assert "engine_metrics" not in described["replicas"][0]
+    busy = {"waiting": 3.0, "running": 4.0, "kv_used": 0.5, "kv_tokens": None, "age_s": 0.4, "problem": None}
+    described = describe.workload(snapshot, "default", "chat-v1", [row | {"engine_metrics": busy}])
+    assert described["replicas"][0]["engine_metrics"] == busy
 
 
 def test_an_unknown_name_is_refused_with_what_there_is() -> None:

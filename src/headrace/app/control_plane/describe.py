@@ -20,6 +20,8 @@ from headrace.model.workload import Workload
 from headrace.registry.mtls import settle
 from headrace.registry.snapshot import MeshSnapshot
 
+_REPLICA = ("proxy", "state", "address", "certificate_until", "restarts", "engine_metrics")
+
 
 def service(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]:
     """What applies to a service: ports, model engine, routes with timeouts, traffic policy, endpoints. Refused where
@@ -219,10 +221,7 @@ def workload(snapshot: MeshSnapshot, namespace: str, name: str, proxies: Sequenc
             for item in snapshot.peer_authentications
             if item.meta.namespace in (namespace, snapshot.mesh.root_namespace)
         ],
-        "replicas": [
-            {key: row[key] for key in ("proxy", "state", "address", "certificate_until", "restarts")}
-            for row in replicas
-        ],
+        "replicas": [{key: row[key] for key in _REPLICA if key in row} for row in replicas],
     }
 
 

@@ -14,6 +14,7 @@ from headrace import __version__
 from headrace.app.control_plane import answers, describe
 from headrace.app.control_plane.assignments import PlannedReplica
 from headrace.app.control_plane.documents import LiveDocuments
+from headrace.app.control_plane.engine_loads import EngineLoadBook
 from headrace.app.control_plane.hosts import HostBook, HostEntry
 from headrace.app.control_plane.pipeline import Pipeline
 from headrace.app.control_plane.trust import TrustKeeper
@@ -45,6 +46,7 @@ class Mesh:
     plan: LatestValue[tuple[PlannedReplica, ...]]
     settings: MeshSettings
     trust: TrustKeeper | None = None
+    loads: EngineLoadBook | None = None
 
     def status(self) -> dict[str, Any]:
         """How far the mesh is: ready when every planned replica is, and its proxy has acknowledged everything."""
@@ -65,7 +67,7 @@ class Mesh:
             "waiting": waiting,
             "gateways": self._gateways(reports),
             "problems": [problem.as_line() for problem in revision.problems],
-            "notes": self._notes(),
+            "notes": self._notes() + self._unread(),
             "translation_failures": dict(self.pipeline.failures),
             "trust": self.trust.authority() if self.trust else None,
             "last_translation_ms": round(self.pipeline.last_seconds * 1000, 3),
@@ -79,6 +81,18 @@ class Mesh:
             f"{host.name}: no native module, balancing by least_request ({host.module_problem})"
             for host in self.hosts.hosts.values()
             if not host.module
+        ]
+
+    def _engines(self) -> Mapping[str, dict[str, Any]]:
+        """What model servers say of their load, by replica."""
+        return {} if self.loads is None else self.loads.rows()
+
+    def _unread(self) -> list[str]:
+        """Model servers that cannot be asked for their load."""
+        return [
+            f"{replica}: engine metrics not read, the mesh goes by its own books ({row['problem']})"
+            for replica, row in sorted(self._engines().items())
+            if row["problem"]
         ]
 
     def _reports(self) -> Mapping[str, wire.ReplicaReport]:
@@ -168,6 +182,9 @@ class Mesh:
             "push_ms": None if stream is None or stream.push_ms is None else round(stream.push_ms, 2),
             "problem": self._problem(name, stream, report.certificate_serial),
         }
+        engine = self._engines().get(name)
+        if engine is not None:
+            row["engine_metrics"] = engine
         for column, type_url in _COLUMNS.items():
             row[column] = _acknowledged(stream, type_url)
         return row

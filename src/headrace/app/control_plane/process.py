@@ -182,6 +182,7 @@ class ControlPlane:
         """The management API on its owner-only socket."""
         mesh = Mesh(self._documents, self._hosts, self._hub, self._pipeline, self._planned, self._settings)
         mesh.trust = trust
+        mesh.loads = self._agents.loads
         application = api(mesh)
         add_trust(application, trust)
         runner = web.AppRunner(application, access_log=None, handle_signals=False)
