@@ -41,8 +41,9 @@ enum Phase {
 impl StreamHooks for Attempt {
     fn request_headers(&self, stream: Stream<'_>, _end: bool) -> u32 {
         let facts = stream
-            .header(Headers::Request, REQUEST_HEADER)
-            .and_then(|value| find(request_number(&value)?));
+            .read_header(Headers::Request, REQUEST_HEADER, request_number)
+            .flatten()
+            .and_then(find);
         if let Some(facts) = facts.filter(|facts| facts.resend) {
             *self.phase.borrow_mut() = Phase::Waiting(facts);
         }
@@ -75,7 +76,7 @@ impl StreamHooks for Attempt {
         let mut phase = self.phase.borrow_mut();
         let says_something = match &mut *phase {
             Phase::Withholding(events, withheld) => stream.body(Body::ReceivedResponse, |pieces| {
-                *withheld += pieces.iter().map(|piece| piece.len()).sum::<usize>();
+                *withheld += pieces.bytes();
                 let bound = if events.is_some() { MOST_WITHHELD } else { 0 };
                 let tokens = events.as_mut().map_or(0, |events| {
                     pieces

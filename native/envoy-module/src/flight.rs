@@ -1,6 +1,7 @@
 //! A request that asked to go, until it is over: where it stands, what its answer brought, how it fared. For
 //! [`crate::stream`].
 
+use crate::abi::callbacks::Pieces;
 use crate::admission;
 use crate::answer::{Events, Usage, Whole};
 use crate::clock;
@@ -50,7 +51,7 @@ pub struct Seen {
 }
 
 impl Flight {
-    pub fn hear(&mut self, pieces: &[&[u8]], end: bool, now: f64, out: &mut Vec<u8>) -> Seen {
+    pub fn hear(&mut self, pieces: Pieces<'_>, end: bool, now: f64, out: &mut Vec<u8>) -> Seen {
         let mut seen = Seen {
             rewrites: false,
             gap: None,

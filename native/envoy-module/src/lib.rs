@@ -24,6 +24,7 @@ mod limits;
 mod loads;
 mod places;
 mod pools;
+mod reader;
 mod report;
 mod request;
 mod requests;

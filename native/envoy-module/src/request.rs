@@ -4,7 +4,8 @@
 //! lengths and hashes are of the text as it stands, which is the same for the same client's next turn.
 
 use crate::clock;
-use crate::json::{number, raw_string, Fields, Inline};
+use crate::json::{number, raw_string};
+use crate::reader::{Fields, Kept, Reader, Text};
 
 /// Which API a path belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,75 +66,135 @@ const DATA_BYTES: usize = 1024;
 const MOST_BLOCKS: usize = 4096;
 const LONGEST_MODEL: usize = 256;
 
-#[derive(Default)]
-struct Parts<'a> {
-    model: &'a [u8],
-    before: [&'a [u8]; 2],
-    prompt: Option<&'a [u8]>,
+/// A body that is being read.
+#[derive(Debug)]
+pub struct Reading {
+    reader: Reader,
+    found: Found,
+    /// Bytes so far.
+    seen: usize,
+    /// Where the first field may be inserted.
+    opened: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Found {
+    api: Api,
+    model: Vec<u8>,
+    before: [Text; 2],
+    prompt: Option<Text>,
     stream: bool,
     stream_options: bool,
     max_tokens: Option<f64>,
+    strange: bool,
 }
 
-/// Reads a body; None where it is not understood. `block_tokens`: tokens of one block.
-pub fn understand(api: Api, body: &[u8], block_tokens: f64) -> Option<Understood> {
-    let mut parts = Parts::default();
-    let mut fields = Fields::of(body);
-    let mut inline = Inline::default();
-    while let Some((key, value)) = fields.next() {
-        inline.count += fields.inline().count;
-        inline.bytes += fields.inline().bytes;
+impl Fields for Found {
+    fn wants(&mut self, key: &[u8]) -> Kept {
         match key {
-            b"model" => parts.model = raw_string(value)?,
-            b"tools" => parts.before[0] = value,
-            b"system" | b"instructions" => parts.before[1] = value,
-            b"messages" if matches!(api, Api::Chat | Api::Messages) => parts.prompt = Some(value),
-            b"prompt" if api == Api::Completions => parts.prompt = Some(value),
-            b"input" if matches!(api, Api::Responses | Api::Embeddings) => parts.prompt = Some(value),
-            b"stream" => parts.stream = value == b"true",
-            b"stream_options" => parts.stream_options = true,
-            b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => parts.max_tokens = number(value),
-            _ => {}
+            b"model" | b"stream" | b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => Kept::Short,
+            b"tools" | b"system" | b"instructions" => Kept::Blocks,
+            b"stream_options" => {
+                self.stream_options = true;
+                Kept::Nothing
+            }
+            _ if self.is_prompt(key) => Kept::Blocks,
+            _ => Kept::Nothing,
         }
     }
-    if !fields.complete() {
-        return None;
+
+    fn short(&mut self, key: &[u8], value: &[u8]) {
+        match key {
+            b"model" => match raw_string(value) {
+                Some(model) => self.model = model.to_vec(),
+                None => self.strange = true,
+            },
+            b"stream" => self.stream = value == b"true",
+            _ => self.max_tokens = number(value),
+        }
     }
-    let prompt = parts.prompt?;
-    let texts = [parts.before[0], parts.before[1], prompt];
-    let model = &parts.model[..parts.model.len().min(LONGEST_MODEL)];
-    let asks = parts.stream && !parts.stream_options && matches!(api, Api::Chat | Api::Completions);
-    Some(Understood {
-        model: String::from_utf8_lossy(model).into_owned(),
-        tokens: tokens(texts.iter().map(|text| text.len()).sum(), inline),
-        blocks: blocks(parts.model, &texts, block_tokens),
-        max_tokens: parts.max_tokens,
-        stream: parts.stream,
-        usage_insertion: if asks { opening_brace(body) } else { None },
-    })
+
+    fn text(&mut self, key: &[u8], text: Text) {
+        match key {
+            b"tools" => self.before[0] = text,
+            b"system" | b"instructions" => self.before[1] = text,
+            _ => self.prompt = Some(text),
+        }
+    }
 }
 
-fn opening_brace(body: &[u8]) -> Option<usize> {
-    Some(body.iter().position(|&byte| byte == b'{')? + 1)
+impl Found {
+    fn is_prompt(&self, key: &[u8]) -> bool {
+        match self.api {
+            Api::Chat | Api::Messages => key == b"messages",
+            Api::Completions => key == b"prompt",
+            Api::Responses | Api::Embeddings => key == b"input",
+        }
+    }
 }
 
-fn tokens(bytes: usize, inline: Inline) -> f64 {
-    let text = bytes.saturating_sub(inline.bytes) + inline.count * DATA_BYTES;
-    (text as f64 / BYTES_PER_TOKEN).max(1.0)
+impl Reading {
+    /// Nothing was read yet. `block_tokens`: tokens of one block.
+    pub fn new(api: Api, block_tokens: f64) -> Self {
+        Reading {
+            reader: Reader::new((block_tokens * BYTES_PER_TOKEN) as usize, MOST_BLOCKS),
+            found: Found {
+                api,
+                model: Vec::new(),
+                before: Default::default(),
+                prompt: None,
+                stream: false,
+                stream_options: false,
+                max_tokens: None,
+                strange: false,
+            },
+            seen: 0,
+            opened: None,
+        }
+    }
+
+    /// The next bytes of the body.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if self.opened.is_none() {
+            let brace = bytes.iter().position(|&byte| byte == b'{');
+            self.opened = brace.map(|brace| self.seen + brace + 1);
+        }
+        self.reader.feed(bytes, &mut self.found);
+        self.seen += bytes.len();
+    }
+
+    /// What the body said; None where it was not understood, or is not whole.
+    pub fn finish(self) -> Option<Understood> {
+        let found = self.found;
+        let prompt = found.prompt.filter(|_| self.reader.is_complete() && !found.strange)?;
+        let texts = [&found.before[0], &found.before[1], &prompt];
+        let model = &found.model[..found.model.len().min(LONGEST_MODEL)];
+        let asks = found.stream && !found.stream_options && matches!(found.api, Api::Chat | Api::Completions);
+        Some(Understood {
+            model: String::from_utf8_lossy(model).into_owned(),
+            tokens: tokens(&texts),
+            blocks: blocks(&found.model, &texts),
+            max_tokens: found.max_tokens,
+            stream: found.stream,
+            usage_insertion: self.opened.filter(|_| asks),
+        })
+    }
+}
+
+fn tokens(texts: &[&Text; 3]) -> f64 {
+    let of = |text: &&Text| (text.bytes - text.inline.1 + text.inline.0 * DATA_BYTES) as f64;
+    (texts.iter().map(of).sum::<f64>() / BYTES_PER_TOKEN).max(1.0)
 }
 
 /// Hashes of whole blocks of the last text, and of all blocks of those before it, each chained to the one before.
-fn blocks(model: &[u8], texts: &[&[u8]; 3], block_tokens: f64) -> Vec<u64> {
-    let size = ((block_tokens * BYTES_PER_TOKEN) as usize).max(1);
+fn blocks(model: &[u8], texts: &[&Text; 3]) -> Vec<u64> {
     let mut chain = hash_of(model) ^ clock::secret();
-    let mut found = Vec::with_capacity((texts[2].len() / size + 2).min(MOST_BLOCKS));
+    let count: usize = texts.iter().map(|text| text.blocks.len() + 1).sum();
+    let mut found = Vec::with_capacity(count.min(MOST_BLOCKS));
     for (at, text) in texts.iter().enumerate() {
-        for block in text.chunks(size) {
-            let partial = block.len() < size;
-            if found.len() == MOST_BLOCKS || (partial && at == texts.len() - 1) {
-                return found;
-            }
-            chain = mix(chain ^ hash_of(block), 0x9e37_79b9_7f4a_7c15);
+        let rest = text.rest.filter(|_| at < texts.len() - 1);
+        for block in text.blocks.iter().copied().chain(rest).take(MOST_BLOCKS - found.len()) {
+            chain = mix(chain ^ block, 0x9e37_79b9_7f4a_7c15);
             found.push(chain);
         }
     }
@@ -178,6 +239,12 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
 
+    fn understand(api: Api, body: &[u8], block_tokens: f64) -> Option<Understood> {
+        let mut whole = Reading::new(api, block_tokens);
+        whole.feed(body);
+        whole.finish()
+    }
+
     fn chat(content: &str) -> String {
         format!(
             "{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"{}\"}}]}}",
@@ -212,6 +279,23 @@ mod tests {
             assert!(understood.tokens >= 1.0 && !understood.stream);
         }
         assert_eq!(Api::of_path(b"/v1/models"), None);
+    }
+
+    #[test]
+    fn a_body_means_the_same_however_it_is_cut() {
+        let body = format!(
+            " {{\"tools\":[{{\"x\":\"\\\"]}}\"}}],\"stream\" : true,\"model\":\"m\\u0041\",\"n\":-1.5e3,\
+             \"messages\":[{{\"content\":\"{}\",\"url\":\"data:image/png;base64,AAAA\"}},\"data\"],\"max_tokens\":7}} ",
+            "caf\u{e9} \\\\ ".repeat(40)
+        );
+        let whole = understand(Api::Chat, body.as_bytes(), 8.0).unwrap();
+        assert!(whole.blocks.len() > 10 && whole.stream && whole.max_tokens == Some(7.0));
+        for size in 1..body.len() {
+            let mut pieces = Reading::new(Api::Chat, 8.0);
+            body.as_bytes().chunks(size).for_each(|piece| pieces.feed(piece));
+            assert_eq!(pieces.seen, body.len());
+            assert_eq!(pieces.finish().as_ref(), Some(&whole), "pieces of {}", size);
+        }
     }
 
     #[test]

@@ -3,30 +3,30 @@
 //! Envoy may call a hook of this stream while it is being called from one, so the state is borrowed only between
 //! callbacks that could do that (`respond`, `continue_request`, `reset`).
 
-use crate::abi::callbacks::{Body, Headers, Stream};
+use crate::abi::callbacks::{Headers, Stream};
 use crate::abi::guarded;
 use crate::abi::http::StreamHooks;
 use crate::admission::{self, VERDICT};
-use crate::answer::{Events, Whole};
 use crate::ask::Ask;
 use crate::balancer::REQUEST_HEADER;
 use crate::clock;
 use crate::filter::{Filter, PoolFilter};
 use crate::flight::{Answer, Flight, Standpoint};
-use crate::limits::{self, Deadline, TIME_IS_OVER};
-use crate::pools::{locked, pool_of_cluster, PoolState};
+use crate::limits::{Deadline, TIME_IS_OVER};
+use crate::pools::{pool_of_cluster, PoolState};
 use crate::report::{Account, Statistics};
-use crate::request::{understand, Understood, USAGE_REQUEST};
-use crate::requests::{new_id, reason_word, Entry, Facts, Sent};
+use crate::request::{Reading, Understood, USAGE_REQUEST};
+use crate::requests::{new_id, Entry, Facts, Sent};
 use scheduler::admission::Decision;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 mod body;
+mod reply;
 mod turned_away;
 
-use body::read_body;
+use body::{insert, Collecting, Parts};
 use turned_away::Detour;
 
 /// What Envoy does next, as numbers of the ABI: for headers and for bodies.
@@ -62,7 +62,7 @@ enum State {
     /// Not a pool's business.
     Passing,
     /// The body is being kept until it is whole.
-    Collecting(Box<Ask>),
+    Collecting(Box<Collecting>),
     /// Let in, held or refused.
     Entered(Box<Flight>),
     /// Sent to what is no pool, because its pool did not take it: what there is to report.
@@ -192,7 +192,7 @@ impl PoolStream {
         let ask = Ask::read(stream, pool, cluster);
         if !end && ask.is_readable(stream) {
             stream.allow_buffering(ask.settings.max_body_bytes as u64 + MARGIN);
-            *self.state.borrow_mut() = State::Collecting(Box::new(ask));
+            *self.state.borrow_mut() = State::Collecting(Box::new(Collecting::new(ask)));
             return STOP;
         }
         match self.enter(stream, ask, None) {
@@ -204,29 +204,22 @@ impl PoolStream {
 
     /// A piece of the request's body came.
     fn see_request_body(&self, stream: Stream<'_>, end: bool) -> u32 {
-        let longest = match &*self.state.borrow() {
+        let (kept, too_long) = match &mut *self.state.borrow_mut() {
             State::Passing | State::Elsewhere(_) => return CONTINUE,
             State::Entered(flight) => return body_status(flight.standpoint, KEEP_SOME),
-            State::Collecting(ask) => ask.settings.max_body_bytes,
+            State::Collecting(collecting) => collecting.read(stream),
         };
-        let received = stream.body_size(Body::ReceivedRequest);
-        let together = stream.received_is_buffered();
-        let kept = if together {
-            0
-        } else {
-            stream.body_size(Body::BufferedRequest)
-        };
-        if kept + received > longest {
-            stream.allow_buffering((kept + received) as u64 + MARGIN); // Envoy moves it all to the next filter at once
-            return match self.take_ask() {
-                Some(ask) => body_status(self.enter(stream, *ask, None), KEEP_SOME),
+        if let Some(bytes) = too_long {
+            stream.allow_buffering(bytes + MARGIN); // Envoy moves it all to the next filter at once
+            return match self.take_collecting() {
+                Some(collecting) => body_status(self.enter(stream, collecting.ask, None), KEEP_SOME),
                 None => CONTINUE,
             };
         }
         if !end {
             return KEEP_ALL;
         }
-        self.enter_with_body(stream, kept > 0, true)
+        self.enter_with_body(stream, Parts { kept, received: true })
             .map_or(CONTINUE, |standpoint| body_status(standpoint, KEEP_ALL))
     }
 
@@ -239,15 +232,21 @@ impl PoolStream {
                 STOP
             };
         }
-        match self.enter_with_body(stream, true, false) {
+        match self.enter_with_body(
+            stream,
+            Parts {
+                kept: true,
+                received: false,
+            },
+        ) {
             None | Some(Standpoint::Sent) => CONTINUE,
             Some(_) => STOP,
         }
     }
 
-    fn take_ask(&self) -> Option<Box<Ask>> {
+    fn take_collecting(&self) -> Option<Box<Collecting>> {
         match self.state.replace(State::Passing) {
-            State::Collecting(ask) => Some(ask),
+            State::Collecting(collecting) => Some(collecting),
             other => {
                 *self.state.borrow_mut() = other;
                 None
@@ -255,44 +254,19 @@ impl PoolStream {
         }
     }
 
-    /// The body is whole: read it, and let the request in. `kept`, `received`: where Envoy has parts of it.
-    fn enter_with_body(&self, stream: Stream<'_>, kept: bool, received: bool) -> Option<Standpoint> {
-        let ask = self.take_ask()?;
-        let api = ask.api?;
-        let settings = ask.settings.clone();
-        let read = |body: &[u8]| {
-            let understood = understand(api, body, settings.config.block_tokens);
-            let insertion = understood.as_ref().and_then(|understood| understood.usage_insertion);
-            let with_usage = insertion.filter(|_| settings.inject_usage).map(|at| {
-                let mut changed = Vec::with_capacity(body.len() + USAGE_REQUEST.len());
-                changed.extend_from_slice(&body[..at]);
-                changed.extend_from_slice(USAGE_REQUEST);
-                changed.extend_from_slice(&body[at..]);
-                changed
-            });
-            (understood, with_usage)
-        };
-        let (understood, with_usage) = read_body(stream, kept, received, read);
-        let injected = with_usage.is_some();
-        if let Some(body) = with_usage {
-            let (filled, emptied) = if received {
-                (Body::ReceivedRequest, Body::BufferedRequest)
-            } else {
-                (Body::BufferedRequest, Body::ReceivedRequest)
-            };
-            if kept && received {
-                stream.replace_body(emptied, b"");
-            }
-            stream.replace_body(filled, &body);
-            if stream.header(Headers::Request, "content-length").is_some() {
-                let length = body.len().to_string();
-                stream.set_header(Headers::Request, "content-length", Some(length.as_bytes()));
-            }
+    /// The body is whole, and was read: let the request in.
+    fn enter_with_body(&self, stream: Stream<'_>, parts: Parts) -> Option<Standpoint> {
+        let Collecting { ask, reading, .. } = *self.take_collecting()?;
+        let understood = reading.and_then(Reading::finish);
+        let insertion = understood.as_ref().and_then(|understood| understood.usage_insertion);
+        let injected = insertion.filter(|_| ask.settings.inject_usage);
+        if let Some(at) = injected {
+            insert(stream, parts, at, USAGE_REQUEST);
             stream.set_header(Headers::Request, "accept-encoding", None);
         }
-        let standpoint = self.enter(stream, *ask, understood);
+        let standpoint = self.enter(stream, ask, understood);
         if let State::Entered(flight) = &mut *self.state.borrow_mut() {
-            flight.usage_injected = injected;
+            flight.usage_injected = injected.is_some();
         }
         Some(standpoint)
     }
@@ -372,106 +346,6 @@ impl PoolStream {
         match &mut *self.state.borrow_mut() {
             State::Entered(flight) => Some(change(flight)),
             _ => None,
-        }
-    }
-
-    fn give_up(&self, stream: Stream<'_>) {
-        let answered = self.with_flight(|flight| {
-            if flight.ended || !limits::is_over(flight.entry.facts()) {
-                return None;
-            }
-            flight.outcome = "timeout";
-            flight.end();
-            Some(flight.answered)
-        });
-        match answered.flatten() {
-            Some(true) => stream.reset("headrace_timeout"),
-            Some(false) => {
-                let mut headers = vec![("content-type", "text/plain"), ("x-headrace-reason", "timeout")];
-                headers.extend(self.detour_header());
-                stream.respond(504, &headers, b"the model server took too long\n", "headrace_timeout");
-            }
-            None => {}
-        }
-    }
-
-    /// The answer's headers came.
-    fn see_response_headers(&self, stream: Stream<'_>, end: bool) {
-        self.tell_of_detour(stream);
-        if !matches!(&*self.state.borrow(), State::Entered(_)) {
-            return;
-        }
-        let status = stream.header(Headers::Response, ":status").unwrap_or_default();
-        let kind = stream.header(Headers::Response, "content-type").unwrap_or_default();
-        let plain = stream
-            .header(Headers::Response, "content-encoding")
-            .map_or(true, |coding| coding == b"identity");
-        let events = kind.starts_with(b"text/event-stream");
-        let timed_out = status == b"504" && self.with_flight(|flight| flight.outcome == "timeout") == Some(true);
-        let strips = self.with_flight(|flight| {
-            flight.answered = true;
-            let from_server = flight.outcome == "reset";
-            if from_server && !status.starts_with(b"2") {
-                flight.outcome = "error";
-            }
-            let strips = events && plain && flight.usage_injected;
-            if from_server && plain {
-                flight.answer = if events {
-                    Answer::Events(Events::new(flight.api, strips))
-                } else {
-                    flight.entry.facts().deadline.whole_answer();
-                    Answer::Whole(Whole::default())
-                };
-            }
-            if end {
-                flight.complete();
-            }
-            strips && from_server
-        });
-        if strips == Some(true) {
-            stream.set_header(Headers::Response, "content-length", None);
-        }
-        if timed_out {
-            stream.set_header(Headers::Response, "x-headrace-reason", Some(b"timeout"));
-        }
-        if self.filter().map_or(false, |filter| filter.settings.debug_headers) {
-            self.write_debug_headers(stream);
-        }
-    }
-
-    fn write_debug_headers(&self, stream: Stream<'_>) {
-        let found = self.with_flight(|flight| {
-            let sent = locked(&flight.entry.facts().sent).clone();
-            let reason = sent.pick.map_or("none", |pick| reason_word(pick.reason));
-            (sent.address, reason, flight.queued * 1000.0)
-        });
-        if let Some((address, reason, queued)) = found {
-            stream.set_header(Headers::Response, "x-headrace-endpoint", Some(address.as_bytes()));
-            stream.set_header(Headers::Response, "x-headrace-pick", Some(reason.as_bytes()));
-            stream.set_header(
-                Headers::Response,
-                "x-headrace-queue-ms",
-                Some(format!("{:.0}", queued).as_bytes()),
-            );
-        }
-    }
-
-    /// A piece of the answer's body came.
-    fn see_response_body(&self, stream: Stream<'_>, end: bool) {
-        let now = clock::now();
-        let mut out = Vec::new();
-        let seen = stream.body(Body::ReceivedResponse, |pieces| {
-            self.with_flight(|flight| flight.hear(pieces, end, now, &mut out))
-        });
-        let seen = match seen {
-            Some(seen) => seen,
-            None => return,
-        };
-        if seen.rewrites {
-            stream.replace_body(Body::ReceivedResponse, &out);
-        }
-        if let (Some(gap), Some(filter)) = (seen.gap, self.filter()) {
-            filter.statistics.gap(gap);
         }
     }
 }

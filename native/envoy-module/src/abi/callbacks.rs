@@ -17,12 +17,10 @@ offered! {
     fn envoy_dynamic_module_callback_http_set_header(stream: Envoy, kind: c_int, key: ModuleBuffer, value: ModuleBuffer) -> bool;
     fn envoy_dynamic_module_callback_http_get_buffer_limit(stream: Envoy) -> u64;
     fn envoy_dynamic_module_callback_http_set_buffer_limit(stream: Envoy, bytes: u64);
-    fn envoy_dynamic_module_callback_http_get_body_size(stream: Envoy, body: c_int) -> usize;
     fn envoy_dynamic_module_callback_http_get_body_chunks_size(stream: Envoy, body: c_int) -> usize;
     fn envoy_dynamic_module_callback_http_get_body_chunks(stream: Envoy, body: c_int, chunks: *mut EnvoyBuffer) -> bool;
     fn envoy_dynamic_module_callback_http_append_body(stream: Envoy, body: c_int, data: ModuleBuffer) -> bool;
     fn envoy_dynamic_module_callback_http_drain_body(stream: Envoy, body: c_int, bytes: usize) -> bool;
-    fn envoy_dynamic_module_callback_http_received_buffered_request_body(stream: Envoy) -> bool;
     fn envoy_dynamic_module_callback_http_send_response(stream: Envoy, status: u32, headers: *mut Header, count: usize, body: ModuleBuffer, details: ModuleBuffer);
     fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string_batch(stream: Envoy, namespace: ModuleBuffer, entries: *const Header, count: usize);
     fn envoy_dynamic_module_callback_http_set_dynamic_metadata_number(stream: Envoy, namespace: ModuleBuffer, key: ModuleBuffer, value: f64);
@@ -218,6 +216,29 @@ impl<'call> Stream<'call> {
         })
     }
 
+    /// Calls `read` with the first value of a header (name in lower case), which must not call Envoy.
+    pub fn read_header<R>(&self, kind: Headers, name: &str, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let key = ModuleBuffer::of(name.as_bytes());
+        let mut value = EnvoyBuffer::EMPTY;
+        // SAFETY: the stream is alive, the buffers live during the call, a null count is allowed; Envoy filled the buffer
+        // in this hook, and nothing is called while `read` looks at it.
+        unsafe {
+            let there = envoy_dynamic_module_callback_http_get_header(
+                self.envoy,
+                kind as c_int,
+                key,
+                &mut value,
+                0,
+                ptr::null_mut(),
+            );
+            if there {
+                Some(read(value.bytes()))
+            } else {
+                None
+            }
+        }
+    }
+
     /// Sets a header, or removes it.
     pub fn set_header(&self, kind: Headers, name: &str, value: Option<&[u8]>) {
         let value = value.map_or(ModuleBuffer::NOTHING, ModuleBuffer::of);
@@ -242,30 +263,19 @@ impl<'call> Stream<'call> {
         }
     }
 
-    /// Length of a body in bytes.
-    pub fn body_size(&self, body: Body) -> usize {
-        // SAFETY: the stream is alive.
-        unsafe { envoy_dynamic_module_callback_http_get_body_size(self.envoy, body as c_int) }
-    }
-
     /// Shows the pieces of a body to `look`, which must not call Envoy (it gets no handle).
-    pub fn body<R>(&self, body: Body, look: impl FnOnce(&[&[u8]]) -> R) -> R {
+    pub fn body<R>(&self, body: Body, look: impl FnOnce(Pieces<'_>) -> R) -> R {
         // SAFETY: the stream is alive; the vector has room for as many pieces as Envoy says there are; the pieces are
         // valid until the body is changed, which cannot happen before `look` returns.
         unsafe {
             let count = envoy_dynamic_module_callback_http_get_body_chunks_size(self.envoy, body as c_int);
-            let mut buffers = vec![EnvoyBuffer::EMPTY; count];
-            let there = count > 0
-                && envoy_dynamic_module_callback_http_get_body_chunks(self.envoy, body as c_int, buffers.as_mut_ptr());
-            let pieces: Vec<&[u8]> = buffers.iter().filter(|_| there).map(|buffer| buffer.bytes()).collect();
-            look(&pieces)
+            if count <= FEW {
+                let mut few = [EnvoyBuffer::EMPTY; FEW];
+                return look(pieces_of(self.envoy, body, &mut few[..count]));
+            }
+            let mut many = vec![EnvoyBuffer::EMPTY; count];
+            look(pieces_of(self.envoy, body, &mut many))
         }
-    }
-
-    /// Whether what came with this event is what an earlier filter had kept (then it is not in the kept body besides).
-    pub fn received_is_buffered(&self) -> bool {
-        // SAFETY: the stream is alive.
-        unsafe { envoy_dynamic_module_callback_http_received_buffered_request_body(self.envoy) }
     }
 
     /// Replaces a body.
@@ -333,6 +343,35 @@ impl<'call> Stream<'call> {
         // SAFETY: the stream is alive.
         Waker(unsafe { envoy_dynamic_module_callback_http_filter_scheduler_new(self.envoy) })
     }
+}
+
+/// A body has so many pieces that room for them is asked of the allocator.
+const FEW: usize = 8;
+
+/// The pieces of a body.
+#[derive(Clone, Copy)]
+pub struct Pieces<'call>(&'call [EnvoyBuffer]);
+
+impl<'call> Pieces<'call> {
+    /// One after the other.
+    pub fn iter(self) -> impl Iterator<Item = &'call [u8]> {
+        // SAFETY: they exist only while Envoy lends the bytes (`Stream::body`).
+        self.0.iter().map(|buffer| unsafe { buffer.bytes() })
+    }
+
+    /// Bytes in all.
+    pub fn bytes(self) -> usize {
+        self.0.iter().map(|buffer| buffer.length).sum()
+    }
+}
+
+/// # Safety
+/// `stream` is alive, the body is not changed before the answer is dropped, and has as many pieces as `room` has places.
+unsafe fn pieces_of(stream: Envoy, body: Body, room: &mut [EnvoyBuffer]) -> Pieces<'_> {
+    // SAFETY: as promised by the caller.
+    let there = !room.is_empty()
+        && unsafe { envoy_dynamic_module_callback_http_get_body_chunks(stream, body as c_int, room.as_mut_ptr()) };
+    Pieces(if there { room } else { &[] })
 }
 
 fn pairs(texts: &[(&str, &str)]) -> Vec<Header> {

@@ -1,36 +1,77 @@
-//! A request's body in one piece, wherever Envoy has its parts.
+//! The request's body: read as it arrives, while Envoy keeps it, and changed where its answer shall tell more.
 
-use crate::abi::callbacks::{Body, Stream};
-use std::cell::RefCell;
+use crate::abi::callbacks::{Body, Headers, Stream};
+use crate::ask::Ask;
+use crate::request::Reading;
 
-thread_local! {
-    /// Room for bodies that come in several pieces, kept: new memory for each would cost more than reading them.
-    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+/// A request of which the body is not whole yet.
+#[derive(Debug)]
+pub(super) struct Collecting {
+    /// What its headers said.
+    pub ask: Ask,
+    /// What its body said so far.
+    pub reading: Option<Reading>,
+    bytes: usize,
 }
-const MOST_ROOM: usize = 1 << 20;
 
-/// Shows a body in one piece, copying only where Envoy has it in several.
-pub fn read_body<R>(stream: Stream<'_>, kept: bool, received: bool, read: impl FnOnce(&[u8]) -> R) -> R {
-    let mut whole = ROOM.with(RefCell::take);
-    whole.clear();
-    if kept {
-        stream.body(Body::BufferedRequest, |pieces| {
-            pieces.iter().for_each(|piece| whole.extend_from_slice(piece))
-        });
+impl Collecting {
+    /// Of the body nothing is known yet.
+    pub fn new(ask: Ask) -> Self {
+        Collecting {
+            reading: ask.api.map(|api| Reading::new(api, ask.settings.config.block_tokens)),
+            ask,
+            bytes: 0,
+        }
     }
-    let answer = if received {
-        stream.body(Body::ReceivedRequest, |pieces| match pieces {
-            [single] if whole.is_empty() => read(single),
-            _ => {
-                pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-                read(&whole)
+
+    /// Reads what came. Whether something came before, and how much there is in all if that is too much to be kept.
+    pub fn read(&mut self, stream: Stream<'_>) -> (bool, Option<u64>) {
+        let before = self.bytes;
+        stream.body(Body::ReceivedRequest, |pieces| {
+            self.bytes += pieces.bytes();
+            if let Some(reading) = &mut self.reading {
+                pieces.iter().for_each(|piece| reading.feed(piece));
             }
-        })
-    } else {
-        read(&whole)
-    };
-    if whole.capacity() <= MOST_ROOM {
-        ROOM.with(|room| room.replace(whole));
+        });
+        let too_long = self.bytes > self.ask.settings.max_body_bytes;
+        (before > 0, if too_long { Some(self.bytes as u64) } else { None })
     }
-    answer
+}
+
+/// Where Envoy has parts of a body: kept from events before, received with this one.
+#[derive(Clone, Copy)]
+pub(super) struct Parts {
+    pub kept: bool,
+    pub received: bool,
+}
+
+/// Inserts something into the request's body, and corrects the length that the headers say.
+pub(super) fn insert(stream: Stream<'_>, parts: Parts, at: usize, inserted: &[u8]) {
+    let mut body = Vec::new();
+    for (there, part) in [
+        (parts.kept, Body::BufferedRequest),
+        (parts.received, Body::ReceivedRequest),
+    ] {
+        if there {
+            stream.body(part, |pieces| {
+                pieces.iter().for_each(|piece| body.extend_from_slice(piece))
+            });
+        }
+    }
+    let rest = body.split_off(at.min(body.len()));
+    body.extend_from_slice(inserted);
+    body.extend_from_slice(&rest);
+    if parts.kept && parts.received {
+        stream.replace_body(Body::BufferedRequest, b"");
+    }
+    let filled = if parts.received {
+        Body::ReceivedRequest
+    } else {
+        Body::BufferedRequest
+    };
+    stream.replace_body(filled, &body);
+    if stream.header(Headers::Request, "content-length").is_some() {
+        let length = body.len().to_string();
+        stream.set_header(Headers::Request, "content-length", Some(length.as_bytes()));
+    }
 }
