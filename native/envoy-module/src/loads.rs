@@ -177,6 +177,7 @@ impl Reader {
     fn look(&mut self, file: &Path, now: f64) {
         let pools = all_pools();
         self.history.note(&pools, now);
+        self.greet(&pools);
         if let Some(page) = self.changed(file) {
             self.hear(&page, unix_now(), &pools, now);
         }
@@ -214,6 +215,23 @@ impl Reader {
             for pool in pools {
                 let then = self.history.around(said.at, hash_of(pool.name().as_bytes()), line.name);
                 pool.observe(line.name, &said.load, then);
+            }
+        }
+    }
+
+    /// Endpoints that came since the last look hear what was said before they came.
+    fn greet(&self, pools: &[Arc<PoolState>]) {
+        let mut moments = self.history.moments.iter().rev().map(|(_, moment)| moment);
+        let (newest, before) = match (moments.next(), moments.next()) {
+            (Some(newest), Some(before)) => (newest, before),
+            _ => return,
+        };
+        for pool in pools {
+            let key = hash_of(pool.name().as_bytes());
+            for (&name, said) in &self.said {
+                if newest.contains_key(&(key, name)) && !before.contains_key(&(key, name)) {
+                    pool.observe(name, &said.load, None);
+                }
             }
         }
     }

@@ -122,6 +122,24 @@ fn what_ended_since_the_engine_was_asked_is_nobody_else_s() {
 }
 
 #[test]
+fn an_endpoint_that_comes_later_hears_what_was_said() {
+    let (pool, mut reader) = (pool("loads-later"), Reader::default());
+    let pools = [pool.clone()];
+    let (a, b) = (hash_of(A.as_bytes()), hash_of(B.as_bytes()));
+    pool.set_endpoints("c", vec![b], 0.0);
+    reader.history.note(&pools, 10.0);
+    reader.hear(&page(1000.0, "127.0.0.1:1 age_ms=0 waiting=40\n"), 1000.0, &pools, 10.0);
+    reader.history.note(&pools, 10.25);
+    reader.greet(&pools);
+    pool.set_endpoints("c", vec![a, b], 10.3);
+    reader.history.note(&pools, 10.5);
+    reader.greet(&pools);
+    for id in 0..5 {
+        assert_eq!(picked(&pool, id, 10.5), b);
+    }
+}
+
+#[test]
 fn old_words_and_those_of_the_future_do_no_harm() {
     let (pool, mut reader) = (pool("loads-time"), Reader::default());
     let pools = [pool.clone()];

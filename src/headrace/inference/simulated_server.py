@@ -77,7 +77,7 @@ class Faults:
     `status`: answer with this code instead (0: none) to the next `remaining` requests (-1: all). `delay`: seconds
     added before the answer. `hang`: never answer. `cut_after`: break the connection after that many tokens (-1:
     never). `unhealthy`: /health answers 503. `claimed_waiting`: /metrics says that so many wait, and as many run, in a
-    full cache (0: an empty one), whatever is true (-1: the truth).
+    full cache (0: an empty one), whatever is true (-1: the truth). `mute`: /metrics never answers.
     """
 
     status: int = 0
@@ -87,6 +87,7 @@ class Faults:
     cut_after: int = -1
     unhealthy: bool = False
     claimed_waiting: int = -1
+    mute: bool = False
 
     @classmethod
     def parse(cls, data: object) -> Faults:
@@ -403,6 +404,8 @@ class SimulatedServer:
         return web.json_response(asdict(self._faults))
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        while self._faults.mute:
+            await asyncio.sleep(0.05)
         figures = self._figures
         label = f'model_name="{self._settings.model}"'
         gauges: dict[str, float] = {
