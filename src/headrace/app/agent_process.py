@@ -61,6 +61,11 @@ def run_agent(options: AgentOptions) -> None:
         lock.close()
 
 
+def mesh_mark(places: Places) -> str:
+    """How the mark of every process of this mesh begins (`agent.process.MARK`)."""
+    return f"{hashlib.blake2b(os.fsencode(places.state), digest_size=8).hexdigest()}:"
+
+
 def headrace_command(*arguments: str) -> tuple[str, ...]:
     """The command line that runs this very installation of headrace."""
     return (sys.executable, "-m", "headrace", *arguments)
@@ -79,10 +84,10 @@ async def _run(options: AgentOptions, places: Places, envoy: Path) -> None:
         loop.add_signal_handler(number, asked_to_stop)
     if become_subreaper():
         watch(loop)
-    mesh_mark = f"{hashlib.blake2b(os.fsencode(places.state), digest_size=8).hexdigest()}:"
+    own = mesh_mark(places)
 
     def mark(role: str, name: str) -> str:
-        return f"{mesh_mark}{role}:{name}:{secrets.token_hex(4)}:"
+        return f"{own}{role}:{name}:{secrets.token_hex(4)}:"
 
     guardian = None
     if options.control_plane:
@@ -94,7 +99,7 @@ async def _run(options: AgentOptions, places: Places, envoy: Path) -> None:
     # Not before: this takes as long as the control plane takes to load itself, at the same time.
     from headrace.app.agent_host import HostStart, run_host
 
-    start = HostStart(places, options.host, envoy, guardian, mesh_mark, mark, options.log_bytes, options.capture)
+    start = HostStart(places, options.host, envoy, guardian, own, mark, options.log_bytes, options.capture)
     await run_host(start, stop, hurry)
 
 

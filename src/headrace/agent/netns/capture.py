@@ -115,6 +115,7 @@ class NetnsCapture:
         place = self._free_place(spec.id)
         exclusions = _exclusions(spec)
         try:
+            egress.open_way_out(self.net, self._places.agent, again=True)
             links.build_place(place)
             links.load_rules(place.namespace, ruleset(place, exclusions))
             self._prepare(place, spec)

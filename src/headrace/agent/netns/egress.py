@@ -1,8 +1,8 @@
 """The way from a mesh's namespaces to the world outside: forwarding and address translation on this machine.
 
-Called by `capture` (open) and `leftovers` (close). Forwarding is switched on for the mesh's own interface and for those
-that lead outside, never for the whole machine, and for connections that replicas open, never for others; what was
-switched on is written down first and switched off again at the end.
+Called by `capture` (open, again with every new replica) and `leftovers` (close). Forwarding is switched on for the
+mesh's own interface and for those that routes use, for connections that replicas open and no others; what was switched
+on is written down first and switched off again at the end.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from headrace.floor.files import write_private
 _RECORD = "forwarding.json"
 
 
-def open_way_out(net: MeshNet, records: Path) -> None:
-    """Let connections of replicas out, and nothing in."""
-    switched = _recorded(records)
+def open_way_out(net: MeshNet, records: Path, *, again: bool = False) -> None:
+    """Let connections of replicas out, and nothing in; again where interfaces may have come."""
+    before = _recorded(records)
+    switched = list(before)
     for family in ("ipv4", "ipv6"):
         for interface in (net.uplink, *links.outward_interfaces(family)):
             setting = Path(f"/proc/sys/net/{family}/conf/{interface}/forwarding")
             with contextlib.suppress(OSError):
-                if setting.read_text().strip() == "0":
-                    if interface != net.uplink and str(setting) not in switched:
-                        switched.append(str(setting))
-                        write_private(records / _RECORD, json.dumps(switched).encode())
-                    setting.write_text("1")
-    opened = {Path(path).parent.name for path in switched}
-    links.load_rules(None, forwarding(net, sorted(opened)))
+                if setting.read_text().strip() != "0":
+                    continue
+                if interface != net.uplink and str(setting) not in switched:
+                    switched.append(str(setting))
+                    write_private(records / _RECORD, json.dumps(switched).encode())
+                setting.write_text("1")
+    if switched != before or not again:
+        links.load_rules(None, forwarding(net, sorted({Path(path).parent.name for path in switched})))
 
 
 def close_way_out(mesh: str, records: Path) -> None:
@@ -46,14 +48,14 @@ def close_way_out(mesh: str, records: Path) -> None:
 
 def forwarding(net: MeshNet, opened: list[str]) -> str:
     """The table of this machine's own network: `opened` are interfaces that forward only because the mesh asked, so
-    that they forward for nobody else."""
+    that they take no new connection for anybody else (but those that another's rules translate, as for containers)."""
     up = net.uplink
     ranges = [f"ip saddr {net.block}"] + ([f"ip6 saddr {net.unique}"] if net.unique is not None else [])
     passing = [
         f'iifname "{up}" oifname != "{up}" accept',
         f'oifname "{up}" ct state established,related accept',
         f'oifname "{up}" drop',
-        *(f'iifname "{name}" drop' for name in opened),
+        *(f'iifname "{name}" ct state new ct status & dnat == 0 drop' for name in opened),
     ]
     translated = [f'{block} oifname != "{up}" masquerade' for block in ranges]
     name = _table(net.mesh)

@@ -168,7 +168,8 @@ def address_of(text: str) -> ipaddress.IPv4Interface:
 
 
 def outward_interfaces(family: str) -> tuple[str, ...]:
-    """Interfaces that this machine's default routes use; `family` is ipv4 or ipv6. Routes that a router announced do
+    """Interfaces that this machine's routes use; `family` is ipv4 or ipv6. Those with routes that a router announced do
     not count: with forwarding switched on, the interface would stop listening to its router."""
-    routes = _json("ip", "-j", "-4" if family == "ipv4" else "-6", "route", "show", "default")
-    return tuple(sorted({str(route["dev"]) for route in routes if "dev" in route and route.get("protocol") != "ra"}))
+    routes = _json("ip", "-j", "-4" if family == "ipv4" else "-6", "route", "show")
+    announced = {route.get("dev") for route in routes if route.get("protocol") == "ra"}
+    return tuple(sorted({str(route["dev"]) for route in routes if "dev" in route} - announced - {"lo"}))
