@@ -404,8 +404,8 @@ class SimulatedServer:
         return web.json_response(asdict(self._faults))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        while self._faults.mute:
-            await asyncio.sleep(0.05)
+        if self._faults.mute:
+            await asyncio.Event().wait()
         figures = self._figures
         label = f'model_name="{self._settings.model}"'
         gauges: dict[str, float] = {
