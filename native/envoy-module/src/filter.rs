@@ -1,6 +1,7 @@
 //! The HTTP filters that this module offers, chosen by the `filter_name` of Envoy's configuration.
 
 use crate::abi::callbacks::FilterConfigHandle;
+use crate::guard;
 use crate::report::Statistics;
 use crate::settings::FilterSettings;
 use std::fmt;
@@ -14,6 +15,8 @@ pub enum Wish {
     Pool(FilterSettings),
     /// Withholds the headers of answers, between router and endpoint; takes no settings.
     Attempt,
+    /// Ends requests to servers that are revoked; takes no settings.
+    Guard,
 }
 
 /// Why a configuration is refused. Envoy then rejects the listener that carries it and keeps the one before.
@@ -32,7 +35,7 @@ impl fmt::Display for ConfigError {
         match self {
             Self::UnknownFilter(name) => write!(
                 out,
-                "no filter is called {name:?}; this module has: attempt, noop, pool"
+                "no filter is called {name:?}; this module has: attempt, guard, noop, pool"
             ),
             Self::UnexpectedSettings(name, bytes) => {
                 write!(out, "filter {name} takes no settings, {bytes} bytes given")
@@ -50,6 +53,8 @@ impl Wish {
             b"noop" => Err(ConfigError::UnexpectedSettings("noop", settings.len())),
             b"attempt" if settings.is_empty() => Ok(Self::Attempt),
             b"attempt" => Err(ConfigError::UnexpectedSettings("attempt", settings.len())),
+            b"guard" if settings.is_empty() => Ok(Self::Guard),
+            b"guard" => Err(ConfigError::UnexpectedSettings("guard", settings.len())),
             b"pool" => FilterSettings::parse(settings)
                 .map(Self::Pool)
                 .map_err(ConfigError::Refused),
@@ -67,6 +72,8 @@ pub enum Filter {
     Pool(Box<PoolFilter>),
     /// Withholds the headers of answers.
     Attempt,
+    /// Ends requests to servers that are revoked.
+    Guard,
 }
 
 /// The filter `pool` as configured.
@@ -84,6 +91,10 @@ impl Filter {
         match wish {
             Wish::Noop => Filter::Noop,
             Wish::Attempt => Filter::Attempt,
+            Wish::Guard => {
+                guard::begin();
+                Filter::Guard
+            }
             Wish::Pool(settings) => Filter::Pool(Box::new(PoolFilter {
                 settings,
                 statistics: Statistics::define(envoy),
@@ -100,6 +111,7 @@ mod tests {
     fn all_filters_are_known() {
         assert_eq!(Wish::parse(b"noop", b""), Ok(Wish::Noop));
         assert_eq!(Wish::parse(b"attempt", b""), Ok(Wish::Attempt));
+        assert_eq!(Wish::parse(b"guard", b""), Ok(Wish::Guard));
         assert_eq!(Wish::parse(b"pool", b""), Ok(Wish::Pool(FilterSettings::default())));
     }
 
@@ -122,7 +134,7 @@ mod tests {
         let error = Wish::parse(b"no\xffne", b"").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no filter is called \"no\u{fffd}ne\"; this module has: attempt, noop, pool"
+            "no filter is called \"no\u{fffd}ne\"; this module has: attempt, guard, noop, pool"
         );
     }
 }

@@ -4,7 +4,8 @@
 //! they ask ([`request`]), holds or refuses them ([`admission`]), watches the answers ([`answer`], [`limits`]) and
 //! tells how they fared ([`report`]); filter `attempt` stands between router and endpoint ([`attempt`]). The load-balancing policy `pool` ([`balancer`]) sends each attempt where the
 //! scheduler says. All workers share the [`pools`] and the table of [`requests`]; [`loads`] brings what the engines say of
-//! themselves. Envoy calls through the C functions of [`abi`], the only place with unsafe code.
+//! themselves. Network filter `guard` and HTTP filter `guard` end connections and requests with peers that are revoked
+//! ([`guard`], [`guard_stream`]). Envoy calls through the C functions of [`abi`], the only place with unsafe code.
 
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -19,6 +20,8 @@ mod balancer;
 mod clock;
 mod filter;
 mod flight;
+mod guard;
+mod guard_stream;
 mod json;
 mod limits;
 mod loads;

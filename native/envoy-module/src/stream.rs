@@ -174,7 +174,7 @@ impl PoolStream {
     fn filter(&self) -> Option<&PoolFilter> {
         match &*self.filter {
             Filter::Pool(filter) => Some(filter),
-            Filter::Noop | Filter::Attempt => None,
+            Filter::Noop | Filter::Attempt | Filter::Guard => None,
         }
     }
 

@@ -5,15 +5,14 @@ Filled by `agent.replica` after every renewal and by `agent.link` with what the 
 Envoy's memory only. A replica without a certificate yet is sent nothing, so an Envoy that outlived an agent keeps what
 it has until the new one has a certificate.
 
-Who is revoked also goes into one file for all Envoys of the host, which the native module's guard reads: a JSON object
-with `identities` (SPIFFE URIs) and `certificates` (hex SHA-256), replaced whole.
+Who is revoked also goes into one file for all Envoys of the host, which the native module's guard reads
+(native/envoy-module/src/guard.rs) and which is replaced whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -29,6 +28,16 @@ from headrace.wire import agent_v1_pb2 as wire
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _POLL_SECONDS = 0.1
+_REVOKED_HEAD = "headrace-revoked 1"
+REVOKED_VARIABLE = "HEADRACE_REVOKED"
+"""Environment variable that names the guard's file to Envoy."""
+
+
+def revoked_text(identities: Iterable[str], certificates: Iterable[str]) -> bytes:
+    """The guard's file: these identities (SPIFFE URIs) and certificates (hex SHA-256 of the DER) are revoked."""
+    lines = [_REVOKED_HEAD, *(f"identity {name}" for name in sorted(identities))]
+    lines += [f"certificate {digest}" for digest in sorted(certificates)]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 class SecretStore:
@@ -65,11 +74,7 @@ class SecretStore:
             return
         self._trust = state
         if self._file is not None:
-            told = {
-                "identities": sorted(state.revoked_identities),
-                "certificates": sorted(state.revoked_certificates),
-            }
-            write_private(self._file, json.dumps(told).encode())
+            write_private(self._file, revoked_text(state.revoked_identities, state.revoked_certificates))
         self._sets = {name: self._set_of(certificate) for name, certificate in self._certificates.items()}
         self._hub.publish(self._sets)
         self._changed.set()

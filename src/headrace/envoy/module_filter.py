@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from envoy.config.core.v3 import extension_pb2
+from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.dynamic_modules.v3 import dynamic_modules_pb2 as module_pb2
 from envoy.extensions.filters.http.dynamic_modules.v3 import dynamic_modules_pb2 as module_filter_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
@@ -25,6 +26,10 @@ POOL_FILTER = "headrace.pool"
 ATTEMPT = "attempt"
 """What the module calls its filter between the router and the endpoints, which withholds what nobody has seen yet."""
 ATTEMPT_FILTER = "headrace.attempt"
+GUARD = "guard"
+"""What the module calls its network filter, and its HTTP filter, that end what revoked peers have under way."""
+GUARD_FILTER = "headrace.guard"
+_NETWORK_FILTER = "type.googleapis.com/envoy.extensions.filters.network.dynamic_modules.v3.DynamicModuleNetworkFilter"
 _LB_POLICY = "envoy.load_balancing_policies.dynamic_modules"
 _LB_CONFIG = (
     "type.googleapis.com/envoy.extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"
@@ -46,6 +51,19 @@ def pool_filter() -> Any:
 def attempt_filter() -> Any:
     """The module's filter for one attempt of a request: first of a cluster's upstream filters."""
     return _filter(ATTEMPT_FILTER, ATTEMPT)
+
+
+def guard_filter() -> Any:
+    """The module's HTTP filter that ends requests to servers that are revoked. On the ways out of a proxy."""
+    return _filter(GUARD_FILTER, GUARD)
+
+
+def guard_network_filter() -> Any:
+    """The module's network filter that closes connections of clients that are revoked. First of a chain that ends the
+    mesh's TLS. xds-protos 1.85 lacks its message, so it goes as a TypedStruct."""
+    config = typed_struct_pb2.TypedStruct(type_url=_NETWORK_FILTER)
+    config.value.update({"dynamic_module_config": {"name": MODULE_NAME, "do_not_close": True}, "filter_name": GUARD})
+    return listener_components_pb2.Filter(name=GUARD_FILTER, typed_config=_packed(config))
 
 
 def pool_balancer(settings: str) -> Any:

@@ -1,5 +1,6 @@
 //! What Envoy offers to modules, as far as it is used here, behind safe handles that live no longer than a hook's call.
 
+use super::network::Attribute;
 use super::{Envoy, EnvoyBuffer, ModuleBuffer};
 use std::marker::PhantomData;
 use std::os::raw::{c_int, c_void};
@@ -25,6 +26,7 @@ offered! {
     fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string_batch(stream: Envoy, namespace: ModuleBuffer, entries: *const Header, count: usize);
     fn envoy_dynamic_module_callback_http_set_dynamic_metadata_number(stream: Envoy, namespace: ModuleBuffer, key: ModuleBuffer, value: f64);
     fn envoy_dynamic_module_callback_http_filter_continue_decoding(stream: Envoy);
+    fn envoy_dynamic_module_callback_http_filter_get_attribute_string(stream: Envoy, attribute: c_int, value: *mut EnvoyBuffer) -> bool;
     fn envoy_dynamic_module_callback_http_filter_reset_stream(stream: Envoy, reason: c_int, details: ModuleBuffer);
     fn envoy_dynamic_module_callback_http_filter_scheduler_new(stream: Envoy) -> *mut c_void;
     fn envoy_dynamic_module_callback_http_filter_scheduler_commit(scheduler: *mut c_void, event: u64);
@@ -336,6 +338,23 @@ impl<'call> Stream<'call> {
         let details = ModuleBuffer::of(details.as_bytes());
         // SAFETY: the stream is alive, Envoy copies the text. 0: a reset by this side.
         unsafe { envoy_dynamic_module_callback_http_filter_reset_stream(self.envoy, 0, details) }
+    }
+
+    /// URI names in the certificate of the endpoint that serves this request, with commas between.
+    pub fn upstream_uris(&self) -> Option<Vec<u8>> {
+        self.attribute(Attribute::UpstreamUris)
+    }
+
+    /// SHA-256 of the certificate of the endpoint that serves this request, hex.
+    pub fn upstream_digest(&self) -> Option<Vec<u8>> {
+        self.attribute(Attribute::UpstreamDigest)
+    }
+
+    fn attribute(&self, attribute: Attribute) -> Option<Vec<u8>> {
+        // SAFETY: the stream is alive.
+        self.copied(|value| unsafe {
+            envoy_dynamic_module_callback_http_filter_get_attribute_string(self.envoy, attribute as c_int, value)
+        })
     }
 
     /// A handle by which other threads can wake this stream.

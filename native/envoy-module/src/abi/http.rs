@@ -4,6 +4,7 @@ use super::callbacks::{FilterConfigHandle, Stream};
 use super::{guarded, Envoy, EnvoyBuffer, Ours};
 use crate::attempt::Attempt;
 use crate::filter::{Filter, Wish};
+use crate::guard_stream::GuardStream;
 use crate::stream::PoolStream;
 use std::os::raw::{c_int, c_void};
 use std::ptr;
@@ -110,6 +111,7 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(config: Ours, _stre
             Filter::Noop => None,
             Filter::Pool(_) => Some(Rc::new(PoolStream::new(filter.clone()))),
             Filter::Attempt => Some(Rc::new(Attempt::default())),
+            Filter::Guard => Some(Rc::new(GuardStream::default())),
         };
         Box::into_raw(Box::new(per_stream)) as Ours
     })

@@ -20,6 +20,7 @@ pub mod balancing;
 pub mod callbacks;
 mod context;
 pub mod http;
+pub mod network;
 
 use std::os::raw::{c_char, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
