@@ -114,3 +114,16 @@ def test_the_books_are_right_after_redirects(overflow: RunningMesh) -> None:
     until(at_rest, "nobody waits or runs by the books", 10.0)
     found = overflow.stats(gateway, "dynamicmodulescustom.headrace_redirects")
     assert sum(found.values()) >= 24, found
+
+
+def test_envoys_timers_run_from_the_dispatch_not_while_a_request_is_held(throttle: RunningMesh) -> None:
+    """A route's timeout of one second, a wait of up to four."""
+    policy = example("throttle")["policy.yaml"].replace("requestsPerSecond: 20", "requestsPerSecond: 1")
+    throttle.write("policy.yaml", policy.replace("time: 1s", "time: 10s"))
+    door = example("throttle")["gateway.yaml"]
+    throttle.write("gateway.yaml", door.replace("timeout: 300s", "timeout: 1s\n    retries: {attempts: 0}"))
+    until(lambda: burst(throttle.gateway(), ["x"] * 3)[2].after > 0.9, "the limit is in force", 20.0, 1.0)
+    time.sleep(1.0)
+    answers = burst(throttle.gateway(), [f"patient {number}" for number in range(4)])
+    assert [answer.status for answer in answers] == [200] * 4, answers
+    assert max(answer.after for answer in answers) > 2.5
