@@ -180,6 +180,10 @@ def _check(spec: InferencePolicySpec, document: Document) -> Iterator[Finding]:
         if _target(target) in seen:
             yield Finding(("spec", "targetRefs", at), f"{target.kind} {target.name} is listed twice", "Remove one.")
         seen.add(_target(target))
+    if spec.picking.warmup is not None and spec.picking.policy is not PickPolicy.PREDICTED_DRAIN:
+        message = f"warmup has no effect: {spec.picking.policy} treats new endpoints as all others"
+        remedy = f"Use policy: {PickPolicy.PREDICTED_DRAIN}, or take warmup out."
+        yield Finding(("spec", "picking", "warmup"), message, remedy, NO_EFFECT, Severity.WARNING)
     yield from _check_admission(spec.admission)
     times = spec.timeouts
     if times.first_token is not None and times.total is not None and times.first_token > times.total:

@@ -95,7 +95,7 @@ def test_a_policy_in_full() -> None:
         targetRefs:
         - {kind: Service, name: chat}
         - {group: inference.networking.k8s.io, kind: InferencePool, name: big}
-        picking: {policy: least-request, sessionHeader: X-Session, warmup: 30s}
+        picking: {policy: predicted-drain, sessionHeader: X-Session, warmup: 30s}
         admission:
           requestsPerSecond: 20
           burst: 5
@@ -119,7 +119,7 @@ def test_a_policy_in_full() -> None:
         "chat.ai.svc.cluster.local",
         "big.ai.inference.local",
     ]
-    assert policy.picking.policy is PickPolicy.LEAST_REQUEST
+    assert policy.picking.policy is PickPolicy.PREDICTED_DRAIN
     assert (policy.picking.session_header, policy.picking.warmup) == ("x-session", 30.0)
     admission = policy.admission
     assert (admission.rate, admission.burst, admission.concurrency) == (20.0, 5, 8)
@@ -161,6 +161,12 @@ def test_what_does_not_fit_may_be_sent_elsewhere() -> None:
     assert policy.redirects == TargetRef("inference.networking.k8s.io", "InferencePool", "spare")
     assert (policy.admission.overflow.port, policy.admission.overflow.subset) == (8001, "v2")
     assert good(POLICY, REFS).redirects is None
+
+
+def test_a_warm_up_that_its_policy_knows_nothing_of_is_said() -> None:
+    result = judge(POLICY, REFS + "picking: {policy: least-request, warmup: 30s}")
+    assert [(problem.code, problem.field) for problem in result.problems] == [("HR0002", "spec.picking.warmup")]
+    assert result.resource.picking.policy is PickPolicy.LEAST_REQUEST
 
 
 def test_a_bound_of_a_tenant_that_cannot_bind_is_said() -> None:
