@@ -25,6 +25,7 @@ mod guard_stream;
 mod json;
 mod limits;
 mod loads;
+mod orca;
 mod places;
 mod pools;
 mod reader;

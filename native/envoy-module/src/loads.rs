@@ -240,10 +240,43 @@ impl Reader {
         self.said.retain(|&name, said| {
             let fresh = now - said.at <= STALE;
             if !fresh {
-                pools.iter().for_each(|pool| pool.observe(name, &Load::default(), None));
+                pools.iter().for_each(|pool| pool.forget_load(name));
             }
             fresh
         });
+    }
+}
+
+/// Endpoints of which something was heard outside the file, and since when; it counts as long as the file's.
+#[derive(Debug, Default)]
+pub struct Heard {
+    since: HashMap<u64, f64>,
+    /// No entry is older.
+    oldest: f64,
+}
+
+impl Heard {
+    /// Something was heard.
+    pub fn note(&mut self, name: u64, now: f64) {
+        if self.since.is_empty() {
+            self.oldest = now;
+        }
+        let _ = self.since.insert(name, now);
+    }
+
+    /// Gives up what is too old.
+    pub fn expire(&mut self, now: f64, mut give_up: impl FnMut(u64)) {
+        if self.since.is_empty() || now - self.oldest <= STALE {
+            return;
+        }
+        self.since.retain(|&name, since| {
+            let fresh = now - *since <= STALE;
+            if !fresh {
+                give_up(name);
+            }
+            fresh
+        });
+        self.oldest = self.since.values().copied().fold(now, f64::min);
     }
 }
 

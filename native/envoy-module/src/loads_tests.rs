@@ -197,3 +197,33 @@ fn only_a_private_regular_file_that_changed_is_read() {
     assert_eq!(reader.changed(&file), None);
     fs::remove_dir_all(&directory).unwrap();
 }
+
+#[test]
+fn what_answers_tell_counts_for_five_seconds() {
+    let pool = pool("loads-heard");
+    let said = Load {
+        waiting: Some(40.0),
+        ..Load::default()
+    };
+    pool.hear(hash_of(A.as_bytes()), &said, 10.0);
+    for id in 0..5 {
+        assert_eq!(picked(&pool, id, 14.0), hash_of(B.as_bytes()));
+    }
+    assert_eq!(picked(&pool, 6, 15.1), hash_of(A.as_bytes()));
+}
+
+#[test]
+fn who_is_heard_is_forgotten_in_time() {
+    let (mut heard, mut gone) = (Heard::default(), Vec::new());
+    heard.note(1, 10.0);
+    heard.note(2, 12.0);
+    heard.expire(15.0, |name| gone.push(name));
+    assert!(gone.is_empty());
+    heard.expire(15.5, |name| gone.push(name));
+    heard.expire(16.9, |name| gone.push(name));
+    assert_eq!(gone, [1]);
+    heard.note(2, 16.9);
+    heard.expire(21.0, |name| gone.push(name));
+    heard.expire(22.0, |name| gone.push(name));
+    assert_eq!(gone, [1, 2]);
+}

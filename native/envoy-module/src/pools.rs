@@ -5,7 +5,7 @@
 
 use crate::admission::{self, Admission};
 use crate::clock;
-use crate::loads::{self, Load};
+use crate::loads::{self, Heard, Load};
 use crate::places::Places;
 use crate::sessions::Sessions;
 use crate::settings::PoolSettings;
@@ -34,6 +34,8 @@ struct Books {
     union: Vec<u64>,
     version: u64,
     sessions: Sessions,
+    /// Endpoints that told their load in answers' headers.
+    heard: Heard,
     places: Places,
     /// Requests that may be at one endpoint.
     limit: Option<u32>,
@@ -92,6 +94,7 @@ impl PoolState {
                 union: Vec::new(),
                 version: 0,
                 sessions: Sessions::default(),
+                heard: Heard::default(),
                 places: Places::default(),
                 limit: limit_of(&settings),
                 overfull: 0,
@@ -207,6 +210,10 @@ impl PoolState {
     /// to one with the fewest; [`PoolState::take_overfull`] tells how often.
     pub fn dispatch(&self, wanted: &Wanted<'_>, now: f64, random: f64) -> Option<Pick> {
         let mut books = locked(&self.books);
+        let Books { heard, pool, .. } = &mut *books;
+        heard.expire(now, |name| {
+            pool.observe_then(name, Observed::default(), OwnLoad::default(), None)
+        });
         if books.places.free(wanted.id) {
             self.tell_capacity(&books, now);
         }
@@ -244,22 +251,42 @@ impl PoolState {
     }
 
     /// What an engine said of itself, when `then` was what this pool had there (None: now). What it did not say is taken
-    /// to be the pool's own.
+    /// to be as before.
     pub fn observe(&self, name: u64, load: &Load, then: Option<OwnLoad>) {
-        let mut books = locked(&self.books);
-        let own = match then.or_else(|| books.pool.own_load(name)) {
+        let pool = &mut locked(&self.books).pool;
+        let own = match then.or_else(|| pool.own_load(name)) {
             Some(own) => own,
             None => return,
         };
-        let observed = Observed {
-            waiting: load.waiting.unwrap_or(0.0),
-            running: load.running.unwrap_or_else(|| match load.waiting {
-                Some(_) => f64::from(own.in_flight.saturating_sub(own.prefilling)),
-                None => f64::from(own.in_flight),
-            }),
-            kv_used: load.kv_used.unwrap_or(0.0),
-        };
-        books.pool.observe_then(name, observed, own, load.kv_tokens);
+        if let Some(tokens) = load.kv_tokens {
+            pool.set_kv_tokens(name, tokens);
+        }
+        match (load.waiting, load.running) {
+            (Some(waiting), None) => pool.observe_waiting(name, waiting, own),
+            (None, None) => {}
+            (waiting, Some(running)) => {
+                let observed = Observed {
+                    waiting: waiting.unwrap_or(0.0),
+                    running,
+                    kv_used: load.kv_used.unwrap_or(0.0),
+                };
+                pool.observe_then(name, observed, own, None);
+            }
+        }
+    }
+
+    /// What an engine said in an answer's headers. It counts for a few seconds, or until something newer is heard: a pool
+    /// that kept away for longer would get no answers that say otherwise.
+    pub fn hear(&self, name: u64, load: &Load, now: f64) {
+        self.observe(name, load, None);
+        locked(&self.books).heard.note(name, now);
+    }
+
+    /// What an engine said counts no more.
+    pub fn forget_load(&self, name: u64) {
+        locked(&self.books)
+            .pool
+            .observe_then(name, Observed::default(), OwnLoad::default(), None);
     }
 
     /// Shows what this pool has at each of its endpoints now.

@@ -30,6 +30,8 @@ pub struct PoolSettings {
     pub session_header: String,
     /// Ask streams for their usage where the client did not.
     pub inject_usage: bool,
+    /// Ask servers for their load in the headers of their answers.
+    pub orca: bool,
     /// Withhold an answer's headers until it says something, so that until then the request can be sent again.
     pub resend: bool,
     /// Limits of the time that an answer takes.
@@ -92,6 +94,7 @@ impl PoolSettings {
             max_body_bytes: object.whole("max_body_bytes", 1 << 20, (0, 16 << 20))? as usize,
             session_header: object.header("session_header")?,
             inject_usage,
+            orca: object.truth("orca")?,
             resend: object.whole("resend", 0, (0, 1))? == 1,
             timeouts: timeouts(object.object("timeouts", "timeouts.")?)?,
             admission: match object.take("admission") {

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::filter::{Filter, PoolFilter};
 use crate::flight::{Answer, Flight, Standpoint};
 use crate::limits::{Deadline, TIME_IS_OVER};
+use crate::orca::{self, Asked};
 use crate::pools::{pool_of_cluster, PoolState};
 use crate::report::{Account, Statistics};
 use crate::request::{Reading, Understood, USAGE_REQUEST};
@@ -55,6 +56,8 @@ pub struct PoolStream {
     stopped: Cell<bool>,
     /// The pool that the request was meant for did not take it.
     detour: RefCell<Option<Detour>>,
+    /// Who asked the server for its load.
+    load: Cell<Asked>,
 }
 
 #[derive(Debug)]
@@ -136,6 +139,7 @@ impl PoolStream {
             state: RefCell::new(State::Passing),
             stopped: Cell::new(false),
             detour: RefCell::new(None),
+            load: Cell::default(),
         }
     }
 
@@ -280,6 +284,9 @@ impl PoolStream {
             REQUEST_HEADER,
             Some(format!("{:016x}", id).as_bytes()),
         );
+        if ask.settings.orca && self.load.get() == Asked::Nobody {
+            self.load.set(orca::ask(stream));
+        }
         let streams = understood.as_ref().map(|understood| understood.stream);
         let resend = ask.settings.resend && understood.is_some();
         let mut limits = ask.settings.timeouts.of(streams == Some(true));

@@ -53,6 +53,13 @@ fn unit(digits: &[u8]) -> Option<u32> {
     u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
+/// Without white space around it.
+pub fn trimmed(text: &[u8]) -> &[u8] {
+    let start = text.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+    let end = text.iter().rev().take_while(|byte| byte.is_ascii_whitespace()).count();
+    &text[start..text.len().saturating_sub(end).max(start)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,6 +74,17 @@ pub(crate) struct Endpoint {
     answers: f64,
     outside_waiting: f64,
     outside_running: f64,
+    /// Tokens that those hold in the KV cache.
+    outside_held: f64,
+}
+
+/// A count that an engine says, whatever it says.
+fn sound(value: f64) -> f64 {
+    if value.is_finite() {
+        value.max(0.0)
+    } else {
+        0.0
+    }
 }
 
 /// The head of the queue counts at least this share of its cost until its first token is seen.
@@ -108,6 +119,7 @@ impl Endpoint {
             answers: 0.0,
             outside_waiting: 0.0,
             outside_running: 0.0,
+            outside_held: 0.0,
         }
     }
 
@@ -147,6 +159,11 @@ impl Endpoint {
     /// Prompts of others in the queue, as far as the engine told.
     pub(crate) fn outside_waiting(&self) -> f64 {
         self.outside_waiting
+    }
+
+    /// Tokens that requests of others hold in the KV cache, as far as the engine told.
+    pub(crate) fn outside_held(&self) -> f64 {
+        self.outside_held
     }
 
     /// Tokens of prompts in the queue that are in no cache.
@@ -240,12 +257,19 @@ impl Endpoint {
     }
 
     /// What the engine says: requests beyond our own are other routers'. `own` is what the pool itself had there when
-    /// the engine said it, or a page that is a second old would count what ended since as somebody else's.
-    pub(crate) fn observe(&mut self, observed: Observed, own: OwnLoad) {
-        let sound = |value: f64| if value.is_finite() { value.max(0.0) } else { 0.0 };
+    /// the engine said it, or a page that is a second old would count what ended since as somebody else's. `tokens`: the
+    /// size of its KV cache.
+    pub(crate) fn observe(&mut self, observed: Observed, own: OwnLoad, tokens: f64) {
         let (waiting, running) = (sound(observed.waiting), sound(observed.running));
         let outside = (waiting + running - f64::from(own.in_flight)).max(0.0);
         self.outside_waiting = outside.min((waiting - f64::from(own.prefilling)).max(0.0));
         self.outside_running = outside - self.outside_waiting;
+        let share = self.outside_running / running.max(1.0);
+        self.outside_held = share.min(1.0) * sound(observed.kv_used).min(1.0) * tokens;
+    }
+
+    /// The engine says only how many requests wait.
+    pub(crate) fn observe_waiting(&mut self, waiting: f64, own: OwnLoad) {
+        self.outside_waiting = (sound(waiting) - f64::from(own.prefilling)).max(0.0);
     }
 }

@@ -189,10 +189,25 @@ impl Pool {
     /// What an engine said of itself a moment ago, when `own` was what this pool had there.
     pub fn observe_then(&mut self, name: u64, observed: Observed, own: OwnLoad, kv_tokens: Option<f64>) {
         if let Some(at) = self.position(name) {
-            self.endpoints[at].observe(observed, own);
             if let Some(tokens) = kv_tokens {
-                self.endpoints[at].kv_tokens = tokens.max(0.0);
+                self.set_kv_tokens(name, tokens);
             }
+            let tokens = self.cache_size(at).tokens;
+            self.endpoints[at].observe(observed, own, tokens);
+        }
+    }
+
+    /// How many tokens an engine's KV cache holds.
+    pub fn set_kv_tokens(&mut self, name: u64, tokens: f64) {
+        if let Some(at) = self.position(name) {
+            self.endpoints[at].kv_tokens = tokens.max(0.0);
+        }
+    }
+
+    /// What an engine said of its queue alone; what it said of its batch stands.
+    pub fn observe_waiting(&mut self, name: u64, waiting: f64, own: OwnLoad) {
+        if let Some(at) = self.position(name) {
+            self.endpoints[at].observe_waiting(waiting, own);
         }
     }
 

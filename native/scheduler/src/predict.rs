@@ -49,7 +49,7 @@ pub(crate) fn predict(
     let work = (own.seconds + own.tokens * burden) * factor;
     // What others sent is known only by number; it is taken to be like this one.
     let queue = queue + endpoint.outside_waiting() * work;
-    let held = endpoint.residency.held_tokens(cache.block_tokens);
+    let held = endpoint.residency.held_tokens(cache.block_tokens) + endpoint.outside_held();
     let overflow = held + endpoint.queued_tokens() + own.tokens - cache.tokens;
     let room_wait = overflow.max(0.0) / cache.tokens.max(1.0) * endpoint.answering();
     let excess = endpoint.load() + 1.0 - config.steps.sequences;

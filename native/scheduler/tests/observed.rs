@@ -76,3 +76,25 @@ fn what_is_no_number_counts_as_nothing_and_who_is_not_known_is_passed_over() {
     let own: Vec<(u64, u32)> = pool.own_loads().map(|(name, own)| (name, own.in_flight)).collect();
     assert_eq!(own, [(1, 0), (2, 1)]);
 }
+
+#[test]
+fn what_others_hold_in_a_cache_leaves_less_room() {
+    let mut pool = pool(Policy::PredictedDrain);
+    pool.set_kv_tokens(1, 10_000.0);
+    pool.set_kv_tokens(2, 10_000.0);
+    pool.start(0, 2, &PROMPT, 0.0);
+    pool.first_token(0, 0.1);
+    let full = Observed {
+        kv_used: 1.0,
+        ..busy(0.0, 1.0)
+    };
+    pool.observe(1, full, None);
+    let heavy = Request {
+        tokens: 4000.0,
+        ..PROMPT
+    };
+    assert_eq!(pool.pick(&heavy, 0.1, 0.0).unwrap().endpoint, 2);
+    pool.observe(1, Observed { kv_used: 0.01, ..full }, None);
+    pool.observe_waiting(2, 9.0, pool.own_load(2).unwrap());
+    assert_eq!(pool.pick(&heavy, 0.1, 0.0).unwrap().endpoint, 1);
+}

@@ -3,7 +3,7 @@
 use super::object::{short_text, Object};
 use super::Refusal;
 use crate::json::{number, raw_string};
-use crate::text::unescaped;
+use crate::text::{trimmed, unescaped};
 use std::collections::HashMap;
 
 /// Rates, queue and shares of a pool.
@@ -196,13 +196,6 @@ fn priorities(value: Option<&[u8]>) -> Result<Vec<String>, Refusal> {
         .map(|name| short_text(trimmed(name)))
         .collect();
     names.filter(|names| names.len() <= MOST_PRIORITIES).ok_or_else(refusal)
-}
-
-fn trimmed(text: &[u8]) -> &[u8] {
-    let space = |byte: &u8| byte.is_ascii_whitespace();
-    let start = text.iter().take_while(|&byte| space(byte)).count();
-    let end = text.iter().rev().take_while(|&byte| space(byte)).count();
-    &text[start..text.len().saturating_sub(end).max(start)]
 }
 
 #[cfg(test)]

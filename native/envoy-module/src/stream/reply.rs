@@ -6,6 +6,7 @@ use crate::answer::{Events, Whole};
 use crate::clock;
 use crate::flight::Answer;
 use crate::limits;
+use crate::orca;
 use crate::pools::locked;
 use crate::requests::reason_word;
 
@@ -30,12 +31,26 @@ impl PoolStream {
         }
     }
 
+    /// Takes note of what the server says of its load.
+    fn hear_load(&self, stream: Stream<'_>) {
+        if let Some(load) = orca::hear(stream, self.load.get()) {
+            let _ = self.with_flight(|flight| {
+                let facts = flight.entry.facts();
+                let endpoint = locked(&facts.sent).tried.last().copied();
+                if let Some(endpoint) = endpoint {
+                    facts.pool.hear(endpoint, &load, clock::now());
+                }
+            });
+        }
+    }
+
     /// The answer's headers came.
     pub(super) fn see_response_headers(&self, stream: Stream<'_>, end: bool) {
         self.tell_of_detour(stream);
         if !matches!(&*self.state.borrow(), State::Entered(_)) {
             return;
         }
+        self.hear_load(stream);
         let status = stream.header(Headers::Response, ":status").unwrap_or_default();
         let kind = stream.header(Headers::Response, "content-type").unwrap_or_default();
         let plain = stream
