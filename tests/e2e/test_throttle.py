@@ -4,11 +4,14 @@ to another model), run as they are shipped."""
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import sys
 import time
 from collections import Counter
 
 import pytest
-from tests.e2e.asking import Answer, at_once, burst, example, needs_module
+from tests.e2e.asking import EXAMPLES, Answer, at_once, burst, example, needs_module
 from tests.e2e.conftest import StartMesh
 from tests.e2e.running import RunningMesh, until
 
@@ -127,3 +130,32 @@ def test_envoys_timers_run_from_the_dispatch_not_while_a_request_is_held(throttl
     answers = burst(throttle.gateway(), [f"patient {number}" for number in range(4)])
     assert [answer.status for answer in answers] == [200] * 4, answers
     assert max(answer.after for answer in answers) > 2.5
+
+
+def promised(text: str) -> dict[str, int]:
+    """What a README says that examples/burst.py prints: what became of requests, and of how many."""
+    return {found[2]: int(found[1]) for found in re.finditer(r"^ *(\d+)  (.+?), after ", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(("name", "exact"), [("throttle", True), ("overflow", True), ("pool", False)])
+def test_the_readmes_say_what_happens(start_mesh: StartMesh, name: str, exact: bool) -> None:
+    """The command of the README, run as it stands there. `pool` is weighted by chance, so its numbers may differ."""
+    readme = (EXAMPLES / name / "README.md").read_text()
+    wanted = promised(readme)
+    command = re.search(r"^    python (examples/burst\.py) http://\S+ (.+)$", readme, re.MULTILINE)
+    assert wanted and command
+    mesh = start_mesh(example(name))
+    assert burst(mesh.gateway(), ["warm"])[0].status == 200
+    script = [sys.executable, str(EXAMPLES.parent / command[1]), mesh.gateway(), *command[2].split()]
+    for _ in range(3):
+        time.sleep(2.0)
+        done = subprocess.run(script, capture_output=True, text=True, timeout=60.0)
+        found = promised(done.stdout)
+        if found == wanted or (not exact and found.keys() == wanted.keys()):
+            break
+    else:
+        pytest.fail(f"{found} instead of {wanted}: {done.stderr}")
+    if not exact:
+        assert sum(found.values()) == sum(wanted.values())
+    guide = (EXAMPLES.parent / "docs" / "guides" / "throttling.md").read_text()
+    assert not exact or wanted.items() <= promised(guide).items(), "the guide prints something else than the README"
