@@ -49,6 +49,7 @@ class GatedBootstrap(PoolBootstrap):
             fields["redirected_from"] = "%DYNAMIC_METADATA(headrace:redirected_from)%"
         if self.dynamic:
             del static["clusters"]
+            manager["route_config"]["validate_clusters"] = False
             found["node"] = {"id": "test", "cluster": "test"}
             source = {"path": str(self._file), "watched_directory": {"path": str(self._file.parent)}}
             found["dynamic_resources"] = {"cds_config": {"path_config_source": source}}

@@ -4,6 +4,7 @@
 
 use crate::abi::guarded;
 use crate::clock;
+use crate::faults;
 use crate::pools::{locked, PoolState};
 use crate::request::hash_of;
 use crate::requests::find;
@@ -162,9 +163,20 @@ impl Admission {
     }
 }
 
-/// Tells held streams what was decided, and sets the next alarm. Called after everything that may change the gate.
+/// Tells held streams what was decided, and sets the next alarm. Called after everything that may change the gate. Where
+/// it fails by a bug, it is tried again soon: others wait for it.
 pub fn settle(pool: &Arc<PoolState>, now: f64) {
+    if !guarded(false, || tell_all(pool, now)) {
+        let again = now + AGAIN;
+        *locked(&pool.admission().alarm) = Some(again);
+        set_alarm(Arc::downgrade(pool), again);
+    }
+}
+
+/// True.
+fn tell_all(pool: &Arc<PoolState>, now: f64) -> bool {
     loop {
+        faults::at("settle");
         let (events, wake) = pool.admission().due(now);
         if let Some(at) = wake {
             set_alarm(Arc::downgrade(pool), at);
@@ -179,29 +191,21 @@ pub fn settle(pool: &Arc<PoolState>, now: f64) {
             }
         }
         if !somebody_was_gone {
-            return; // else its place may be another's
+            return true; // else its place may be another's
         }
     }
 }
 
 fn set_alarm(pool: Weak<PoolState>, at: f64) {
     let ring = move |now: f64| {
-        let there = match pool.upgrade() {
-            Some(there) if there.admission().rings(at) => there,
-            _ => return,
-        };
-        if !guarded(false, || {
-            settle(&there, now.max(at));
-            true
-        }) {
-            *locked(&there.admission().alarm) = Some(now + AGAIN);
-            set_alarm(pool, now + AGAIN);
+        if let Some(pool) = pool.upgrade().filter(|pool| pool.admission().rings(at)) {
+            settle(&pool, now.max(at));
         }
     };
     timers::set(at, Box::new(ring));
 }
 
-/// Seconds until the next try, where settling failed by a bug.
+/// Seconds until the next try.
 const AGAIN: f64 = 0.1;
 
 /// Takes a request out of the gate, and lets others go in its place.

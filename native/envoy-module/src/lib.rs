@@ -18,6 +18,7 @@ mod ask;
 mod attempt;
 mod balancer;
 mod clock;
+mod faults;
 mod filter;
 mod flight;
 mod guard;

@@ -5,6 +5,7 @@
 
 use crate::admission::{self, Admission};
 use crate::clock;
+use crate::faults;
 use crate::loads::{self, Heard, Load};
 use crate::places::Places;
 use crate::sessions::Sessions;
@@ -210,6 +211,7 @@ impl PoolState {
     /// to one with the fewest; [`PoolState::take_overfull`] tells how often.
     pub fn dispatch(&self, wanted: &Wanted<'_>, now: f64, random: f64) -> Option<Pick> {
         let mut books = locked(&self.books);
+        faults::at("choose");
         let Books { heard, pool, .. } = &mut *books;
         heard.expire(now, |name| {
             pool.observe_then(name, Observed::default(), OwnLoad::default(), None)

@@ -10,6 +10,7 @@ use crate::admission::{self, VERDICT};
 use crate::ask::Ask;
 use crate::balancer::REQUEST_HEADER;
 use crate::clock;
+use crate::faults;
 use crate::filter::{Filter, PoolFilter};
 use crate::flight::{Answer, Flight, Standpoint};
 use crate::limits::{Deadline, TIME_IS_OVER};
@@ -113,6 +114,7 @@ impl StreamHooks for PoolStream {
     }
 
     fn complete(&self, stream: Stream<'_>) {
+        faults::at("end");
         if let Some((mut account, pool)) = self.account() {
             if let Some(detour) = &*self.detour.borrow() {
                 account.redirected_from = detour.pool.name().to_string();
@@ -185,6 +187,7 @@ impl PoolStream {
     /// The request's headers came.
     fn see_request_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
         turned_away::forget_the_client_s(stream);
+        faults::at("headers");
         let cluster = match stream.cluster() {
             Some(cluster) => cluster,
             None => return CONTINUE,
@@ -261,6 +264,7 @@ impl PoolStream {
     /// The body is whole, and was read: let the request in.
     fn enter_with_body(&self, stream: Stream<'_>, parts: Parts) -> Option<Standpoint> {
         let Collecting { ask, reading, .. } = *self.take_collecting()?;
+        faults::at("body");
         let understood = reading.and_then(Reading::finish);
         let insertion = understood.as_ref().and_then(|understood| understood.usage_insertion);
         let injected = insertion.filter(|_| ask.settings.inject_usage);
@@ -340,6 +344,7 @@ impl PoolStream {
         if ask.settings.admission.is_some() {
             admission::settle(&ask.pool, now);
         }
+        faults::at("entered");
         if let Decision::Reject(refusal) = decision {
             return self.turn_away(stream, &refusal);
         }

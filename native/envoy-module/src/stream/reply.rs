@@ -4,6 +4,7 @@ use super::{PoolStream, State};
 use crate::abi::callbacks::{Body, Headers, Stream};
 use crate::answer::{Events, Whole};
 use crate::clock;
+use crate::faults;
 use crate::flight::Answer;
 use crate::limits;
 use crate::orca;
@@ -47,6 +48,7 @@ impl PoolStream {
     /// The answer's headers came.
     pub(super) fn see_response_headers(&self, stream: Stream<'_>, end: bool) {
         self.tell_of_detour(stream);
+        faults::at("answer");
         if !matches!(&*self.state.borrow(), State::Entered(_)) {
             return;
         }

@@ -1,0 +1,185 @@
+"""Late binding in a real Envoy: places at endpoints, endpoints that drain, settings that change while requests wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.flows.admission_rig import GatedBootstrap, HeldServer, Line, count, gated, opened, outcomes
+from tests.flows.envoy_process import EnvoyProcess, wait_until
+from tests.flows.module_rig import Upstreams, ask, chat, needs_pools, pool_envoy, upstreams
+
+pytestmark = needs_pools
+
+ONE_EACH = {"concurrency_per_endpoint": 1, "queue": {"requests": 50, "seconds": 60}}
+
+
+@pytest.fixture
+def servers() -> Iterator[Upstreams]:
+    with upstreams() as started:
+        yield started
+
+
+def come(envoy: EnvoyProcess, held: list[HeldServer], run: int, count: int, **headers: str) -> Line:
+    """So many requests, one after the other, of which the first `run` are with the servers and the others wait."""
+    line = Line(envoy)
+    for at in range(count):
+        line.join("the same prompt " * 50, max(0, at + 1 - run), **headers)
+        wait_until(lambda at=at: sum(server.running for server in held) == min(at + 1, run), "it runs or waits", 30)
+    return line
+
+
+@pytest.mark.parametrize("policy", ["predicted-drain", "least-request", "round-robin", "prefix", "random-two"])
+def test_no_server_gets_more_than_it_may(tmp_path: Path, servers: Upstreams, policy: str) -> None:
+    """Also where a session or a prefix would have all of them on one."""
+    held = [HeldServer() for _ in range(3)]
+    bootstrap = gated(tmp_path, [servers.add(server.app()) for server in held], {})
+    bootstrap.pools["models"] = {
+        "admission": {**ONE_EACH, "concurrency_per_endpoint": 2},
+        "policy": policy,
+        "session_header": "x-session",
+        "block_tokens": 16,
+    }
+    with pool_envoy(bootstrap) as envoy, opened(*held):
+        line = come(envoy, held, 6, 10, x_session="one")
+        assert [server.running for server in held] == [2, 2, 2]
+        for server in held:
+            server.gate.set()
+        assert line.statuses() == [200] * 10
+        assert max(server.most for server in held) <= 2
+        assert count(envoy, "overfull") == 0
+
+
+def test_who_waits_is_bound_to_whichever_server_is_free_first(tmp_path: Path, servers: Upstreams) -> None:
+    held = [HeldServer(), HeldServer()]
+    with pool_envoy(gated(tmp_path, [servers.add(server.app()) for server in held], ONE_EACH)) as envoy, opened(*held):
+        line = come(envoy, held, 2, 6)
+        assert [server.running for server in held] == [1, 1]
+        held[1].gate.set()  # the other hangs: all that wait go here
+        assert [asked.answer().status for asked in line.asked[2:]] == [200] * 4
+        assert (len(held[0].requests), len(held[1].requests)) == (1, 5)
+        held[0].gate.set()
+        assert line.statuses() == [200] * 6
+
+
+def test_a_bound_of_the_whole_pool(tmp_path: Path, servers: Upstreams) -> None:
+    held = [HeldServer(), HeldServer()]
+    admission = {"concurrency": 3, "queue": {"requests": 1, "seconds": 60}}
+    with pool_envoy(gated(tmp_path, [servers.add(server.app()) for server in held], admission)) as envoy:
+        with opened(*held):
+            line = come(envoy, held, 3, 4)
+            assert ask(envoy, chat("x")).headers["x-headrace-reason"] == "queue-full"
+        assert line.statuses() == [200] * 4
+
+
+class Healthy(GatedBootstrap):
+    """Some endpoints of the pool drain."""
+
+    draining: tuple[int, ...] = ()
+
+    def _cluster(self, name: str, ports: list[int]) -> dict[str, Any]:
+        cluster = super()._cluster(name, ports)
+        for endpoint, port in zip(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"], ports, strict=True):
+            if port in self.draining:
+                endpoint["health_status"] = "DRAINING"
+        return cluster
+
+
+def changing(tmp_path: Path, ports: list[int], admission: dict[str, Any]) -> Healthy:
+    pools = {"models": {"admission": admission}}
+    return Healthy(tmp_path / "admin.sock", {"models": ports}, pools=pools, log=tmp_path / "log", dynamic=True)
+
+
+def test_what_runs_where_an_endpoint_drains_takes_no_place_of_the_others(tmp_path: Path, servers: Upstreams) -> None:
+    held = [HeldServer(), HeldServer()]
+    bootstrap = changing(tmp_path, [servers.add(server.app()) for server in held], ONE_EACH)
+    with pool_envoy(bootstrap) as envoy, opened(*held):
+        line = come(envoy, held, 2, 4)
+        assert [server.running for server in held] == [1, 1]
+        bootstrap.draining = (servers.ports[0],)
+        bootstrap.change(envoy)
+        held[1].gate.set()
+        assert [asked.answer().status for asked in line.asked[2:]] == [200] * 2
+        assert (len(held[0].requests), len(held[1].requests), held[0].running) == (1, 3, 1)
+        bootstrap.clusters["models"] = servers.ports[1:]  # and it goes, while its request still runs
+        bootstrap.draining = ()
+        bootstrap.change(envoy)
+        assert ask(envoy, chat("x")).status == 200
+        held[0].gate.set()
+        assert line.statuses() == [200] * 4
+        assert count(envoy, "overfull") == 0
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "more places": {"admission": {**ONE_EACH, "concurrency_per_endpoint": 10}},
+    "no admission any more": {},
+    "a rate in place of places": {"admission": {"rate_per_second": 1000, "queue": {"requests": 1, "seconds": 60}}},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_settings_reaches_those_that_wait(tmp_path: Path, servers: Upstreams, change: str) -> None:
+    """Nothing else happens in the pool: nobody comes and nobody ends."""
+    server = HeldServer()
+    bootstrap = changing(tmp_path, [servers.add(server.app())], ONE_EACH)
+    with pool_envoy(bootstrap) as envoy, opened(server):
+        line = come(envoy, [server], 1, 6)
+        bootstrap.change(envoy, models=CHANGES[change])
+        wait_until(lambda: server.running == 6, "all run", 30)
+        server.gate.set()
+        assert line.statuses() == [200] * 6
+
+
+def test_a_shorter_queue_keeps_those_that_wait_in_it(tmp_path: Path, servers: Upstreams) -> None:
+    server = HeldServer()
+    bootstrap = changing(tmp_path, [servers.add(server.app())], ONE_EACH)
+    with pool_envoy(bootstrap) as envoy, opened(server):
+        line = come(envoy, [server], 1, 5)
+        bootstrap.change(envoy, models={"admission": {**ONE_EACH, "queue": {"requests": 1, "seconds": 60}}})
+        assert ask(envoy, chat("x")).headers["x-headrace-reason"] == "queue-full"
+        server.gate.set()
+        assert line.statuses() == [200] * 5
+
+
+def test_a_shorter_wait_holds_from_the_change_on(tmp_path: Path, servers: Upstreams) -> None:
+    server = HeldServer()
+    bootstrap = changing(tmp_path, [servers.add(server.app())], {**ONE_EACH, "queue": {"requests": 50}})
+    with pool_envoy(bootstrap) as envoy, opened(server):
+        line = come(envoy, [server], 1, 4)
+        bootstrap.change(envoy, models={"admission": {**ONE_EACH, "queue": {"requests": 50, "seconds": 0.3}}})
+        answers = [asked.answer() for asked in line.asked[1:]]
+        assert [answer.headers["x-headrace-reason"] for answer in answers] == ["queue-timeout"] * 3
+        server.gate.set()
+        assert line.asked[0].answer().status == 200
+
+
+def test_a_pool_that_is_taken_away_answers_those_that_wait(tmp_path: Path, servers: Upstreams) -> None:
+    server = HeldServer()
+    bootstrap = changing(tmp_path, [servers.add(server.app())], {**ONE_EACH, "queue": {"requests": 50}})
+    with pool_envoy(bootstrap) as envoy, opened(server):
+        line = come(envoy, [server], 1, 4)
+        bootstrap.clusters.clear()
+        bootstrap.change(envoy)
+        assert [asked.answer().status for asked in line.asked[1:]] == [503] * 3
+        assert ask(envoy, chat("x")).status == 503
+        server.gate.set()
+        assert line.asked[0].answer().status == 200
+
+
+def test_an_endpoint_that_comes_lets_those_go_that_wait(tmp_path: Path, servers: Upstreams) -> None:
+    held = [HeldServer(), HeldServer()]
+    ports = [servers.add(server.app()) for server in held]
+    bootstrap = changing(tmp_path, ports[:1], ONE_EACH)
+    with pool_envoy(bootstrap) as envoy, opened(*held):
+        line = come(envoy, [held[0]], 1, 3)
+        bootstrap.clusters["models"] = ports
+        bootstrap.change(envoy)
+        wait_until(lambda: held[1].running == 1, "the new one has one", 30)
+        held[1].gate.set()
+        assert [asked.answer().status for asked in line.asked[1:]] == [200] * 2
+        assert len(held[0].requests) == 1
+        held[0].gate.set()
+        assert line.statuses() == [200] * 3
+        wait_until(lambda: outcomes(envoy) == {"ok": 3}, "all counted")
