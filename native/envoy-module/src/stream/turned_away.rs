@@ -8,7 +8,6 @@ use crate::abi::callbacks::{Headers, Stream};
 use crate::abi::guarded;
 use crate::ask::Ask;
 use crate::balancer::REQUEST_HEADER;
-use crate::faults;
 use crate::flight::{Flight, Standpoint};
 use crate::pools::{locked, pool_of_cluster, PoolState};
 use crate::report::{Account, Statistics};
@@ -60,7 +59,7 @@ impl PoolStream {
 
     /// Whether the request goes on now.
     fn obey_verdict(&self, stream: Stream<'_>) -> bool {
-        faults::at("verdict");
+        crate::faults::at("verdict");
         let verdict = self.with_flight(|flight| {
             let verdict = locked(&flight.entry.facts().verdict).take()?;
             if flight.standpoint != Standpoint::Held {
