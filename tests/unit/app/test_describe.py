@@ -79,3 +79,50 @@ def test_an_unknown_name_is_refused_with_what_there_is() -> None:
     snapshot = build_snapshot(revision_of(SERVICE), {})
     with pytest.raises(Refused, match="there are: chat"):
         describe.service(snapshot, "default", "nope")
+
+
+POLICIES = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: a-allows}
+spec: {rules: [{}, {}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: b-denies, namespace: istio-system, annotations: {istio.io/dry-run: "true"}}
+spec: {action: DENY, rules: [{}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: c-asks}
+spec: {action: CUSTOM, provider: {name: asker}, rules: [{}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: others}
+spec: {selector: {matchLabels: {app: nobody}}, action: DENY, rules: [{}]}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens}
+spec: {jwtRules: [{issuer: i}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: others}
+spec: {selector: {matchLabels: {app: nobody}}, mtls: {mode: STRICT}}
+"""
+
+
+def test_a_workload_shows_its_policies_in_the_order_in_which_they_are_asked() -> None:
+    snapshot = build_snapshot(revision_of(SERVICE, WORKLOAD, POLICIES), {})
+    described = describe.workload(snapshot, "default", "chat-v1", [])
+    lines = [line.rpartition(" ")[0] if ".yaml:" in line else line for line in described["authorization policies"]]
+    assert lines == [
+        "CUSTOM default/c-asks (1 rule, asks asker)",
+        "DENY istio-system/b-denies (1 rule, dry run)",
+        "ALLOW default/a-allows (2 rules)",
+        "everything else is refused",
+    ]
+    assert [line.rpartition(" ")[0] for line in described["request authentications"]] == ["default/tokens (issuers i)"]
+    assert described["peer authentications"] == []

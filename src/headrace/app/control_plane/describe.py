@@ -11,16 +11,23 @@ from typing import Any
 
 from headrace.app.control_plane.answers import Refused
 from headrace.envoy.visibility import wildcard_covers
+from headrace.model.authorization import Action, AuthorizationPolicy
 from headrace.model.destination import DestinationRule
 from headrace.model.engine_timeouts import engine_timeouts
-from headrace.model.resource import Metadata, selects
+from headrace.model.request_authentication import RequestAuthentication
+from headrace.model.resource import Labels, Metadata, selects
+from headrace.model.security import PeerAuthentication
 from headrace.model.service import Endpoint, Service
 from headrace.model.traffic import HttpMatch, HttpRoute, MatchKind, RouteDestination, StringMatch, VirtualService
 from headrace.model.workload import Workload
 from headrace.registry.mtls import settle
+from headrace.registry.policies import PolicyTable
 from headrace.registry.snapshot import MeshSnapshot
 
 _REPLICA = ("proxy", "state", "address", "certificate_until", "restarts", "engine_metrics")
+
+_ASKED = (Action.CUSTOM, Action.AUDIT, Action.DENY, Action.ALLOW)
+"""The order in which a proxy asks the policies."""
 
 
 def service(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]:
@@ -219,10 +226,48 @@ def workload(snapshot: MeshSnapshot, namespace: str, name: str, proxies: Sequenc
         "peer authentications": [
             f"{item.meta.namespace}/{item.meta.name} ({item.mode.value}) {_place(item.meta)}"
             for item in snapshot.peer_authentications
-            if item.meta.namespace in (namespace, snapshot.mesh.root_namespace)
+            if _demands(item, snapshot.mesh.root_namespace, namespace, labels)
         ],
+        "request authentications": [
+            f"{item.meta.namespace}/{item.meta.name} (issuers {_issuers(item)}) {_place(item.meta)}"
+            for item in PolicyTable(snapshot.request_authentications, snapshot.mesh.root_namespace).of(
+                namespace, labels
+            )
+        ],
+        "authorization policies": _authorization(snapshot, namespace, labels),
         "replicas": [{key: row[key] for key in _REPLICA if key in row} for row in replicas],
     }
+
+
+def _demands(item: PeerAuthentication, root: str, namespace: str, labels: Labels) -> bool:
+    """Whether a PeerAuthentication is for a workload: the mesh's, its namespace's, or its own."""
+    if item.meta.namespace == root:
+        return not item.selector
+    return item.meta.namespace == namespace and selects(item.selector, labels)
+
+
+def _issuers(item: RequestAuthentication) -> str:
+    return ", ".join(rule.issuer or "any" for rule in item.rules) or "none"
+
+
+def _authorization(snapshot: MeshSnapshot, namespace: str, labels: Labels) -> list[str]:
+    """The AuthorizationPolicies of a workload in the order in which their actions are asked, and what their absence or
+    presence means for the rest."""
+    found = PolicyTable(snapshot.authorization_policies, snapshot.mesh.root_namespace).of(namespace, labels)
+    ordered = sorted(found, key=lambda item: _ASKED.index(item.action))
+    lines = [
+        f"{item.action} {item.meta.namespace}/{item.meta.name} ({_rules(item)}) {_place(item.meta)}" for item in ordered
+    ]
+    if found:
+        allows = any(item.action is Action.ALLOW and not item.dry_run for item in found)
+        lines.append("everything else is refused" if allows else "everything else is allowed")
+    return lines
+
+
+def _rules(item: AuthorizationPolicy) -> str:
+    text = f"{len(item.rules)} rule{'' if len(item.rules) == 1 else 's'}" if item.rules else "matches nothing"
+    text += f", asks {item.provider}" if item.provider else ""
+    return text + (", dry run" if item.dry_run else "")
 
 
 def _place(meta: Metadata) -> str:

@@ -16,6 +16,7 @@ from headrace.config.analysis.gateways import judge_gateways
 from headrace.config.analysis.index import Index
 from headrace.config.analysis.inference import judge_timeouts
 from headrace.config.analysis.inference_policies import judge_inference_policies
+from headrace.config.analysis.policies import judge_claim_routes, judge_policies
 from headrace.config.analysis.routing import judge_routes
 from headrace.config.analysis.services import judge_services
 from headrace.config.analysis.virtual_services import judge_bindings, judge_shared_hosts
@@ -25,10 +26,12 @@ from headrace.model.problem import Problem
 _JUDGEMENTS = (
     judge_annotations,
     judge_bindings,
+    judge_claim_routes,
     judge_destinations,
     judge_gateways,
     judge_inference_policies,
     judge_ingress_subsets,
+    judge_policies,
     judge_routes,
     judge_rules,
     judge_services,

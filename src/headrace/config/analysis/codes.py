@@ -22,6 +22,7 @@ class Code(Enum):
     MTLS_CONFLICT = ("IST0113", "MTLSPolicyConflict", Severity.ERROR)
     SEVERAL_TRANSPORTS = ("IST0116", "DeploymentAssociatedToMultipleServices", Severity.WARNING)
     PORT_NAMING = ("IST0118", "PortNameIsNotUnderNamingConvention", Severity.INFO)
+    NO_MATCHING_WORKLOADS = ("IST0127", "NoMatchingWorkloadsFound", Severity.WARNING)
     NO_SERVER_VERIFICATION = ("IST0128", "NoServerCertificateVerificationDestinationLevel", Severity.WARNING)
     NO_SERVER_VERIFICATION_PORT = ("IST0129", "NoServerCertificateVerificationPortLevel", Severity.WARNING)
     UNREACHABLE_RULE = ("IST0130", "VirtualServiceUnreachableRule", Severity.WARNING)
@@ -33,6 +34,7 @@ class Code(Enum):
     DUPLICATE_CERTIFICATE = ("IST0138", "GatewayDuplicateCertificate", Severity.WARNING)
     INGRESS_NOT_AFFECTED = ("IST0140", "IngressRouteRulesNotAffected", Severity.WARNING)
     CONFLICTING_GATEWAYS = ("IST0145", "ConflictingGateways", Severity.ERROR)
+    CLAIMS_NOT_VERIFIED = ("IST0149", "JwtClaimBasedRoutingWithoutRequestAuthN", Severity.ERROR)
     EXTERNAL_NAME_PORT = ("IST0150", "ExternalNameServiceTypeInvalidPortName", Severity.WARNING)
     INVALID_CREDENTIAL = ("IST0161", "InvalidGatewayCredential", Severity.ERROR)
     GATEWAY_PORT_NOT_ON_SERVICE = ("IST0162", "GatewayPortNotDefinedOnService", Severity.WARNING)
@@ -46,6 +48,8 @@ class Code(Enum):
     OVERFLOW_NOT_FOUND = ("HR0104", "InferenceOverflowNotFound", Severity.WARNING)
     OVERFLOW_TO_ITSELF = ("HR0105", "InferenceOverflowToItself", Severity.WARNING)
     OVERFLOW_CYCLE = ("HR0106", "InferenceOverflowCycle", Severity.WARNING)
+    NO_AUTHORIZER = ("HR0121", "AuthorizerNotFound", Severity.WARNING)
+    HOST_WITHOUT_PORT = ("HR0122", "DeniedHostWithoutPort", Severity.WARNING)
 
     @property
     def code(self) -> str:

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from headrace.config.analysis.codes import Code
+from headrace.model.authorization import AuthorizationPolicy
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
 from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import resolve_host
 from headrace.model.problem import Problem
+from headrace.model.request_authentication import RequestAuthentication
 from headrace.model.resource import Labels, Metadata, selects
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import Service, ServiceEntry
@@ -74,6 +76,8 @@ class Index:
     services: list[Service] = field(default_factory=list)
     service_entries: list[ServiceEntry] = field(default_factory=list)
     peer_authentications: list[PeerAuthentication] = field(default_factory=list)
+    authorization_policies: list[AuthorizationPolicy] = field(default_factory=list)
+    request_authentications: list[RequestAuthentication] = field(default_factory=list)
     inference_policies: list[InferencePolicy] = field(default_factory=list)
     secrets: dict[tuple[str, str], Secret] = field(default_factory=dict)
     running: list[Running] = field(default_factory=list)
@@ -101,6 +105,10 @@ class Index:
                 self.gateways[f"{meta.namespace}/{meta.name}"] = resource
             case PeerAuthentication():
                 self.peer_authentications.append(resource)
+            case AuthorizationPolicy():
+                self.authorization_policies.append(resource)
+            case RequestAuthentication():
+                self.request_authentications.append(resource)
             case InferencePolicy():
                 self.inference_policies.append(resource)
             case Secret():

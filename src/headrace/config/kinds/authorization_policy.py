@@ -162,7 +162,8 @@ def _check_action(spec: AuthorizationPolicySpec) -> Iterator[Finding]:
         yield Finding(("spec", "rules"), message, "Add rules; an empty one, {}, is for every request.")
     elif spec.action is Action.CUSTOM and not named:
         message = "a CUSTOM policy needs provider.name"
-        yield Finding(("spec", "provider", "name"), message, "Name one of MeshConfig's extensionProviders.")
+        place: Path = ("spec", "provider", "name") if spec.provider else ("spec", "provider")
+        yield Finding(place, message, "Name one of MeshConfig's extensionProviders.")
     if spec.provider is not None and spec.action is not Action.CUSTOM:
         message = f"a provider means nothing to a policy of action {spec.action}"
         yield Finding(("spec", "provider"), message, "Use action: CUSTOM, or take it out.")
