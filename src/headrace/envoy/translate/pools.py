@@ -25,7 +25,10 @@ from headrace.model.destination import TrafficPolicy
 from headrace.model.inference import Admission, Fairness, FairnessKey, InferencePolicy, StreamTimeouts
 from headrace.model.service import Protocol, ServicePort
 from headrace.model.traffic import Destination, Retries
+from headrace.model.workload import Engine
 
+_TELL_IN_HEADERS = frozenset({Engine.VLLM.value, Engine.TRITON.value})
+"""Engines that tell their load in the headers of answers, where they are asked (ORCA)."""
 _AGAIN_ON = "connect-failure,refused-stream,reset,502,503"
 """While no byte of an answer has reached the client: the server was not reached, went away before its headers, or the
 proxy before it said that it did."""
@@ -83,6 +86,8 @@ def pool_settings(target: Target, port: ServicePort, other: Destination | None =
         settings |= _policy_settings(target.inference, other)
     if _sends_again(target):
         settings["resend"] = 1
+    if target.service.engine in _TELL_IN_HEADERS:
+        settings["orca"] = True
     return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 

@@ -29,6 +29,12 @@ PLAIN_RULE = SERVICE.replace("  trafficPolicy: {loadBalancer: {consistentHash: {
 def test_an_engine_makes_a_pool_of_every_http_port_and_subset() -> None:
     found = settings_of(translated(snapshot(PLAIN_RULE, WORKLOAD), gateway()))
     assert set(found) == {f"outbound|8000|{subset}|{HOST}" for subset in ("", "v1", "v2")}
+    assert list(found.values()) == [{"orca": True, "pool": f"{HOST}:8000"}] * 3
+
+
+@pytest.mark.parametrize("engine", ["sglang", "tgi", "llamacpp", "openai"])
+def test_engines_that_tell_no_load_in_headers_are_not_asked_there(engine: str) -> None:
+    found = settings_of(translated(snapshot(PLAIN_RULE, WORKLOAD.replace("vllm", engine)), gateway()))
     assert list(found.values()) == [{"pool": f"{HOST}:8000"}] * 3
 
 
