@@ -191,9 +191,9 @@ def binomial_bounds(count: int, share: float, error: float = 1e-6) -> tuple[int,
     return low, high
 
 
-def through_client(mesh: RunningMesh, host: str = "chat") -> Target:
-    """Requests as the client workload sends them: through its sidecar."""
-    return Target(f"http://{host}", mesh.proxy_url("default/client-0"))
+def through_client(mesh: RunningMesh, host: str = "chat", replica: str = "default/client-0") -> Target:
+    """Requests as the client workload (or another replica) sends them: through its sidecar."""
+    return Target(f"http://{host}", mesh.proxy_url(replica))
 
 
 def through_gateway(mesh: RunningMesh, **headers: str) -> Target:

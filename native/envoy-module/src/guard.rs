@@ -196,6 +196,8 @@ pub fn begin() {
     }
 }
 
+static TOLD: AtomicBool = AtomicBool::new(false);
+
 type Seen = Option<(u64, i64, i64, u64)>;
 
 fn look(file: &Path, seen: &mut Seen) {
@@ -210,7 +212,12 @@ fn look(file: &Path, seen: &mut Seen) {
     match read(file).map(|text| Revoked::parse(&text)) {
         Ok(Some(newest)) => take_note(newest),
         Ok(None) => eprintln!("headrace module: {} is of another version", file.display()),
-        Err(error) => eprintln!("headrace module: {} cannot be used: {error}", file.display()),
+        Err(error) => {
+            *seen = None; // tried again: its rights may come after it
+            if !TOLD.swap(true, Ordering::Relaxed) {
+                eprintln!("headrace module: {} cannot be used: {error}", file.display());
+            }
+        }
     }
 }
 

@@ -40,6 +40,14 @@ def revoked_text(identities: Iterable[str], certificates: Iterable[str]) -> byte
     return "".join(f"{line}\n" for line in lines).encode()
 
 
+def _tell(file: Path, text: bytes) -> None:
+    """Replace the guard's file. It holds no secret, and proxies may run as another user."""
+    new = file.with_suffix(".new")
+    write_private(new, text)
+    new.chmod(0o644)
+    new.replace(file)
+
+
 class SecretStore:
     """All secrets of one agent, by replica. `revoked_file`: where the guard's file is kept; None: nowhere."""
 
@@ -48,6 +56,10 @@ class SecretStore:
         self._sets: dict[str, ResourceSet] = {}
         self._hub = Hub(self, clock)
         self._file = revoked_file
+        if revoked_file is not None:
+            revoked_file.parent.mkdir(mode=0o755, exist_ok=True)
+            if not revoked_file.exists():
+                _tell(revoked_file, revoked_text((), ()))
         self._trust: wire.TrustState | None = None
         self._changed = asyncio.Event()
         self.acknowledged_version = ""
@@ -74,7 +86,7 @@ class SecretStore:
             return
         self._trust = state
         if self._file is not None:
-            write_private(self._file, revoked_text(state.revoked_identities, state.revoked_certificates))
+            _tell(self._file, revoked_text(state.revoked_identities, state.revoked_certificates))
         self._sets = {name: self._set_of(certificate) for name, certificate in self._certificates.items()}
         self._hub.publish(self._sets)
         self._changed.set()

@@ -26,7 +26,7 @@ from headrace.agent.netns.capture import NetnsCapture
 from headrace.agent.netns.names import names_forwarder
 from headrace.agent.prober import probe_session
 from headrace.agent.proxy import ProxySettings
-from headrace.agent.sds import SecretStore
+from headrace.agent.sds import REVOKED_VARIABLE, SecretStore
 from headrace.envoy.binary import PINNED_VERSION
 from headrace.envoy.module import check_module
 from headrace.floor.backoff import Backoff
@@ -81,13 +81,14 @@ def _host(start: HostStart, session: aiohttp.ClientSession, capture: CaptureStra
     link = ControlLink(f"unix:{start.places.agent_socket}", facts, reconnect, clock, loads)
     environment = {name: value for name in _ENVOY_ENVIRONMENT if (value := os.environ.get(name)) is not None}
     environment |= {**module.environment(), VARIABLE: str(start.places.engine_loads)}
+    environment[REVOKED_VARIABLE] = str(start.places.revoked)
     context = HostContext(
         places=start.places,
         clock=clock,
         source=source,
         capture=capture,
         control=link,
-        secrets=SecretStore(clock),
+        secrets=SecretStore(clock, start.places.revoked),
         session=session,
         proxy=ProxySettings(start.envoy, environment),
         mark=start.mark,

@@ -22,7 +22,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import any_pb2, json_format
 
 from headrace.envoy.binary import PINNED_VERSION, EnvoyError, envoy_version, find_envoy
-from headrace.envoy.module_filter import MODULE_NAME, module_filter, pool_balancer, pool_filter
+from headrace.envoy.module_filter import (
+    MODULE_NAME,
+    guard_filter,
+    guard_network_filter,
+    module_filter,
+    pool_balancer,
+    pool_filter,
+)
 from headrace.floor.files import write_private
 
 PINNED_ABI = "v0.2.0"
@@ -147,6 +154,7 @@ def _smoke_bootstrap() -> str:
     route = host.routes.add()
     route.match.prefix = "/"
     route.direct_response.status = 200
+    manager.http_filters.append(guard_filter())
     manager.http_filters.extend([module_filter(), pool_filter()])
     router = manager.http_filters.add(name="envoy.filters.http.router")
     router.typed_config.Pack(router_pb2.Router())
@@ -159,7 +167,9 @@ def _smoke_bootstrap() -> str:
     listener.address.socket_address.port_value = 0
     packed = any_pb2.Any()
     packed.Pack(manager)
-    listener.filter_chains.add().filters.add(name="envoy.filters.network.http_connection_manager", typed_config=packed)
+    chain = listener.filter_chains.add()
+    chain.filters.append(guard_network_filter())
+    chain.filters.add(name="envoy.filters.network.http_connection_manager", typed_config=packed)
     return json_format.MessageToJson(bootstrap, preserving_proto_field_name=True)
 
 

@@ -109,6 +109,12 @@ class Places:
         return self.agent / "engine-loads"
 
     @property
+    def revoked(self) -> Path:
+        """Who is revoked, for the guards in this host's Envoys. In a directory of its own, which proxies under another
+        user are shown; the state directory keeps others out."""
+        return self.state / "told" / "revoked"
+
+    @property
     def proxies(self) -> Path:
         return self.state / "proxies"
 

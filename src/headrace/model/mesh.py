@@ -32,6 +32,10 @@ class MeshConfig:
 
     `access_log_file` empty means no access log; `default_http_retry` None means Istio's default policy. `authorizers`
     are the ext_authz providers among extensionProviders, which CUSTOM policies name.
+
+    Two are no fields of Istio's, and set by the control plane of a running mesh: `guarded`, whether proxies with the
+    native module end what revoked peers have under way, and `connection_life`, after how long a connection of mutual
+    TLS takes no new requests (0: never).
     """
 
     root_namespace: str = ROOT_NAMESPACE
@@ -52,4 +56,6 @@ class MeshConfig:
     tls_min_version: str = "TLSV1_2"
     path_normalization: PathNormalization = PathNormalization.BASE
     authorizers: tuple[Authorizer, ...] = ()
+    guarded: bool = False
+    connection_life: float = 0.0
     digest: str = ""

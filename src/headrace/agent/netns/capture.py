@@ -201,7 +201,9 @@ class NetnsCapture:
         place = self._place_of(attachment)
         files = [(str(self._home(place) / "proxy-resolv.conf"), "/etc/resolv.conf")]
         modules = launch.environment.get("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", "")
+        told = launch.environment.get("HEADRACE_REVOKED", "")
         reveal = {str(Path(launch.command[0]).parent), *filter(None, modules.split(":"))}
+        reveal |= {str(Path(told).parent)} if told else set()
         return _entering(launch, place, place.proxy_user, files, reveal)
 
     def socket(self, attachment: Attachment, family: int, kind: int) -> socket.socket | None:

@@ -7,7 +7,8 @@ they get here. Everything below is pure, so one pass is synchronous and sees one
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
@@ -17,6 +18,7 @@ from headrace.config.revision import ConfigRevision
 from headrace.envoy.resources import ResourceSet
 from headrace.envoy.translate import Translator
 from headrace.envoy.view import Scopes, view_of
+from headrace.model.mesh import MeshConfig
 from headrace.model.proxy import Proxy
 from headrace.registry.build import build_snapshot
 from headrace.registry.snapshot import MeshSnapshot
@@ -50,6 +52,9 @@ class Pipeline:
     failures: dict[str, str] = field(default_factory=dict)
     last_seconds: float = 0.0
     generation: int = 0
+    shape: Callable[[MeshConfig], MeshConfig] = lambda mesh: mesh
+    """What a running mesh adds to the mesh-wide settings of the documents."""
+    shaped: tuple[MeshConfig, MeshConfig] | None = None
     open: bool = False
     """False until every host known from before a restart has reported (or had its time): a half-known mesh must not
     take endpoints away."""
@@ -58,7 +63,7 @@ class Pipeline:
         """Bring every known proxy up to date; the generation that was published (the last one where not open)."""
         started = time.perf_counter()
         self.snapshot = build_snapshot(
-            self.store.revision(), self.hosts.observed(), self.snapshot, addressed=self.hosts.names_resolved
+            self._revision(), self.hosts.observed(), self.snapshot, addressed=self.hosts.names_resolved
         )
         if not self.open:
             return self.generation
@@ -74,6 +79,13 @@ class Pipeline:
         self.generation = self.publisher.publish(sets)
         self.last_seconds = time.perf_counter() - started
         return self.generation
+
+    def _revision(self) -> ConfigRevision:
+        """The newest revision; mesh-wide settings that did not change are the same object."""
+        revision = self.store.revision()
+        if self.shaped is None or self.shaped[0] is not revision.mesh:
+            self.shaped = (revision.mesh, self.shape(revision.mesh))
+        return replace(revision, mesh=self.shaped[1])
 
     def _translate(self, snapshot: MeshSnapshot, proxy: Proxy) -> ResourceSet:
         return self.translator.resources(view_of(snapshot, proxy, self.scopes))

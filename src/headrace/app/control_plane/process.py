@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -46,11 +47,15 @@ from headrace.identity.ledger import Ledger, LedgerError
 from headrace.identity.roots import Roots
 from headrace.identity.trust import EXTRA_LISTS, ListRules, Trust
 from headrace.model.gateway import Gateway
+from headrace.model.mesh import MeshConfig
 from headrace.model.workload import Workload
 from headrace.wire import agent_v1_pb2_grpc
 
 _log = structlog.get_logger()
 _HOSTS_FILE = "hosts.json"
+CONNECTION_LIFE = 0.4
+"""The part of a certificate's life after which a connection takes no new requests. A certificate in use has at least
+0.45 of its life left (renewal at half of it, 5 % earlier or later), so the connection ends before it."""
 
 
 def run(places: Places) -> None:
@@ -74,6 +79,7 @@ class ControlPlane:
         self._hub = Hub(self, self._clock)
         self._documents = LiveDocuments(places, settings, self._replan)
         self._pipeline = Pipeline(self._documents.store, self._hosts, self)
+        self._pipeline.shape = self._shape
         self._agents = AgentService(self._hosts, self._planned, self._hub, settings)
         self._agents.changed = self._observed
         self._agents.settle = self._pipeline.run
@@ -113,6 +119,11 @@ class ControlPlane:
             write_private(self._places.state / _HOSTS_FILE, json.dumps(names).encode())
             self._recorded = names
         self._dirty.set(self._dirty.value + 1)
+
+    def _shape(self, mesh: MeshConfig) -> MeshConfig:
+        """The settings with what keeps connections from outlasting certificates."""
+        life = self._settings.certificate_lifetime * CONNECTION_LIFE
+        return replace(mesh, guarded=True, connection_life=life)
 
     def _touch(self) -> None:
         """Something that the pipeline reads changed."""

@@ -26,6 +26,7 @@ from headrace.envoy.translate.cluster_policy import (
 from headrace.envoy.translate.cluster_tls import TlsSettings, apply_tls, originates_tls
 from headrace.envoy.translate.destination_rules import effective_policy
 from headrace.envoy.translate.endpoints import caller_locality, in_subset, load_assignment, taking_requests
+from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import ads, duration
 from headrace.envoy.translate.overflow import overflow_host, overflow_of
@@ -136,6 +137,9 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named) -> Any
     subset = part.subset.name if part.subset else ""
     own_sni = sni(port.number, subset, service.host)
     apply_tls(cluster, options, TlsSettings(mesh, service, policy.tls, own_sni, target.accounts, http2))
+    if mesh.connection_life and carries_http(port.protocol) and speaks_mesh_tls(cluster, policy.tls):
+        options = options or _http1_options()
+        bound_client_side(options, mesh)
     set_http_options(cluster, options)
     if cluster.type == cluster_pb2.Cluster.EDS:
         cluster.eds_cluster_config.eds_config.CopyFrom(ads())

@@ -14,6 +14,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 
 from headrace.envoy.guards import Guard
+from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.gateway_routes import HTTPS_PORT, gateway_route_config
 from headrace.envoy.translate.gateway_servers import BoundServer, GatewayPort, merged_ports
@@ -26,6 +27,7 @@ from headrace.envoy.translate.messages import duration, socket_address, uint32
 from headrace.envoy.translate.tls import gateway_downstream
 from headrace.envoy.translate.ways_in import WayIn, way_in
 from headrace.envoy.view import ProxyView, Scope
+from headrace.model.gateway import ServerTls, ServerTlsMode
 from headrace.model.proxy import Proxy
 
 _HANDSHAKE_SECONDS = 15.0
@@ -100,11 +102,17 @@ def _tls_chain(server: BoundServer, listener: str, scope: Scope, native: Native)
     chain = listener_components_pb2.FilterChain(
         transport_socket=gateway_downstream(scope.mesh, tls),
         transport_socket_connect_timeout=duration(_HANDSHAKE_SECONDS),
-        filters=[_http(server, listener, scope, native)],
+        filters=[*_revocation_guard(tls, scope, native), _http(server, listener, scope, native)],
     )
     if server.sni:
         chain.filter_chain_match.server_names.extend(server.sni)
     return chain
+
+
+def _revocation_guard(tls: ServerTls, scope: Scope, native: Native) -> list[Any]:
+    """What closes connections of revoked clients, where they have certificates of the mesh."""
+    mesh_clients = tls.mode is ServerTlsMode.ISTIO_MUTUAL
+    return [guard_network_filter()] if mesh_clients and native.module and scope.mesh.guarded else []
 
 
 def _http(server: BoundServer, listener: str, scope: Scope, native: Native) -> Any:

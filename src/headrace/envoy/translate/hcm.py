@@ -23,7 +23,8 @@ from envoy.extensions.filters.http.grpc_web.v3 import grpc_web_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
-from headrace.envoy.module_filter import module_filter
+from headrace.envoy.module_filter import guard_filter, module_filter
+from headrace.envoy.translate.lives import bound_server_side
 from headrace.envoy.translate.messages import ads, boolean, duration, http_filter, packed
 from headrace.envoy.translate.ways_in import NO_WAY_IN, WayIn
 from headrace.model.mesh import MeshConfig, PathNormalization
@@ -75,7 +76,8 @@ class HcmSettings:
 
     Exactly one of `rds` (route name, read over ADS) and `routes` (an inline RouteConfiguration) is given.
     `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others
-    (what guards the workload among them), `pools` says whether it is a way into pools of model servers.
+    (what guards the workload among them), `pools` says whether it is a way into pools of model servers. `bounded`:
+    clients show certificates of the mesh, which their connections are not to outlast.
     """
 
     direction: Direction
@@ -88,6 +90,7 @@ class HcmSettings:
     grpc_web: bool = False
     first: tuple[Any, ...] = ()
     pools: WayIn = NO_WAY_IN
+    bounded: bool = False
 
 
 def http_connection_manager(settings: HcmSettings) -> Any:
@@ -111,6 +114,8 @@ def http_connection_manager(settings: HcmSettings) -> Any:
     if settings.direction is not Direction.OUTBOUND:
         manager.server_name = "istio-envoy"
         _forward_client_certificate(manager, settings.direction)
+    if settings.bounded:
+        bound_server_side(manager, settings.mesh)
     if settings.http2:
         manager.http2_protocol_options.CopyFrom(protocol_pb2.Http2ProtocolOptions())
     return manager
@@ -144,6 +149,8 @@ def _http_filters(settings: HcmSettings) -> list[Any]:
     filters = list(settings.first)
     if settings.module:
         filters.append(module_filter())
+        if settings.mesh.guarded and settings.direction is not Direction.INBOUND:
+            filters.append(guard_filter())
     if settings.grpc_web:
         filters.append(http_filter("envoy.filters.http.grpc_web", grpc_web_pb2.GrpcWeb()))
     stats = grpc_stats_pb2.FilterConfig(emit_filter_state=True, stats_for_all_methods=boolean(False))

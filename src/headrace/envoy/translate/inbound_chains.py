@@ -15,6 +15,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
 from headrace.envoy.guards import OPEN, Guard
+from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.translate.guard_filters import http_guards, network_guards
 from headrace.envoy.translate.hcm import Direction, HcmSettings, access_logs, hcm_filter
 from headrace.envoy.translate.messages import boolean, duration, packed, uint32
@@ -108,21 +109,26 @@ def _chain(kind: _Kind, target: ChainTarget, settings: ChainSettings) -> Any:
     chain = listener_components_pb2.FilterChain(
         name=target.names[0 if kind.http else 1],
         filter_chain_match=match,
-        filters=_filters(kind.http, target, settings),
+        filters=[*revocation_guard(kind.mtls, settings), *_filters(kind.http, kind.mtls, target, settings)],
     )
     if kind.mtls:
         chain.transport_socket.CopyFrom(mesh_downstream(settings.mesh, tcp=not kind.http))
     return chain
 
 
-def _filters(http: bool, target: ChainTarget, settings: ChainSettings) -> list[Any]:
+def revocation_guard(mtls: bool, settings: ChainSettings) -> list[Any]:
+    """What closes connections of revoked clients, where they have certificates of the mesh; first of its chain."""
+    return [guard_network_filter()] if mtls and settings.module and settings.mesh.guarded else []
+
+
+def _filters(http: bool, mtls: bool, target: ChainTarget, settings: ChainSettings) -> list[Any]:
     """The chain's filters, guarded by the workload's policies."""
     if http:
-        return [_http(target, settings)]
+        return [_http(target, settings, mtls)]
     return [*network_guards(target.guard, settings.mesh), tcp_filter(target, settings.mesh)]
 
 
-def _http(target: ChainTarget, settings: ChainSettings) -> Any:
+def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> Any:
     return hcm_filter(
         HcmSettings(
             direction=Direction.INBOUND,
@@ -130,6 +136,7 @@ def _http(target: ChainTarget, settings: ChainSettings) -> Any:
             mesh=settings.mesh,
             routes=inbound_routes(target),
             module=settings.module,
+            bounded=mtls,
             http2=target.protocol.is_http2,
             first=http_guards(target.guard, settings.mesh),
             grpc_web=target.protocol is Protocol.GRPC_WEB,
