@@ -2,11 +2,11 @@
 //! [`crate::stream`].
 
 use crate::abi::callbacks::Pieces;
+use crate::account::Account;
 use crate::admission;
 use crate::answer::{Events, Usage, Whole};
 use crate::clock;
 use crate::pools::locked;
-use crate::report::Account;
 use crate::request::Api;
 use crate::requests::{reason_word, Entry};
 

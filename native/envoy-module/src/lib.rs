@@ -12,6 +12,7 @@
 
 #[allow(unsafe_code)]
 mod abi;
+mod account;
 mod admission;
 mod answer;
 mod ask;

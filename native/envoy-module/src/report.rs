@@ -1,16 +1,13 @@
-//! What is told of a request: Envoy's statistics, and dynamic metadata for access logs (docs/reference/module-config.md).
+//! What is told of requests in Envoy's statistics (docs/reference/module-config.md).
 
-use crate::abi::callbacks::{ConfigWaker, FilterConfigHandle, Metric, Stream};
+use crate::abi::callbacks::{ConfigWaker, FilterConfigHandle, Metric};
 use crate::abi::take_panics;
-use crate::answer::Usage;
+use crate::account::Account;
 use crate::clock;
 use crate::filter::Filter;
 use crate::pools::{locked, PoolState};
 use crate::timers;
 use std::sync::{Arc, Mutex, Weak};
-
-/// The namespace of the metadata.
-const NAMESPACE: &str = "headrace";
 
 /// The statistics of one filter configuration. Workers only note what happened; the main thread hands the sums to Envoy
 /// a few times a second, because a statistic with labels costs Envoy microseconds each time.
@@ -62,39 +59,6 @@ struct Sums {
 const PERIOD: f64 = 0.2;
 /// Values of one histogram that are kept until then; more are left out.
 const MOST_VALUES: usize = 20_000;
-
-/// How a request fared.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Account {
-    /// The pool's name.
-    pub pool: String,
-    /// The model's name, as the request says.
-    pub model: String,
-    /// Why it was sent where it was; "" where it was not.
-    pub reason: &'static str,
-    /// The endpoint's address.
-    pub endpoint: String,
-    /// How often it was sent.
-    pub attempts: usize,
-    /// Seconds that it waited in the mesh.
-    pub queued: f64,
-    /// Seconds from its arrival in the proxy to its first token, for streams.
-    pub first_token: Option<f64>,
-    /// Seconds until the first token that were predicted when it was sent.
-    pub predicted: f64,
-    /// Tokens of its prompt, as estimated.
-    pub estimated: f64,
-    /// Of those, how many the endpoint probably had in its cache.
-    pub cached: f64,
-    /// What the server reported.
-    pub usage: Usage,
-    /// Tokens that were seen to pass, for streams.
-    pub seen: u64,
-    /// How it ended.
-    pub outcome: &'static str,
-    /// The pool that did not take it, if it was redirected.
-    pub redirected_from: String,
-}
 
 fn milliseconds(seconds: f64) -> u64 {
     (seconds.max(0.0) * 1000.0).round() as u64
@@ -230,44 +194,5 @@ impl Sums {
         if let Some(seconds) = account.first_token {
             keep(&mut self.first_token, milliseconds(seconds));
         }
-    }
-}
-
-impl Account {
-    /// How often it was sent again.
-    fn resent(&self) -> u64 {
-        self.attempts.saturating_sub(1) as u64
-    }
-
-    /// Writes it into the stream's dynamic metadata.
-    pub fn write(&self, stream: Stream<'_>) {
-        let mut texts = vec![
-            ("pool", self.pool.as_str()),
-            ("model", &self.model),
-            ("reason", self.reason),
-            ("endpoint", &self.endpoint),
-            ("outcome", self.outcome),
-        ];
-        if !self.redirected_from.is_empty() {
-            texts.push(("redirected_from", &self.redirected_from));
-        }
-        let rounded = |seconds: f64| (seconds * 1e6).round() / 1000.0;
-        let mut numbers = vec![
-            ("attempts", self.attempts as f64),
-            ("resent", self.resent() as f64),
-            ("queue_ms", rounded(self.queued)),
-            ("tokens_estimated", self.estimated.round()),
-            ("tokens_cached", self.cached.round()),
-            ("predicted_ms", rounded(self.predicted)),
-        ];
-        numbers.extend(self.first_token.map(|seconds| ("ttft_ms", rounded(seconds))));
-        numbers.extend(self.usage.input.map(|tokens| ("tokens_in", tokens)));
-        let tokens_out = self
-            .usage
-            .output
-            .or(if self.seen > 0 { Some(self.seen as f64) } else { None });
-        numbers.extend(tokens_out.map(|tokens| ("tokens_out", tokens)));
-        numbers.extend(self.usage.cached.map(|tokens| ("tokens_cached_by_server", tokens)));
-        stream.set_metadata(NAMESPACE, &texts, &numbers);
     }
 }

@@ -6,6 +6,7 @@
 use crate::abi::callbacks::{Headers, Stream};
 use crate::abi::guarded;
 use crate::abi::http::StreamHooks;
+use crate::account::Account;
 use crate::admission::{self, VERDICT};
 use crate::ask::Ask;
 use crate::balancer::REQUEST_HEADER;
@@ -16,7 +17,7 @@ use crate::flight::{Answer, Flight, Standpoint};
 use crate::limits::{Deadline, TIME_IS_OVER};
 use crate::orca::{self, Asked};
 use crate::pools::{pool_of_cluster, PoolState};
-use crate::report::{Account, Statistics};
+use crate::report::Statistics;
 use crate::request::{Reading, Understood, USAGE_REQUEST};
 use crate::requests::{new_id, Entry, Facts, Sent};
 use scheduler::admission::Decision;

@@ -23,8 +23,7 @@ offered! {
     fn envoy_dynamic_module_callback_http_append_body(stream: Envoy, body: c_int, data: ModuleBuffer) -> bool;
     fn envoy_dynamic_module_callback_http_drain_body(stream: Envoy, body: c_int, bytes: usize) -> bool;
     fn envoy_dynamic_module_callback_http_send_response(stream: Envoy, status: u32, headers: *mut Header, count: usize, body: ModuleBuffer, details: ModuleBuffer);
-    fn envoy_dynamic_module_callback_http_set_dynamic_metadata_string_batch(stream: Envoy, namespace: ModuleBuffer, entries: *const Header, count: usize);
-    fn envoy_dynamic_module_callback_http_set_dynamic_metadata_number(stream: Envoy, namespace: ModuleBuffer, key: ModuleBuffer, value: f64);
+    fn envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(stream: Envoy, namespace: ModuleBuffer, value: ModuleBuffer) -> bool;
     fn envoy_dynamic_module_callback_http_filter_continue_decoding(stream: Envoy);
     fn envoy_dynamic_module_callback_http_filter_get_attribute_string(stream: Envoy, attribute: c_int, value: *mut EnvoyBuffer) -> bool;
     fn envoy_dynamic_module_callback_http_filter_reset_stream(stream: Envoy, reason: c_int, details: ModuleBuffer);
@@ -308,23 +307,16 @@ impl<'call> Stream<'call> {
         }
     }
 
-    /// Writes texts and numbers into the stream's dynamic metadata, for access logs.
-    pub fn set_metadata(&self, namespace: &str, texts: &[(&str, &str)], numbers: &[(&str, f64)]) {
-        let namespace = ModuleBuffer::of(namespace.as_bytes());
-        let texts = pairs(texts);
-        // SAFETY: the stream is alive, Envoy copies everything during the calls.
-        unsafe {
-            envoy_dynamic_module_callback_http_set_dynamic_metadata_string_batch(
+    /// Writes a `google.protobuf.Struct` (its bytes) into the stream's dynamic metadata, for access logs.
+    pub fn set_metadata(&self, namespace: &str, value: &[u8]) {
+        // SAFETY: the stream is alive, Envoy copies everything during the call.
+        let _ = unsafe {
+            envoy_dynamic_module_callback_http_set_dynamic_metadata_struct(
                 self.envoy,
-                namespace,
-                texts.as_ptr(),
-                texts.len(),
-            );
-            for (key, value) in numbers {
-                let key = ModuleBuffer::of(key.as_bytes());
-                envoy_dynamic_module_callback_http_set_dynamic_metadata_number(self.envoy, namespace, key, *value);
-            }
-        }
+                ModuleBuffer::of(namespace.as_bytes()),
+                ModuleBuffer::of(value),
+            )
+        };
     }
 
     /// Lets a held request go on.

@@ -6,11 +6,12 @@
 use super::{PoolStream, State};
 use crate::abi::callbacks::{Headers, Stream};
 use crate::abi::guarded;
+use crate::account::Account;
 use crate::ask::Ask;
 use crate::balancer::REQUEST_HEADER;
 use crate::flight::{Flight, Standpoint};
 use crate::pools::{locked, pool_of_cluster, PoolState};
-use crate::report::{Account, Statistics};
+use crate::report::Statistics;
 use crate::request::Understood;
 use scheduler::admission::{Event, Refusal, RefusalReason};
 use std::sync::Arc;
