@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.flows.admission_rig import outcomes
 from tests.flows.envoy_process import EnvoyProcess, wait_until
 from tests.flows.module_rig import (
     Answer,
@@ -127,6 +128,8 @@ def test_a_client_that_goes_away_leaves_the_queue(tmp_path: Path, servers: Upstr
         wait_until(lambda: gauge(envoy, "waiting") == 1, "another waits")
         gate.set()
         assert [first.getresponse().status, last.getresponse().status] == [200, 200]
+        counted = {"ok": 2, "left": 1, "refused": 1}
+        wait_until(lambda: outcomes(envoy) == counted, "each is counted by what became of it")
 
 
 def test_who_has_priority_goes_first(tmp_path: Path, servers: Upstreams) -> None:
@@ -152,6 +155,28 @@ def test_who_has_priority_goes_first(tmp_path: Path, servers: Upstreams) -> None
         for thread in threads:
             thread.join(20)
     assert [line["model"] for line in log_lines(tmp_path / "log")] == ["first", "high", "low", "none"]
+
+
+def test_a_queue_is_bounded_by_tokens(tmp_path: Path, servers: Upstreams) -> None:
+    gate = threading.Event()
+    admission = {"concurrency_per_endpoint": 1, "queue": {"requests": 50, "tokens": 1000, "seconds": 30}}
+    with pool_envoy(gated(tmp_path, [servers.add(held_server(gate))], admission)) as envoy:
+        begun = []
+        for at, tokens in enumerate((0, 600, 350)):
+            body = chat("x" * 4 * tokens)
+            begun.append(threading.Thread(target=lambda body=body: ask(envoy, body)))
+            begun[-1].start()
+            wait_until(lambda: running(envoy) == 1, "one runs")
+            wait_until(lambda at=at: gauge(envoy, "waiting") == at, f"{at} wait")
+        full = ask(envoy, chat("x" * 4 * 100))
+        assert (full.status, full.headers["x-headrace-reason"]) == (429, "queue-tokens")
+        begun.append(threading.Thread(target=lambda: ask(envoy, chat("x" * 4 * 5))))
+        begun[-1].start()
+        wait_until(lambda: gauge(envoy, "waiting") == 3, "what is small enough waits")
+        gate.set()
+        for thread in begun:
+            thread.join(20)
+        wait_until(lambda: outcomes(envoy) == {"ok": 4, "refused": 1}, "all are answered")
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path, servers: Upstreams) -> None:
