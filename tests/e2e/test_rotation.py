@@ -1,4 +1,4 @@
-"""Certificates are renewed all the time, every request makes a connection with the newest one, and none fails."""
+"""Certificates are renewed all the time, connections end before they do, and no request or stream notices."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.e2e.conftest import StartMesh
 from tests.e2e.load import Load, burst, through_client
 from tests.e2e.running import RunningMesh, until
 from tests.e2e.shop import NEW_CONNECTIONS, SERVICE, shop
+from tests.e2e.streaming import Streaming
 
 LIFETIME = 6.0
 """Seconds that a certificate lives here: renewed after about three. No less, for a busy machine may be late."""
@@ -64,3 +65,28 @@ def test_thirty_certificate_rotations(mesh: RunningMesh) -> None:
     assert load.tally.failed == 0, load.tally
     assert load.tally.sent > 200
     assert made >= load.tally.sent
+
+
+@pytest.fixture(scope="module")
+def pooled(start_mesh: StartMesh) -> RunningMesh:
+    """The same, but connections are kept for as long as the mesh allows."""
+    return start_mesh(shop(50, 50), "--certificate-lifetime", f"{LIFETIME:g}s")
+
+
+def ended_by_age(mesh: RunningMesh) -> int:
+    """Connections of the client's sidecar that took no more requests because of their age."""
+    stats = mesh.stats("default/client-0", "cluster.outbound|80|v")
+    return sum(count for name, count in stats.items() if name.endswith(".upstream_cx_max_duration_reached"))
+
+
+def test_long_streams_outlive_many_rotations_and_connections_do_not(pooled: RunningMesh) -> None:
+    before, aged = rotations(pooled, "default/client-0"), ended_by_age(pooled)
+    with Load(through_client(pooled)) as load, Streaming(through_client(pooled), 1200, 12) as streams:
+        until(lambda: streams.flowing() == 12, "the streams flow")
+        streams.wait()
+    turned = rotations(pooled, "default/client-0") - before
+    print(f"streams over {turned} rotations, {ended_by_age(pooled) - aged} connections ended by age: {load.tally}")
+    assert all(item.whole for item in streams.items), streams.items
+    assert load.tally.failed == 0, load.tally
+    assert turned >= 4
+    assert ended_by_age(pooled) - aged >= turned
