@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Document, Path
-from headrace.config.fields import Bool, HeaderName, NonEmpty, Text, is_dns_name, shown, text_of
+from headrace.config.fields import Bool, HeaderValue, NonEmpty, Text, is_dns_name, shown, text_of
 from headrace.config.kinds.istio_names import Timespan, at_most_one, is_address, warning
 from headrace.config.kinds.policy_scope import DRY_RUN, ScopedSpec, lower_scope, scope_findings
 from headrace.config.kinds.request_authentication_keys import KeySetError, as_key_set, has_usable_key, private_keys
@@ -28,12 +28,20 @@ KEYS_FILE = "headrace.dev/jwks-file"
 MAX_RULES = 4096
 MAX_URI = 2048
 _STRICT_HEADER = re.compile(r"[-_A-Za-z0-9]{1,256}")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~A-Za-z0-9]{1,256}")
 
 
 def _strict_header(value: object) -> str:
     text = text_of(value, "a header name")
     if not _STRICT_HEADER.fullmatch(text):
         raise refuse(f"{shown(text)} is not a header name", "Use letters, digits, '-' and '_'.")
+    return text
+
+
+def _header(value: object) -> str:
+    text = text_of(value, "a header name")
+    if not _TOKEN.fullmatch(text):
+        raise refuse(f"{shown(text)} is not a header name", "Use letters, digits and '-'.")
     return text
 
 
@@ -54,8 +62,8 @@ def _uri(value: object) -> str:
 class JwtHeaderSpec(Spec):
     """JWTHeader."""
 
-    name: HeaderName
-    prefix: Text = ""
+    name: Annotated[str, BeforeValidator(_header)]
+    prefix: HeaderValue = ""
 
 
 class ClaimToHeaderSpec(Spec):
@@ -75,7 +83,7 @@ class JwtRuleSpec(Spec):
     from_headers: list[JwtHeaderSpec] = []
     from_params: list[NonEmpty] = []
     from_cookies: list[NonEmpty] = []
-    output_payload_to_header: HeaderName | None = None
+    output_payload_to_header: Annotated[str, BeforeValidator(_header)] | None = None
     forward_original_token: Bool = False
     output_claim_to_headers: list[ClaimToHeaderSpec] = []
     timeout: Timespan | None = None
@@ -123,9 +131,7 @@ def _check(spec: RequestAuthenticationSpec, document: Document) -> Iterator[Find
         path: Path = ("spec", "jwtRules", at)
         if rule.jwks and not has_usable_key(as_key_set(rule.jwks)):
             message = "there is no key by which tokens could be verified: all of the issuer's tokens are refused"
-            yield warning(
-                (*path, "jwks"), message, "Add a public key (RSA, EC or Ed25519) whose alg fits it."
-            )
+            yield warning((*path, "jwks"), message, "Add a public key (RSA, EC or Ed25519) whose alg fits it.")
         for number in private_keys(rule.jwks):
             message = f"key {number} holds a private or secret part, which is never needed to verify tokens"
             yield warning((*path, "jwks"), message, "Leave only the public keys here.")

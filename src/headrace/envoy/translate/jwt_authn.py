@@ -20,6 +20,7 @@ from google.protobuf import empty_pb2
 
 from headrace.envoy.guards import Guard
 from headrace.envoy.resources import CLUSTER, SECRET, XdsResource
+from headrace.envoy.translate.endpoints import is_address
 from headrace.envoy.translate.file_secrets import file_secret, root_name, root_secret
 from headrace.envoy.translate.jwt_claims import JWT_FILTER, PAYLOAD
 from headrace.envoy.translate.memo import resource_of
@@ -154,7 +155,7 @@ def _own_clusters(guard: Guard, mesh: MeshConfig) -> Iterator[Any]:
         )
         cluster = cluster_pb2.Cluster(
             name=name,
-            type=cluster_pb2.Cluster.STRICT_DNS,
+            type=cluster_pb2.Cluster.STATIC if is_address(parts.host) else cluster_pb2.Cluster.STRICT_DNS,
             dns_lookup_family=cluster_pb2.Cluster.V4_PREFERRED,
             connect_timeout=duration(mesh.connect_timeout),
             load_assignment=endpoint_pb2.ClusterLoadAssignment(
@@ -170,10 +171,11 @@ def _own_clusters(guard: Guard, mesh: MeshConfig) -> Iterator[Any]:
 
 def _verified(parts: KeyUri) -> Any:
     """TLS to the key server: its certificate must be for its name, by a root that the host trusts."""
-    context = tls_pb2.UpstreamTlsContext(sni=parts.host)
+    named = not is_address(parts.host)
+    context = tls_pb2.UpstreamTlsContext(sni=parts.host if named else "")
     combined = context.common_tls_context.combined_validation_context
     combined.validation_context_sds_secret_config.CopyFrom(file_secret(root_name(_SYSTEM)))
     name = combined.default_validation_context.match_typed_subject_alt_names.add()
-    name.san_type = name.DNS
+    name.san_type = name.DNS if named else name.IP_ADDRESS
     name.matcher.exact = parts.host
     return context
