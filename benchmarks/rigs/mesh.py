@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,8 @@ def headrace(*arguments: str, timeout: float = 120.0) -> str:
 
 
 @contextlib.contextmanager
-def running_mesh(files: Mapping[str, str]) -> Iterator[Mesh]:
-    """A ready mesh of these documents (file name → YAML)."""
+def running_mesh(files: Mapping[str, str], options: Sequence[str] = ()) -> Iterator[Mesh]:
+    """A ready mesh of these documents (file name → YAML), with further options of `headrace up`."""
     mesh = Mesh(Path(tempfile.mkdtemp(prefix="hr-bench-")))
     try:
         mesh.documents.mkdir()
@@ -79,6 +79,7 @@ def running_mesh(files: Mapping[str, str]) -> Iterator[Mesh]:
             "--detach",
             "--timeout",
             f"{READY_SECONDS:g}",
+            *options,
         )
         yield mesh
     except SystemExit:
