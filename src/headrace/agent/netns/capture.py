@@ -157,6 +157,8 @@ class NetnsCapture:
         self._places.admin_socket(replica).unlink(missing_ok=True)
         place = self._place_of(attachment)
         shutil.rmtree(self._home(place), ignore_errors=True)
+        # Its known processes are gone; what hid from its supervisor still runs there, or under its user.
+        leftovers.end_inside((place.namespace,), place.app_user)
         try:
             links.remove_namespace(place.namespace)
         except links.LinkError as error:
@@ -288,6 +290,7 @@ def _entering(
     facts = {
         "namespace": str(links.namespace_path(place.namespace)),
         "user": user,
+        "name": launch.environment.get("HEADRACE_REPLICA", place.namespace).rpartition("/")[2][:64],
         "files": [list(pair) for pair in files],
         "reveal": sorted(reveal),
     }

@@ -1,10 +1,11 @@
 """A program that puts a process into its replica's namespace under its own user, then becomes that process.
 
 Run as `python -I -S enter.py FACTS COMMAND...` by what `capture` starts; it imports nothing of Headrace. FACTS is JSON:
-`namespace` (file), `user`, `files` (pairs: what lies where, for this process only), `reveal` (paths below directories
-that the user may not enter, shown to it alone). The process's own environment comes with the prefix `PREFIX`, so that
-no variable of a document (LD_PRELOAD) has an effect on this program, which is root. What it becomes has no capability,
-cannot gain one, and cannot leave the namespace. `pathlib` would take as long to load as all of this.
+`namespace` (file), `user`, `name` (of the machine, as the process sees it), `files` (pairs: what lies where, for this
+process only), `reveal` (paths below directories that the user may not enter, shown to it alone). The process's own
+environment comes with the prefix `PREFIX`: no variable of a document (LD_PRELOAD) has an effect on this program, which
+is root. What it becomes has no capability, cannot gain one, and cannot leave the namespace. `pathlib` would take
+as long to load as all of this.
 """
 
 # ruff: noqa: PTH103, PTH109, PTH110, PTH116, PTH118, PTH120
@@ -18,7 +19,7 @@ import stat
 import sys
 
 PREFIX = "+"
-_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x00020000, 0x08000000, 0x40000000
+_CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x40000000
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_RDONLY, _MS_REMOUNT = 0x1000, 0x4000, 1 << 18, 1, 32
 _MS_NOSUID, _MS_NODEV = 2, 4
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECUREBITS = 24, 38, 28
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> None:
     """Never returns: becomes the command, or ends with a reason on standard error."""
     facts = json.loads(arguments[0])
     directory = os.getcwd()
-    _enter(facts["namespace"])
+    _enter(facts["namespace"], facts["name"])
     _see(facts["files"], facts["reveal"], facts["user"])
     os.chdir(directory)
     _become(facts["user"])
@@ -45,11 +46,12 @@ def main(arguments: list[str]) -> None:
         sys.exit(_NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE)
 
 
-def _enter(namespace: str) -> None:
+def _enter(namespace: str, name: str) -> None:
     handle = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     _call("setns", handle, _CLONE_NEWNET)
     os.close(handle)
-    _call("unshare", _CLONE_NEWNS | _CLONE_NEWIPC)
+    _call("unshare", _CLONE_NEWNS | _CLONE_NEWIPC | _CLONE_NEWUTS)
+    _call("sethostname", name.encode(), len(name.encode()))
     _mount("none", "/", _MS_REC | _MS_PRIVATE)
     with open(_PORTS, "w") as ports:  # any port is the application's own to take: the namespace is its own
         ports.write("0")

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from headrace.agent.netns import egress, links
@@ -28,12 +29,7 @@ def anything(mesh: str) -> bool:
 def remove(mesh: str, records: Path) -> None:
     """End what still runs in the mesh's namespaces, and take away the rest. `records` is the agent's directory."""
     names = links.namespaces_of(mesh)
-    deadline = time.monotonic() + _KILL_SECONDS
-    while (pids := links.inside(names)) and time.monotonic() < deadline:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(_POLL)
+    end_inside(names)
     for name in names:
         with contextlib.suppress(links.LinkError):
             links.remove_namespace(name)
@@ -41,3 +37,16 @@ def remove(mesh: str, records: Path) -> None:
     shutil.rmtree(RUNTIME / mesh, ignore_errors=True)
     with contextlib.suppress(OSError):
         RUNTIME.rmdir()
+
+
+def end_inside(names: Collection[str], user: int | None = None) -> None:
+    """Kill every process in these namespaces, and every one of this user wherever it is."""
+    deadline = time.monotonic() + _KILL_SECONDS
+    while time.monotonic() < deadline:
+        pids = set(links.inside(names)) | (set() if user is None else links.processes_of(user))
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_POLL)

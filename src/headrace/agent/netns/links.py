@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.agent.netns.plan import MeshNet, Place
+from headrace.floor.processes import ProcessMark
 
 NAMESPACES = Path("/run/netns")
 """Where ip-netns(8) keeps names of namespaces; a name keeps its namespace alive."""
@@ -137,9 +138,20 @@ def inside(names: Iterable[str]) -> dict[int, str]:
             with contextlib.suppress(OSError):
                 found = (entry / "ns/net").stat()
                 namespace = known.get((found.st_dev, found.st_ino))
-                if namespace is not None:
+                if namespace is not None and ProcessMark.of(int(entry.name)):
                     processes[int(entry.name)] = namespace
     return processes
+
+
+def processes_of(user: int) -> set[int]:
+    """Every running process of a user; a zombie counts as none."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if entry.stat().st_uid == user and ProcessMark.of(int(entry.name)):
+                    found.add(int(entry.name))
+    return found
 
 
 def _batch(namespace: str | None, commands: Iterable[str]) -> None:

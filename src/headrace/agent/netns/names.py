@@ -13,15 +13,16 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-
-import structlog
+from typing import cast
 
 from headrace.agent.netns.links import name_servers
 from headrace.agent.netns.plan import DNS_PORT
 from headrace.model.names import CLUSTER_DOMAIN
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-_SECONDS = 3.0
+_SECONDS = 1.5
+_SERVERS = 3
+"""How long each of how many name servers is waited for: less than an application waits (5 s, resolver(5))."""
+_NAME_PORT = 53
 _PENDING = 512
 _LARGEST = 4096
 _HEADER = struct.Struct("!6H")
@@ -84,8 +85,7 @@ class Forwarder(asyncio.DatagramProtocol):
         self._pending: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if len(self._pending) >= _PENDING:
@@ -115,7 +115,7 @@ class Forwarder(asyncio.DatagramProtocol):
 
     async def _ask(self, question: bytes) -> bytes:
         """The first answer of a name server, in their order; empty where none answers."""
-        for server in self._servers():
+        for server in self._servers()[:_SERVERS]:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_SECONDS):
                     return await _exchange(server, question)
@@ -127,7 +127,7 @@ async def _exchange(server: str, question: bytes) -> bytes:
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as asking:
         asking.setblocking(False)
-        await loop.sock_connect(asking, (server, 53))
+        await loop.sock_connect(asking, (server, _NAME_PORT))
         await loop.sock_sendall(asking, question)
         while True:
             answer = await loop.sock_recv(asking, _LARGEST)

@@ -115,8 +115,13 @@ def _leaving(place: Place, exclusions: Exclusions) -> str:
         "ip daddr 127.0.0.0/8 accept",
         "ip6 daddr ::1 accept",
         'oifname "lo" accept',
-        "ct state established,related accept",
     ]
+    # Answers too leave by the proxy alone: an application that took its proxy's port could speak past it otherwise.
+    if exclusions.exclude_inbound:
+        rules.append(f"meta l4proto {{ tcp, udp }} th sport {_set(exclusions.exclude_inbound)} accept")
+    if exclusions.include_inbound is not None:
+        captured = (*exclusions.include_inbound, INBOUND)
+        rules.append(f"tcp sport != {_set(captured)} ct state established accept")
     if exclusions.exclude_outbound:
         rules.append(f"meta l4proto {{ tcp, udp }} th dport {_set(exclusions.exclude_outbound)} accept")
     rules += [f"{_to(block)} accept" for block in exclusions.exclude_ranges]

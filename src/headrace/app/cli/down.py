@@ -43,6 +43,9 @@ def down(state: StateOption = DEFAULT_STATE) -> None:
     if leftovers.anything(mesh_id(places.state)):
         found = True
         leftovers.remove(mesh_id(places.state), places.agent)
+    for path in places.sockets.glob("*"):
+        if path.is_symlink() or path.is_socket():
+            path.unlink(missing_ok=True)
     if not found:
         raise CommandFailed(f"no mesh runs at {state}")
     print(f"stopped the mesh at {state}")

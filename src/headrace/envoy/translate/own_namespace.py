@@ -126,10 +126,11 @@ def _listener(table: _Table) -> XdsResource:
     domains = [_domain(name, addresses) for names, addresses in table for name in names]
     resolver = cares_dns_resolver_pb2.CaresDnsResolverConfig()
     resolver.dns_resolver_options.no_default_search_domain = True
+    resolver.query_timeout_seconds.value, resolver.query_tries.value = int(_ASK_SECONDS), 1
     config = dns_filter_pb2.DnsFilterConfig(
         stat_prefix=NAMES,
         server_config=dns_filter_pb2.DnsFilterConfig.ServerContextConfig(
-            inline_dns_table=dns_table_pb2.DnsTable(external_retry_count=1, virtual_domains=domains)
+            inline_dns_table=dns_table_pb2.DnsTable(virtual_domains=domains)
         ),
         client_config=dns_filter_pb2.DnsFilterConfig.ClientContextConfig(
             resolver_timeout=duration(_ASK_SECONDS), max_pending_lookups=_PENDING

@@ -1,0 +1,242 @@
+"""Transparent capture through changes and crashes: nothing is lost, and nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.e2e.conftest import StartMesh
+from tests.e2e.netns_rig import DOCUMENTS, ECHO, as_app, crash, get, leftovers, needs_netns, place_of, service, workload
+from tests.e2e.running import READY_SECONDS, RunningMesh, until
+
+from headrace.floor.files import write_private
+
+pytestmark = needs_netns
+CLIENT = "default/client-0"
+SQUATTER = """\
+import os, socket, time
+held = socket.create_server(("", int(os.environ["PORT"])))
+while True:
+    try:
+        taken = socket.create_server((os.environ["HEADRACE_ADDRESS"], 15006))
+        print("taken", flush=True)
+        break
+    except OSError:
+        time.sleep(0.001)
+while True:
+    taken.accept()[0].sendall(b"past the proxy")
+"""
+"""Takes its proxy's port in the moment in which the proxy is not there."""
+LOOP = """\
+import json, sys, time, urllib.request
+bad, count, end = [], 0, time.time() + float(sys.argv[1])
+while time.time() < end:
+    count += 1
+    try:
+        urllib.request.urlopen("http://chat.default/", timeout=10).read()
+    except Exception as error:
+        bad.append(f"{time.time()}: {error!r}")
+    time.sleep(0.01)
+print(json.dumps([count, bad]))
+"""
+"""Calls for so many seconds, each with a look-up and a connection of its own."""
+
+
+@pytest.fixture(scope="module")
+def mesh(start_mesh: StartMesh) -> Iterator[RunningMesh]:
+    files = {**DOCUMENTS, "squatter.yaml": workload("squatter", SQUATTER, port="{name: http, port: 8000}")}
+    running = start_mesh(files, "--capture", "netns")
+    yield running
+    running.down()
+    assert leftovers(running.state) == []
+
+
+@contextlib.contextmanager
+def calling(mesh: RunningMesh, seconds: float) -> Iterator[None]:
+    """Meanwhile the client calls; not one call may fail."""
+    results: list[str] = []
+    work = threading.Thread(
+        target=lambda: results.append(
+            as_app(mesh, CLIENT, sys.executable, "-I", "-c", LOOP, str(seconds), timeout=seconds + 60).stdout
+        )
+    )
+    work.start()
+    time.sleep(0.3)
+    yield
+    work.join()
+    import json
+
+    count, bad = json.loads(results[0])
+    assert not bad, bad[:3]
+    assert count > 20
+
+
+def test_a_killed_agent_is_not_noticed_and_its_successor_goes_on(mesh: RunningMesh) -> None:
+    before = mesh.proxies()["default/chat-0"]
+    namespace = place_of(mesh, "default/chat-0").namespace
+    with calling(mesh, 8.0):
+        mesh.kill("agent")
+        until(lambda: mesh.role("agent").alive() and mesh.ready(), "the agent is back", 60.0)
+    after = mesh.proxies()["default/chat-0"]
+    assert (after["app_pid"], after["proxy_pid"], after["address"]) == (
+        before["app_pid"],
+        before["proxy_pid"],
+        before["address"],
+    )
+    assert place_of(mesh, "default/chat-0").namespace == namespace
+    os.kill(after["app_pid"], 9)
+    until(
+        lambda: mesh.proxies()["default/chat-0"]["app_pid"] not in (None, after["app_pid"]),
+        "probed and restarted",
+        30.0,
+    )
+    until(mesh.ready, "ready again", 30.0)
+
+
+def test_a_new_version_takes_over_without_a_lost_request(mesh: RunningMesh) -> None:
+    def version(number: int) -> None:
+        extra = f"  env: [{{name: VERSION, value: '{number}'}}]\n"
+        text = (
+            service("chat", 80, 8000, "http")
+            + "---\n"
+            + workload("chat", ECHO, port="{name: http, port: 8000}", extra=extra)
+        )
+        before = mesh.proxies()["default/chat-0"]["app_pid"]
+        mesh.write("chat.yaml", text)
+        until(lambda: mesh.proxies()["default/chat-0"]["app_pid"] not in (None, before), f"version {number}", 30.0)
+        until(mesh.ready, "ready", 30.0)
+
+    ports = [mesh.proxies()["default/chat-0"]["app_ports"]["8000"]]
+    with calling(mesh, 12.0):
+        for number in (2, 3):
+            version(number)
+            ports.append(mesh.proxies()["default/chat-0"]["app_ports"]["8000"])
+    assert ports[0] == 8000
+    assert ports[1] != 8000
+
+
+def test_a_stolen_port_of_the_proxy_answers_nobody(mesh: RunningMesh) -> None:
+    """The proxy dies, the application takes 15006 before it is back, and still nothing it says leaves."""
+    row = mesh.proxies()["default/squatter-0"]
+    log = mesh.places.workload_log("default/squatter-0")
+    os.kill(row["proxy_pid"], 9)
+    until(lambda: "taken" in log.read_text(), "the port is taken", 30.0)
+    with pytest.raises(OSError), socket.create_connection((row["address"], 8000), 4) as plain:
+        assert plain.recv(100) == b""
+        raise ConnectionError("closed without a word")
+    (mesh.documents / "squatter.yaml").unlink()
+    until(lambda: "default/squatter-0" not in mesh.proxies(), "the squatter is gone", 30.0)
+    until(mesh.ready, "ready", 30.0)
+
+
+def test_excluded_ports_are_left_alone(mesh: RunningMesh) -> None:
+    annotations = (
+        '{traffic.sidecar.istio.io/excludeInboundPorts: "9100", traffic.sidecar.istio.io/excludeOutboundPorts: "9100"}'
+    )
+    for name in ("open-a", "open-b"):
+        mesh.write(f"{name}.yaml", workload(name, ECHO.replace("ECHO_PORT", "NINE"), annotations=annotations,
+                                            extra="  env: [{name: NINE, value: '9100'}]\n"))  # fmt: skip
+    until(lambda: {"default/open-a-0", "default/open-b-0"} <= set(mesh.proxies()), "both run", 30.0)
+    until(mesh.ready, "ready", 30.0)
+    address = mesh.proxies()["default/open-b-0"]["address"]
+    found = until(lambda: get(mesh, "default/open-a-0", f"http://{address}:9100/x")[1], "an answer", 20.0)
+    assert found["path"] == "/x"
+    assert found["peer"] == mesh.proxies()["default/open-a-0"]["address"], "it went by a proxy"
+    assert get(mesh, CLIENT, f"http://{address}:9100/")[0] == 200, "a proxy's plain call is let in too"
+    assert get(mesh, "default/open-a-0", "http://chat/")[0] == 200
+    for name in ("open-a", "open-b"):
+        (mesh.documents / f"{name}.yaml").unlink()
+    until(lambda: "default/open-a-0" not in mesh.proxies(), "gone", 30.0)
+
+
+def test_a_bad_annotation_is_named(mesh: RunningMesh) -> None:
+    annotations = '{traffic.sidecar.istio.io/excludeInboundPorts: "http"}'
+    mesh.write("bad.yaml", workload("bad", annotations=annotations))
+    row = until(lambda: [item for item in mesh.status()["waiting"] if item["id"] == "default/bad-0"], "it waits", 20.0)
+    assert (
+        "excludeInboundPorts"
+        in until(
+            lambda: [item["detail"] for item in mesh.status()["waiting"] if "Ports" in item["detail"]], str(row), 20.0
+        )[0]
+    )
+    (mesh.documents / "bad.yaml").unlink()
+    until(mesh.ready, "ready", 30.0)
+
+
+def test_a_crash_of_everything_leaves_a_working_mesh_that_goes_on_or_goes_away(mesh: RunningMesh) -> None:
+    before = mesh.proxies()["default/chat-0"]
+    with calling(mesh, 5.0):
+        crash(mesh)
+    mesh.up("--capture", "netns")
+    assert mesh.proxies()["default/chat-0"]["app_pid"] == before["app_pid"], "not adopted"
+    assert get(mesh, CLIENT, "http://chat/")[0] == 200
+    crash(mesh)
+    assert leftovers(mesh.state)
+    done = mesh.run("down", timeout=60.0)
+    assert done.code == 0, done.err
+    assert leftovers(mesh.state) == []
+    assert mesh.processes() == []
+
+
+def test_names_outside_the_mesh_come_from_the_machines_own_resolver(start_mesh: StartMesh) -> None:
+    """The mesh is started where /etc/resolv.conf names a server of this test's, on a loopback address."""
+    mesh = RunningMesh.make({"client.yaml": workload("client")})
+    resolver = Resolver("127.77.0.53", "model.example", "198.18.9.9")
+    try:
+        write_private(mesh.root / "resolv.conf", b"nameserver 127.77.0.53\n")
+        inner = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        up = [sys.executable, "-m", "headrace", "up", str(mesh.documents), "--state", str(mesh.state), "--wait"]
+        up += ["--detach", "--timeout", f"{READY_SECONDS:g}", "--capture", "netns"]
+        command = ["unshare", "--mount", "sh", "-c", inner, str(mesh.root / "resolv.conf"), *up]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr + mesh.logs()
+        found = as_app(mesh, CLIENT, "getent", "ahostsv4", "model.example").stdout
+        assert "198.18.9.9" in found
+        began = time.monotonic()
+        assert as_app(mesh, CLIENT, "getent", "hosts", "nobody.default.svc.cluster.local").returncode != 0
+        assert time.monotonic() - began < 10
+        assert not any(name.endswith("cluster.local") for name in resolver.asked), "the mesh's own names went outside"
+    finally:
+        resolver.close()
+        mesh.down()
+        mesh.remove()
+    assert leftovers(mesh.state) == []
+
+
+class Resolver:
+    """A name server that knows one name."""
+
+    def __init__(self, address: str, name: str, answer: str) -> None:
+        self.asked: list[str] = []
+        self._answer = {name: socket.inet_aton(answer)}
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((address, 53))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                packet, client = self._socket.recvfrom(4096)
+                labels, at = [], 12
+                while packet[at]:
+                    labels.append(packet[at + 1 : at + 1 + packet[at]].decode())
+                    at += 1 + packet[at]
+                name, kind, question = ".".join(labels).lower(), packet[at + 2], packet[12 : at + 5]
+                self.asked.append(name)
+                data = self._answer.get(name)
+                records = b""
+                if data is not None and kind == 1:
+                    records = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04" + data
+                code = 0 if data is not None else 3
+                head = packet[:2] + bytes((0x81, 0x80 | code, 0, 1, 0, 1 if records else 0, 0, 0, 0, 0))
+                self._socket.sendto(head + question + records, client)
+
+    def close(self) -> None:
+        self._socket.close()
