@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from headrace.inference.metrics.engine_metrics import EngineMetrics, MetricsError
@@ -44,22 +45,24 @@ def _held(slot: dict[str, Any]) -> float | None:
 
 def trtllm_iterations(page: bytes) -> EngineMetrics:
     """trtllm-serve's /metrics: statistics of its last iterations, oldest first; empty since the last time it was asked
-    where nothing ran."""
-    iterations = [one for one in _list(page, "/metrics") if isinstance(one, dict)]
-    if not iterations:
-        return EngineMetrics()
-    latest = iterations[-1]
-    cache = latest.get("kvCacheStats")
-    cache = cache if isinstance(cache, dict) else {}
-    used, most = _number(cache, "usedNumBlocks"), _number(cache, "maxNumBlocks")
-    block_tokens = whole(_number(cache, "tokensPerBlock"))
+    where nothing ran. With attention in data parallel each rank has its own: the latest of each counts."""
+    latest = {_number(one, "attentionDpRank"): one for one in _list(page, "/metrics") if isinstance(one, dict)}.values()
+    caches = [cache for one in latest if isinstance(cache := one.get("kvCacheStats"), dict)]
+    used, most = (_sum(caches, name) for name in ("usedNumBlocks", "maxNumBlocks"))
+    block_tokens = whole(_number(caches[0], "tokensPerBlock")) if caches else None
     return EngineMetrics(
-        waiting=_number(latest, "numQueuedRequests"),
-        running=_number(latest, "numActiveRequests"),
+        waiting=_sum(latest, "numQueuedRequests"),
+        running=_sum(latest, "numActiveRequests"),
         kv_used=share(used / most) if used is not None and most else None,
         kv_tokens=product(block_tokens, whole(most)),
         block_tokens=block_tokens,
     )
+
+
+def _sum(entries: Iterable[dict[str, Any]], key: str) -> float | None:
+    """Of those that say it; None where none does."""
+    said = [value for entry in entries if (value := _number(entry, key)) is not None]
+    return sum(said) if said else None
 
 
 def ollama(page: bytes) -> EngineMetrics:

@@ -3,6 +3,8 @@ docs/reference/engine-metrics.md has the table, with versions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from headrace.inference.metrics.engine_metrics import EngineMetrics, LoraMetrics
 from headrace.inference.metrics.exposition import Page, product, share, whole
 
@@ -18,8 +20,7 @@ def vllm(page: bytes) -> EngineMetrics:
     in_queue, pushed_out = samples.total(waiting), samples.total(swapped)
     kv_used = samples.mean(used)
     blocks = [sample.labels for sample in samples.samples(config)]
-    sizes = [product(whole(one.get("block_size")), whole(one.get("num_gpu_blocks"))) for one in blocks]
-    known = [size for size in sizes if size is not None]
+    known = [size for size in map(_vllm_cache_tokens, blocks) if size is not None]
     return EngineMetrics(
         waiting=in_queue if pushed_out is None else (in_queue or 0.0) + pushed_out,
         running=samples.total(running),
@@ -28,6 +29,13 @@ def vllm(page: bytes) -> EngineMetrics:
         block_tokens=whole(blocks[0].get("block_size")) if blocks else None,
         lora=_vllm_lora(samples, lora),
     )
+
+
+def _vllm_cache_tokens(labels: Mapping[str, str]) -> int | None:
+    """The cache's size: as newer versions say it, because blocks times their size is wrong for models with several
+    kinds of attention."""
+    told = whole(labels.get("kv_cache_size_tokens"))
+    return told if told is not None else product(whole(labels.get("block_size")), whole(labels.get("num_gpu_blocks")))
 
 
 def _vllm_lora(samples: Page, name: str) -> LoraMetrics | None:
@@ -51,8 +59,8 @@ def sglang(page: bytes) -> EngineMetrics:
     """SGLang: tensor-parallel ranks repeat the same figures, data-parallel ones add up; series with a priority only
     break a total down."""
     waiting, running, used = "sglang:num_queue_reqs", "sglang:num_running_reqs", "sglang:token_usage"
-    config, tokens = "sglang:cache_config_info", "sglang:max_total_num_tokens"
-    samples = Page(page, (waiting, running, used, config, tokens))
+    config, tokens, size = "sglang:cache_config_info", "sglang:max_total_num_tokens", "sglang:page_size"
+    samples = Page(page, (waiting, running, used, config, tokens, size))
 
     def over_ranks(name: str) -> float | None:
         by_rank: dict[str, float] = {}
@@ -63,7 +71,7 @@ def sglang(page: bytes) -> EngineMetrics:
         return sum(by_rank.values()) if by_rank else None
 
     pages = next((sample.labels for sample in samples.samples(config)), {})
-    page_tokens = whole(pages.get("page_size"))
+    page_tokens = whole(pages.get("page_size")) or whole(samples.most(size))
     told = whole(samples.most(tokens))
     return EngineMetrics(
         waiting=over_ranks(waiting),

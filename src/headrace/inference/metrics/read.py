@@ -28,9 +28,9 @@ def pages_of(engine: Engine) -> tuple[str, ...]:
 
 
 def is_enough(engine: Engine, pages: Mapping[str, bytes]) -> bool:
-    """Whether what was fetched so far needs no further page: trtllm-serve's are alternatives, and asking for the second
-    empties it."""
-    return engine is Engine.TRTLLM and _PROMETHEUS in pages
+    """Whether what was fetched so far needs no further page: trtllm-serve's second is asked for only where the first
+    says nothing of requests (as before 1.3), because asking empties it."""
+    return engine is Engine.TRTLLM and gauges.trtllm(pages.get(_PROMETHEUS, b"")).running is not None
 
 
 def read_metrics(engine: Engine, pages: Mapping[str, bytes], names: MetricNames | None = None) -> EngineMetrics:
@@ -62,11 +62,22 @@ def _page(engine: Engine, pages: Mapping[str, bytes], path: str) -> bytes:
 
 
 def _trtllm(pages: Mapping[str, bytes]) -> EngineMetrics:
-    """Gauges where the server has them (`return_perf_metrics: true`), else its iterations."""
-    if _PROMETHEUS in pages:
-        return gauges.trtllm(pages[_PROMETHEUS])
-    page = _page(Engine.TRTLLM, pages, _METRICS)
-    return described.trtllm_iterations(page) if page.lstrip()[:1] == b"[" else gauges.trtllm(page)
+    """Gauges where the server has them (`return_perf_metrics: true`), and its iterations for what they do not say."""
+    found = gauges.trtllm(pages[_PROMETHEUS]) if _PROMETHEUS in pages else EngineMetrics()
+    page = pages.get(_METRICS)
+    if page is None or found.running is not None:
+        return found
+    if page.lstrip()[:1] != b"[":
+        return gauges.trtllm(page)
+    other = described.trtllm_iterations(page)
+    return EngineMetrics(
+        waiting=other.waiting,
+        running=other.running,
+        kv_used=other.kv_used if found.kv_used is None else found.kv_used,
+        kv_tokens=found.kv_tokens or other.kv_tokens,
+        block_tokens=found.block_tokens or other.block_tokens,
+        slots=found.slots,
+    )
 
 
 def _whichever(page: bytes) -> EngineMetrics:
