@@ -1,9 +1,9 @@
 """Documents in, one proxy's resources out: a folder for each case, and every case accepted by the real Envoy.
 
-`case.yaml` says what the case is about, which proxy it asks for, which resources it shows (section → name patterns;
-without `show`, all), and the codes of the errors that its documents have. `expected.json` holds what is shown; Envoy
-judges all resources, shown or not. `UPDATE_GOLDENS=1 pytest tests/goldens` (or `make goldens`) writes the expectations
-again: read the difference.
+`case.yaml` says what the case is about, which proxy it asks for and whether that has the native module, which resources
+it shows (section → name patterns; without `show`, all), and the codes of the errors that its documents have.
+`expected.json` holds what is shown; Envoy judges all resources, shown or not. `UPDATE_GOLDENS=1 pytest tests/goldens`
+(or `make goldens`) writes the expectations again: read the difference.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from headrace.app import offline
+from headrace.envoy.module import check_module
 from headrace.envoy.resources import ResourceSet
 from headrace.envoy.validation import refusal
 
@@ -32,6 +33,7 @@ class Case:
     about: str
     proxy: str
     capture: str = "transparent"
+    module: bool = False
     show: dict[str, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -51,7 +53,7 @@ def translated(name: str, input_file: Path | None = None) -> ResourceSet:
     lines = [problem.as_line() for problem in found.problems]
     assert sorted({problem.code for problem in found.problems}) == case.problems, lines
     proxy = offline.find_proxy(found.snapshot, offline.ProxyName.parse(case.proxy), offline.capture_of(case.capture))
-    return offline.translate(found, proxy)
+    return offline.translate(found, replace(proxy, module=case.module))
 
 
 def shown(case: Case, data: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -81,7 +83,14 @@ def test_golden(name: str) -> None:
 
 
 def test_envoy_accepts_every_golden() -> None:
-    assert refusal({name: translated(name) for name in CASES}) is None
+    assert refusal({name: translated(name) for name in CASES if not Case.read(name).module}) is None
+
+
+def test_envoy_accepts_every_golden_with_the_native_module() -> None:
+    checked = check_module()
+    if not checked.usable:
+        pytest.skip(checked.problem)
+    assert refusal({name: translated(name) for name in CASES if Case.read(name).module}) is None
 
 
 def test_the_articles_case_holds_the_documents_of_the_example() -> None:
