@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,22 @@ spec:
     directResponse: {status: 418}
   - route: [{destination: {host: chat}}]
     headers: {request: {set: {x-route: mesh}}}
+"""
+GATEWAY = """\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: door}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: public}
+spec:
+  hosts: ["*"]
+  gateways: [door]
+  http: [{route: [{destination: {host: chat}}]}]
 """
 WORLD = "198.18.77.2"
 
@@ -76,7 +94,7 @@ def world() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def mesh(start_mesh: StartMesh, world: str) -> Iterator[RunningMesh]:
-    running = start_mesh({**DOCUMENTS, "routes.yaml": ROUTES}, "--capture", "netns")
+    running = start_mesh({**DOCUMENTS, "routes.yaml": ROUTES, "gateway.yaml": GATEWAY}, "--capture", "netns")
     yield running
     running.down()
     assert leftovers(running.state) == []
@@ -169,6 +187,13 @@ def test_a_call_by_address_without_a_service_is_refused(mesh: RunningMesh) -> No
     address = mesh.proxies()["default/chat-0"]["address"]
     status, _ = get(mesh, "default/client-0", f"http://{address}:8000/")
     assert status in (0, 502, 503)
+
+
+def test_a_gateway_on_the_machines_own_address_leads_inside(mesh: RunningMesh) -> None:
+    with urllib.request.urlopen(f"{mesh.gateway()}/from-outside", timeout=20) as response:
+        body = json.loads(response.read())
+    assert body["path"] == "/from-outside"
+    assert "sa/istio-ingressgateway-service-account" in body["headers"]["x-forwarded-client-cert"]
 
 
 def test_who_calls_its_own_service_comes_in_through_the_proxy(mesh: RunningMesh) -> None:

@@ -60,17 +60,17 @@ class NetnsCapture:
         """Build what all replicas share, or find it; CaptureError where that fails."""
         try:
             self._net = self._found() or self._made()
-            egress.open_way_out(self._net, self._places.agent)
+            for directory in (RUNTIME, self._runtime):
+                directory.mkdir(mode=0o711, exist_ok=True)
+                directory.chmod(0o711)
+            egress.open_way_out(self._net)
         except (links.LinkError, OSError) as error:
             raise CaptureError(f"netns: {error}") from error
-        for directory in (RUNTIME, self._runtime):
-            directory.mkdir(mode=0o711, exist_ok=True)
-            directory.chmod(0o711)
         return self._net
 
     def close(self) -> None:
         """Take everything away; the replicas are gone."""
-        leftovers.remove(self._mesh, self._places.agent)
+        leftovers.remove(self._mesh)
 
     def _found(self) -> MeshNet | None:
         uplink = links.uplink_address(f"hr{self._mesh}")
@@ -82,7 +82,7 @@ class NetnsCapture:
         return None
 
     def _made(self) -> MeshNet:
-        leftovers.remove(self._mesh, self._places.agent)
+        leftovers.remove(self._mesh)
         net = mesh_net(self._mesh, links.addresses_in_use(), ipv6=links.has_ipv6())
         if net is None:
             raise CaptureError("netns: every block of 10.0.0.0/8 is in use on this machine")
@@ -115,7 +115,7 @@ class NetnsCapture:
         place = self._free_place(spec.id)
         exclusions = _exclusions(spec)
         try:
-            egress.open_way_out(self.net, self._places.agent, again=True)
+            egress.open_way_out(self.net, again=True)
             links.build_place(place)
             links.load_rules(place.namespace, ruleset(place, exclusions))
             self._prepare(place, spec)

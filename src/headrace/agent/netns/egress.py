@@ -1,8 +1,8 @@
 """The way from a mesh's namespaces to the world outside: forwarding and address translation on this machine.
 
 Called by `capture` (open, again with every new replica) and `leftovers` (close). Forwarding is switched on for the
-mesh's own interface and for those that routes use, for connections that replicas open and no others; what was switched
-on is written down first and switched off again at the end.
+mesh's own interface and for those that routes use, for connections that replicas open and no others. What was switched
+on is written down first, for all meshes of the machine together, and switched off again when the last of them ends.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import json
 from pathlib import Path
 
 from headrace.agent.netns import links
-from headrace.agent.netns.plan import MeshNet
+from headrace.agent.netns.plan import RUNTIME, MeshNet
 from headrace.floor.files import write_private
 
-_RECORD = "forwarding.json"
+_RECORD = RUNTIME / "forwarding.json"
 
 
-def open_way_out(net: MeshNet, records: Path, *, again: bool = False) -> None:
+def open_way_out(net: MeshNet, *, again: bool = False) -> None:
     """Let connections of replicas out, and nothing in; again where interfaces may have come."""
-    before = _recorded(records)
+    before = _recorded()
     switched = list(before)
     for family in ("ipv4", "ipv6"):
         for interface in (net.uplink, *links.outward_interfaces(family)):
@@ -30,20 +30,22 @@ def open_way_out(net: MeshNet, records: Path, *, again: bool = False) -> None:
                     continue
                 if interface != net.uplink and str(setting) not in switched:
                     switched.append(str(setting))
-                    write_private(records / _RECORD, json.dumps(switched).encode())
+                    write_private(_RECORD, json.dumps(switched).encode())
                 setting.write_text("1")
     if switched != before or not again:
         links.load_rules(None, forwarding(net, sorted({Path(path).parent.name for path in switched})))
 
 
-def close_way_out(mesh: str, records: Path) -> None:
-    """Undo it."""
+def close_way_out(mesh: str) -> None:
+    """Undo it; the mesh's own directory below RUNTIME is gone."""
     with contextlib.suppress(links.LinkError):
         links.load_rules(None, f"table inet {_table(mesh)} {{}}\ndelete table inet {_table(mesh)}\n")
-    for path in _recorded(records):
+    if RUNTIME.exists() and any(item.is_dir() for item in RUNTIME.iterdir()):
+        return
+    for path in _recorded():
         with contextlib.suppress(OSError):
             Path(path).write_text("0")
-    (records / _RECORD).unlink(missing_ok=True)
+    _RECORD.unlink(missing_ok=True)
 
 
 def forwarding(net: MeshNet, opened: list[str]) -> str:
@@ -75,9 +77,9 @@ def _table(mesh: str) -> str:
     return f"headrace_{mesh}"
 
 
-def _recorded(records: Path) -> list[str]:
+def _recorded() -> list[str]:
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((records / _RECORD).read_bytes())
+        found = json.loads(_RECORD.read_bytes())
         return [
             str(path)
             for path in found

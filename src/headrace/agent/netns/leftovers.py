@@ -12,7 +12,6 @@ import shutil
 import signal
 import time
 from collections.abc import Collection
-from pathlib import Path
 
 from headrace.agent.netns import egress, links
 from headrace.agent.netns.plan import RUNTIME
@@ -26,15 +25,15 @@ def anything(mesh: str) -> bool:
     return bool(links.namespaces_of(mesh)) or (RUNTIME / mesh).exists()
 
 
-def remove(mesh: str, records: Path) -> None:
-    """End what still runs in the mesh's namespaces, and take away the rest. `records` is the agent's directory."""
+def remove(mesh: str) -> None:
+    """End what still runs in the mesh's namespaces, and take away the rest."""
     names = links.namespaces_of(mesh)
     end_inside(names)
     for name in names:
         with contextlib.suppress(links.LinkError):
             links.remove_namespace(name)
-    egress.close_way_out(mesh, records)
     shutil.rmtree(RUNTIME / mesh, ignore_errors=True)
+    egress.close_way_out(mesh)
     with contextlib.suppress(OSError):
         RUNTIME.rmdir()
 

@@ -42,7 +42,7 @@ def down(state: StateOption = DEFAULT_STATE) -> None:
     found |= _end_marked(mesh_mark(places))
     if leftovers.anything(mesh_id(places.state)):
         found = True
-        leftovers.remove(mesh_id(places.state), places.agent)
+        leftovers.remove(mesh_id(places.state))
     for path in places.sockets.glob("*"):
         if path.is_symlink() or path.is_socket():
             path.unlink(missing_ok=True)
