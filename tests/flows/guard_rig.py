@@ -6,7 +6,6 @@ that closes connections of revoked clients. Both read who is revoked from one fi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import json
@@ -45,6 +44,9 @@ from headrace.envoy.translate.tls import mesh_downstream
 from headrace.floor.files import write_private
 from headrace.identity.rotation import WorkloadCertificate
 from headrace.model.mesh import MeshConfig
+
+_TCP = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+_TCP_TO = {"stat_prefix": "tcp", "cluster": "right"}
 
 
 def _has_guard() -> bool:
@@ -202,8 +204,8 @@ class Stream:
 
 
 @contextlib.contextmanager
-def guard_rig(make_trust: Callable[[Path], Trust] = Trust) -> Iterator[GuardRig]:
-    """The rig, everything in place and live, nobody revoked."""
+def guard_rig(make_trust: Callable[[Path], Trust] = Trust, *, tcp: bool = False) -> Iterator[GuardRig]:
+    """The rig, everything in place and live, nobody revoked. `tcp`: the front forwards bytes, not requests."""
     work = Path(tempfile.mkdtemp(prefix="hr-guard-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, work, ignore_errors=True)
@@ -228,7 +230,9 @@ def guard_rig(make_trust: Callable[[Path], Trust] = Trust) -> Iterator[GuardRig]
         port = wait_until(lambda: server.listener_address("door")[1], "the server's listener is up")
         manager = http_filter(_long_routes(["right"]))
         manager["typed_config"]["http_filters"].insert(0, _dict(guard_filter()))
-        text = bootstrap(work, "client", {"filters": [manager]}, [upstream("right", port, SERVER)])
+        opaque = [_dict(guard_network_filter()), {"name": "tcp", "typed_config": {"@type": _TCP, **_TCP_TO}}]
+        front_chain = {"filters": opaque if tcp else [manager]}
+        text = bootstrap(work, "client", front_chain, [upstream("right", port, SERVER)])
         client = stack.enter_context(running_envoy(text, work / "client.adm", environment))
         front = wait_until(lambda: client.listener_address("door")[1], "the client's listener is up")
         rig = GuardRig(work, trust, secrets, client, server, port, front, pairs)
@@ -238,10 +242,3 @@ def guard_rig(make_trust: Callable[[Path], Trust] = Trust) -> Iterator[GuardRig]
 
 def _dict(message: Any) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for a condition without holding up the event loop."""
-    async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.01)

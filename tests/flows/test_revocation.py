@@ -119,6 +119,20 @@ def test_what_a_revoked_server_has_under_way_is_ended_by_its_clients(rig: GuardR
     assert rig.ask() == 503, "also where neither a list nor the endpoints say so yet"
 
 
+@pytest.mark.parametrize("by", ["identity", "certificate"])
+def test_a_tcp_connection_to_a_revoked_server_is_closed(by: str) -> None:
+    with guard_rig(tcp=True) as rig:
+        stream = rig.stream_through()
+        stream.flows()
+        began = time.monotonic()
+        if by == "identity":
+            rig.tell(identities=[SERVER.uri])
+        else:
+            rig.tell(certificates=[digest(rig.certificates["server"])])
+        assert stream.ended() - began < 2.0
+        assert counter(rig.client, "guard_closed") == 1
+
+
 def test_new_handshakes_are_refused_by_the_list_in_both_directions(rig: GuardRig) -> None:
     trust, other = trust_of(rig), rig.trust.pair(STRANGER)
     stream = rig.stream_as(other)

@@ -19,6 +19,7 @@ from envoy.config.listener.v3 import listener_components_pb2 as part_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
+from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.resources import LISTENER, XdsResource
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
 from headrace.envoy.translate.endpoints import is_address, taking_requests
@@ -198,7 +199,7 @@ def _listener(
     default = part_pb2.FilterChain(name="PassthroughFilterChain", filters=[_unknown(mesh)])
     for item in opaque:
         if item.takes_all:
-            default = part_pb2.FilterChain(filters=[_tcp(item.cluster, item.cluster, mesh)])
+            default = part_pb2.FilterChain(filters=_way_out(item.cluster, mesh, module))
             table = item.routes or table
         else:
             settings = HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=item.routes, module=module, pools=pools)
@@ -229,7 +230,7 @@ def _listener(
 def _chosen_chains(item: Opaque, settings: HcmSettings) -> list[Any]:
     """The chains of what is chosen by SNI or address. Envoy looks at the address before the protocol, so that HTTP to a
     block has a chain with the block too."""
-    chain = part_pb2.FilterChain(filters=[_tcp(item.cluster, item.cluster, settings.mesh)])
+    chain = part_pb2.FilterChain(filters=_way_out(item.cluster, settings.mesh, settings.module))
     chain.filter_chain_match.server_names.extend(item.hosts)
     chain.filter_chain_match.prefix_ranges.extend(_range(block) for block in item.blocks)
     if not item.routes:
@@ -256,6 +257,12 @@ def _unknown(mesh: MeshConfig) -> Any:
     """What happens to connections to nobody that the mesh knows."""
     cluster = PASSTHROUGH if mesh.outbound_mode is OutboundMode.ALLOW_ANY else BLACK_HOLE
     return _tcp(cluster, cluster, mesh)
+
+
+def _way_out(cluster: str, mesh: MeshConfig, module: bool) -> list[Any]:
+    """TCP to a service, which ends when its server is revoked."""
+    guard = [guard_network_filter()] if module and mesh.guarded else []
+    return [*guard, _tcp(cluster, cluster, mesh)]
 
 
 def _tcp(cluster: str, stat_prefix: str, mesh: MeshConfig) -> Any:
