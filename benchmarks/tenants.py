@@ -1,11 +1,11 @@
-"""Whether one tenant that asks for ten times its share slows the others: their waiting in the mesh, with it and without.
+"""Whether a tenant that asks for ten times its share slows the others: their waiting in the mesh, with it and without.
 
     python benchmarks/tenants.py [--seconds S] [--write]
 
 A real mesh: a gateway, mutual TLS, four simulated model servers with two places each, an InferencePolicy with two
 requests an endpoint, a queue of 200 for 20 s, and a fair share for each tenant by a header. Requests take 0.1 to 0.3 s
 (0.2 s on average), so the pool serves 40 a second, 10 for each of four tenants. Each asks for 60 % of that as a Poisson
-process; in the second run the first asks for ten times its share, 100 a second. Waiting times are those of the gateway's
+process; in the second run the first asks for ten times its share, 100 a second. Waiting times are from the gateway's
 access log.
 """
 
