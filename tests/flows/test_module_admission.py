@@ -94,6 +94,41 @@ def test_twenty_a_second(tmp_path: Path, servers: Upstreams) -> None:
         assert waits[-1] <= 1510
 
 
+def burst(envoy: EnvoyProcess, number: int) -> list[http.client.HTTPConnection]:
+    """So many requests, all sent within 25 ms (they are whole but for their last byte before)."""
+    connections = [connect(envoy) for _ in range(number)]
+    body = chat("x")
+    for connection in connections:
+        connection.putrequest("POST", "/v1/chat/completions")
+        connection.putheader("content-type", "application/json")
+        connection.putheader("content-length", str(len(body)))
+        connection.endheaders(body[:-1])
+    time.sleep(0.2)  # Envoy has read all that
+    begin = time.monotonic()
+    for connection in connections:
+        connection.send(body[-1:])
+    return connections if time.monotonic() - begin < 0.025 else []
+
+
+def test_the_burst_of_the_reference_to_the_request(tmp_path: Path, servers: Upstreams) -> None:
+    """20 a second, 30 deep, 1 s, 60 at once: docs/reference/admission.md."""
+    admission = {"rate_per_second": 20, "burst": 1, "queue": {"requests": 30, "seconds": 1}}
+    with pool_envoy(gated(tmp_path, [servers.add(simulated(slots=100))], admission)) as envoy:
+        for _ in range(10):
+            connections = burst(envoy, 60)
+            if connections:
+                break
+            wait_until(lambda: gauge(envoy, "in_flight") == gauge(envoy, "waiting") == 0, "all is over")
+        assert connections, "this machine did not send 60 requests within 25 ms in ten tries"
+        answers = [connection.getresponse() for connection in connections]
+        found = [answer.getheader("x-headrace-reason", str(answer.status)) for answer in answers]
+        assert [found.count(what) for what in ("200", "queue-full", "queue-timeout")] == [21, 29, 10]
+        waits = sorted(float(answer.getheader("x-headrace-queue-ms", "")) for answer in answers if answer.status == 200)
+        assert waits == pytest.approx([50.0 * place for place in range(21)], abs=26)
+        retries = [int(answer.getheader("retry-after", "0")) for answer in answers if answer.status == 429]
+        assert all(1 <= seconds <= 3 for seconds in retries)
+
+
 def test_late_binding_each_waits_for_a_free_place(tmp_path: Path, servers: Upstreams) -> None:
     admission = {"concurrency_per_endpoint": 2, "queue": {"requests": 100, "seconds": 30}}
     ports = [servers.add(simulated(slots=2, decode_rate=50.0)) for _ in range(2)]
@@ -188,6 +223,26 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(tmp_path: Path, server
         assert (answer.status, answer.headers["x-headrace-reason"]) == (429, "deadline")
         assert ask(envoy, long, x_deadline_ms="20000").status == 200
         assert ask(envoy, long).status == 200
+
+
+def test_a_deadline_counts_the_wait_that_is_foreseen_and_the_wait_there_is(tmp_path: Path, servers: Upstreams) -> None:
+    gate = threading.Event()
+    admission = {
+        "concurrency_per_endpoint": 1,
+        "queue": {"requests": 10, "seconds": 30},
+        "first_token_deadline_header": "x-deadline-ms",
+    }
+    with pool_envoy(gated(tmp_path, [servers.add(held_server(gate))], admission)) as envoy:
+        first = threading.Thread(target=lambda: ask(envoy, chat("x")))
+        first.start()
+        wait_until(lambda: running(envoy) == 1, "one runs")
+        at_once = ask(envoy, chat("x"), x_deadline_ms="500")  # until something is known, a request takes 1 s
+        later = ask(envoy, chat("x"), x_deadline_ms="1500")
+        reasons = [(answer.status, answer.headers["x-headrace-reason"]) for answer in (at_once, later)]
+        assert reasons == [(429, "deadline")] * 2
+        assert at_once.seconds < 0.5 < 1.4 < later.seconds < 2.5
+        gate.set()
+        first.join(20)
 
 
 def test_a_pool_without_endpoints_answers_503(tmp_path: Path) -> None:
