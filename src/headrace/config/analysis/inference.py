@@ -1,13 +1,14 @@
 """Routes to model servers without a timeout of their own: "never trust default timeouts".
 
-HR0101. A route whose destinations are all Workloads that name an `engine` gets that engine's explicit timeout; for any
-other route that looks like inference, nobody says how long an answer may take. Called by `analyse`.
+HR0101. A route whose destinations are all Workloads that name an `engine` gets that engine's explicit timeout, or that of
+an InferencePolicy (`timeouts.total`); for any other route that looks like inference, nobody says how long an answer may
+take. Called by `analyse`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from headrace.config.analysis.codes import Code
 from headrace.config.analysis.index import Index
@@ -67,9 +68,15 @@ WORDS = frozenset(
 
 def judge_timeouts(index: Index) -> Iterator[Problem]:
     """HR0101 for every inference route that has no timeout and gets no default."""
+    limited = {
+        target.host(policy.meta.namespace)
+        for policy in index.inference_policies
+        if policy.timeouts.total is not None
+        for target in policy.targets
+    }
     for rule in index.virtual_services:
         for route in rule.http:
-            if route.timeout is not None or not route.route or _has_engine(index, rule, route):
+            if route.timeout is not None or not route.route or _has_default(index, rule, route, limited):
                 continue
             reason = _inference(route)
             if reason:
@@ -83,9 +90,12 @@ def judge_timeouts(index: Index) -> Iterator[Problem]:
                 )
 
 
-def _has_engine(index: Index, rule: VirtualService, route: HttpRoute) -> bool:
-    """Whether every destination is a service of which all workloads name an engine."""
+def _has_default(index: Index, rule: VirtualService, route: HttpRoute, limited: Set[str]) -> bool:
+    """Whether every destination is a service of which all workloads name an engine, or one of `limited`, whose policy
+    says how long an answer may take."""
     for weighted in route.route:
+        if weighted.destination.host in limited:
+            continue
         target = index.find_target(weighted.destination.host, (rule.meta.namespace,))
         running = list(index.workloads_of(target)) if target else []
         if not running or any(found.engine is None for found in running):

@@ -88,6 +88,17 @@ def test_an_engine_brings_its_own_timeout(check):
     assert codes(check(service(), workload("a", "chat", "vllm"), workload("b", "chat"), rule())) == WARNED
 
 
+def test_a_policy_brings_its_own_timeout(check):
+    policy = """
+    apiVersion: headrace.dev/v1alpha1
+    kind: InferencePolicy
+    metadata: {name: chat}
+    spec: {targetRefs: [{kind: Service, name: chat}], timeouts: {firstToken: 30s, total: 300s}}
+    """
+    assert check(service(), policy, rule()) == []
+    assert codes(check(service(), policy.replace(", total: 300s", ""), rule())) == WARNED
+
+
 def test_other_routes_are_left_alone(check):
     assert check(service("web"), rule("host: web", "name: a")) == []
     redirect = """
