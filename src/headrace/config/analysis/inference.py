@@ -1,8 +1,8 @@
 """Routes to model servers without a timeout of their own: "never trust default timeouts".
 
-HR0101. A route whose destinations are all Workloads that name an `engine` gets that engine's explicit timeout, or that of
-an InferencePolicy (`timeouts.total`); for any other route that looks like inference, nobody says how long an answer may
-take. Called by `analyse`.
+HR0101. A route whose destinations are all Workloads that name an `engine` gets that engine's explicit timeout, or that
+of an InferencePolicy (`timeouts.total`); for any other route that looks like inference, nobody says how long an answer
+may take. Called by `analyse`.
 """
 
 from __future__ import annotations
