@@ -111,6 +111,7 @@ def start(state: Path, cache: Path) -> dict[str, float]:
     try:
         with Observer(state, 6) as observer:
             up = [*command, "up", str(EXAMPLE), "--state", str(state), "--wait", "--detach", "--timeout", "60"]
+            up += ["--capture", "loopback"]
             done = subprocess.run(up, capture_output=True, text=True, timeout=90, env=environment)
             observer.note("command returns")
             used = processor_seconds(state)

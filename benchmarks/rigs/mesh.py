@@ -79,6 +79,7 @@ def running_mesh(files: Mapping[str, str], options: Sequence[str] = ()) -> Itera
             "--detach",
             "--timeout",
             f"{READY_SECONDS:g}",
+            *(() if "--capture" in options else ("--capture", "loopback")),
             *options,
         )
         yield mesh

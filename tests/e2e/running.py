@@ -98,7 +98,9 @@ class RunningMesh:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def up(self, *options: str) -> Done:
-        """Start it in the background and wait until it is ready."""
+        """Start it in the background and wait until it is ready; with loopback capture where nothing else is said."""
+        if "--capture" not in options:
+            options = (*options, "--capture", "loopback")
         done = self.run(
             "up", str(self.documents), "--wait", "--detach", "--timeout", f"{READY_SECONDS:g}", *options, timeout=120.0
         )

@@ -104,7 +104,7 @@ def test_logs_of_each_workload_are_its_own(mesh: RunningMesh) -> None:
 def test_a_second_up_on_the_same_state_is_refused(mesh: RunningMesh) -> None:
     before = mesh.proxies()
     for options in ((), ("--detach",)):
-        done = mesh.run("up", str(mesh.documents), *options)
+        done = mesh.run("up", str(mesh.documents), "--capture", "loopback", *options)
         assert done.code == 1
         assert "already runs" in done.err and "headrace down" in done.err and len(done.err.splitlines()) == 1
     assert mesh.proxies().keys() == before.keys()
@@ -147,6 +147,7 @@ def pushes(mesh: RunningMesh, replica: str) -> dict[str, int]:
 def test_a_signal_ends_everything(number: signal.Signals) -> None:
     mesh = RunningMesh.make(shop())
     command = [sys.executable, "-m", "headrace", "up", str(mesh.documents), "--state", str(mesh.state)]
+    command += ["--capture", "loopback"]
     output = (mesh.root / "up.txt").open("w")
     process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:

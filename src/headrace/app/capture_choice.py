@@ -11,6 +11,8 @@ from typing import Literal
 from headrace.agent.netns.support import obstacle
 from headrace.app.cli import CommandFailed
 
+_CHOSEN = "chosen because it is possible here; applications run under users of their own (or: --capture loopback)"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -28,9 +30,7 @@ def choose(asked: str) -> Choice:
         raise CommandFailed(f"--capture {asked[:50]!r} is no way of capture: use auto, netns or loopback")
     problem = obstacle()
     if not problem:
-        return Choice(
-            "netns", "" if asked == "netns" else "transparent, in network namespaces (chosen because it is possible)"
-        )
+        return Choice("netns", "" if asked == "netns" else _CHOSEN)
     if asked == "netns":
         raise CommandFailed(f"--capture netns is impossible here: {problem}; or use --capture loopback")
     return Choice("loopback", f"by HTTP_PROXY (netns is impossible here: {problem})")

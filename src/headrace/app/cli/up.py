@@ -11,6 +11,7 @@ import typer
 from headrace.app.cli import CommandFailed
 
 if TYPE_CHECKING:
+    from headrace.app.capture_choice import Choice
     from headrace.app.up import MeshProcess
 
 app = typer.Typer(add_completion=False)
@@ -30,8 +31,9 @@ def up(
     gateway_bind: Annotated[str, typer.Option(help="Address that gateways listen on.")] = "127.0.0.1",
     certificate_lifetime: Annotated[str, typer.Option(help="Life of workload certificates, e.g. 24h.")] = "24h",
     capture: Annotated[
-        str, typer.Option(help="How traffic reaches the proxies: netns (needs root), loopback, or auto.")
-    ] = "loopback",
+        str,
+        typer.Option(help="How traffic reaches the proxies: netns, loopback, or auto (netns where it is possible)."),
+    ] = "auto",
     mesh_config: Annotated[Path | None, typer.Option(help="File with Istio's MeshConfig.")] = None,
     ca_directory: Annotated[
         Path | None, typer.Option(help="Plugged-in root: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem.")
@@ -63,26 +65,31 @@ def up(
         ca_directory=str(ca_directory.resolve()) if ca_directory else None,
         capture=chosen.kind,
     )
-    if chosen.reason:
-        print(f"headrace: {chosen.kind} capture: {chosen.reason}", file=sys.stderr)
     if detach:
         arguments = [str(directory.resolve()), "--state", str(places.state), "--gateway-bind", gateway_bind]
         arguments += ["--certificate-lifetime", certificate_lifetime, "--capture", chosen.kind]
         for name, path in (("--mesh-config", mesh_config), ("--ca-directory", ca_directory)):
             arguments += [name, str(path.resolve())] if path else []
         mark = start_detached(arguments, places)
+        _say(chosen)
         status = wait_ready(places, timeout, mark.alive, _progress) if wait else None
         _announce(status, state)
         return
     mesh = MeshProcess(places)
     with mesh.stopped_by_signals():
         mesh.start(settings)
+        _say(chosen)
         try:
             _follow(mesh, state, timeout, strict=wait)
         finally:
             print("headrace: stopping", file=sys.stderr)
             if not mesh.stop():
                 print("headrace: something did not stop in time and was killed", file=sys.stderr)
+
+
+def _say(chosen: Choice) -> None:
+    if chosen.reason:
+        print(f"headrace: {chosen.kind} capture: {chosen.reason}", file=sys.stderr)
 
 
 def _follow(mesh: MeshProcess, state: Path, timeout: float, *, strict: bool) -> None:
