@@ -121,6 +121,7 @@ class PoolBootstrap:
     filter_settings: dict[str, Any] = field(default_factory=lambda: {"debug_headers": True})
     log: Path | None = None
     http2: bool = False
+    manager_settings: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The bootstrap as JSON."""
@@ -141,6 +142,8 @@ class PoolBootstrap:
         ]
         filters: list[dict[str, Any]] = []
         if self.policy is not None:
+            if self.policy.get("keepalive_seconds"):
+                filters.append(module_filter("keepalive"))
             filters.append(pool_filter(self.filter_settings))
         router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
         filters.append({"name": "router", "typed_config": {"@type": router}})
@@ -150,6 +153,7 @@ class PoolBootstrap:
             "http_filters": filters,
             "route_config": {"virtual_hosts": [{"name": "any", "domains": ["*"], "routes": routes}]},
         }
+        manager |= self.manager_settings
         if self.log is not None:
             manager["access_log"] = [_access_log(self.log)]
         return manager

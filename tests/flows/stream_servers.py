@@ -16,8 +16,8 @@ DONE = b"data: [DONE]\n\n"
 class ScriptedServer:
     """Plays `script`, one list of steps for each request in turn (the last goes on for ever); counts requests.
 
-    A step is a number (seconds of sleep), bytes (written), a word (`headers`, `break`: the connection is cut, `hang`),
-    or 503 (an error with that status).
+    A step is a float (seconds of sleep), bytes (written), a word (`headers`, `break`: the connection is cut, `hang`),
+    or an integer (an error with that status).
     """
 
     def __init__(self, *scripts: list[Any]) -> None:
@@ -39,10 +39,10 @@ class ScriptedServer:
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         response = web.StreamResponse(headers={"content-type": self.content_type})
         for step in steps:
-            if isinstance(step, float | int) and step != 503:
+            if isinstance(step, float):
                 await asyncio.sleep(step)
-            elif step == 503:
-                return web.json_response({"error": {"message": "not now"}}, status=503)
+            elif isinstance(step, int):
+                return web.json_response({"error": {"message": "not now"}}, status=step)
             elif step == "hang":
                 await asyncio.sleep(3600)
             elif step == "break":

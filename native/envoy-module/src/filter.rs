@@ -17,6 +17,8 @@ pub enum Wish {
     Attempt,
     /// Ends requests to servers that are revoked; takes no settings.
     Guard,
+    /// Lends its voice to `pool`; takes no settings.
+    Keepalive,
 }
 
 /// Why a configuration is refused. Envoy then rejects the listener that carries it and keeps the one before.
@@ -35,7 +37,7 @@ impl fmt::Display for ConfigError {
         match self {
             Self::UnknownFilter(name) => write!(
                 out,
-                "no filter is called {name:?}; this module has: attempt, guard, noop, pool"
+                "no filter is called {name:?}; this module has: attempt, guard, keepalive, noop, pool"
             ),
             Self::UnexpectedSettings(name, bytes) => {
                 write!(out, "filter {name} takes no settings, {bytes} bytes given")
@@ -55,6 +57,8 @@ impl Wish {
             b"attempt" => Err(ConfigError::UnexpectedSettings("attempt", settings.len())),
             b"guard" if settings.is_empty() => Ok(Self::Guard),
             b"guard" => Err(ConfigError::UnexpectedSettings("guard", settings.len())),
+            b"keepalive" if settings.is_empty() => Ok(Self::Keepalive),
+            b"keepalive" => Err(ConfigError::UnexpectedSettings("keepalive", settings.len())),
             b"pool" => FilterSettings::parse(settings)
                 .map(Self::Pool)
                 .map_err(ConfigError::Refused),
@@ -74,6 +78,8 @@ pub enum Filter {
     Attempt,
     /// Ends requests to servers that are revoked.
     Guard,
+    /// Lends its voice to `pool`.
+    Keepalive,
 }
 
 /// The filter `pool` as configured.
@@ -91,6 +97,7 @@ impl Filter {
         match wish {
             Wish::Noop => Filter::Noop,
             Wish::Attempt => Filter::Attempt,
+            Wish::Keepalive => Filter::Keepalive,
             Wish::Guard => {
                 guard::begin();
                 Filter::Guard
@@ -134,7 +141,7 @@ mod tests {
         let error = Wish::parse(b"no\xffne", b"").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no filter is called \"no\u{fffd}ne\"; this module has: attempt, guard, noop, pool"
+            "no filter is called \"no\u{fffd}ne\"; this module has: attempt, guard, keepalive, noop, pool"
         );
     }
 }

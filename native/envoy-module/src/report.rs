@@ -124,7 +124,7 @@ impl Statistics {
     fn change(filter: &Arc<Filter>, pool: &Arc<PoolState>, change: impl FnOnce(&mut Sums)) {
         let statistics = match &**filter {
             Filter::Pool(filter) => &filter.statistics,
-            Filter::Noop | Filter::Attempt | Filter::Guard => return,
+            _ => return,
         };
         let mut noted = locked(&statistics.noted);
         let at = noted.pools.iter().position(|(known, _)| Arc::ptr_eq(known, pool));

@@ -34,6 +34,8 @@ pub struct PoolSettings {
     pub orca: bool,
     /// Withhold an answer's headers until it says something, so that until then the request can be sent again.
     pub resend: bool,
+    /// A stream that waits so many seconds gets comments so often; 0: none.
+    pub keepalive: f64,
     /// Limits of the time that an answer takes.
     pub timeouts: Timeouts,
     /// Who waits and who is refused; None: nobody.
@@ -96,6 +98,7 @@ impl PoolSettings {
             inject_usage,
             orca: object.truth("orca")?,
             resend: object.whole("resend", 0, (0, 1))? == 1,
+            keepalive: object.seconds("keepalive_seconds")?,
             timeouts: timeouts(object.object("timeouts", "timeouts.")?)?,
             admission: match object.take("admission") {
                 Some(text) => Some(admission::admission(text)?),

@@ -3,6 +3,7 @@
 //! Envoy may call a hook of this stream while it is being called from one, so the state is borrowed only between
 //! callbacks that could do that (`respond`, `continue_request`, `reset`).
 
+use crate::abi::answering::Voice;
 use crate::abi::callbacks::{Headers, Stream};
 use crate::abi::guarded;
 use crate::abi::http::StreamHooks;
@@ -26,10 +27,12 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 mod body;
+mod keepalive;
 mod reply;
 mod turned_away;
 
 use body::{insert, Collecting, Parts};
+use keepalive::{SignsOfLife, ANSWER_IS_EMPTY, SIGN_IS_DUE};
 use turned_away::Detour;
 
 /// What Envoy does next, as numbers of the ABI: for headers and for bodies.
@@ -58,6 +61,8 @@ pub struct PoolStream {
     stopped: Cell<bool>,
     /// The pool that the request was meant for did not take it.
     detour: RefCell<Option<Detour>>,
+    /// What was said to a client that waits.
+    signs: SignsOfLife,
     /// Who asked the server for its load.
     load: Cell<Asked>,
 }
@@ -88,13 +93,22 @@ impl StreamHooks for PoolStream {
     }
 
     fn response_headers(&self, stream: Stream<'_>, end: bool) -> u32 {
-        self.see_response_headers(stream, end);
+        if self.pass_headers(stream, end) == STOP {
+            self.see_response_headers(stream, end);
+            return STOP;
+        }
+        if !self.has_signs_of_life() {
+            self.see_response_headers(stream, end);
+        }
         CONTINUE
     }
 
     fn response_body(&self, stream: Stream<'_>, end: bool) -> u32 {
-        self.see_response_body(stream, end);
-        CONTINUE
+        let status = self.pass_strange(stream, end);
+        if status.is_none() {
+            self.see_response_body(stream, end);
+        }
+        status.unwrap_or(CONTINUE)
     }
 
     fn response_trailers(&self, _stream: Stream<'_>) {
@@ -102,6 +116,7 @@ impl StreamHooks for PoolStream {
     }
 
     fn local_reply(&self, _stream: Stream<'_>, details: &[u8]) {
+        self.explain_break();
         let timeout = details.ends_with(b"_timeout");
         let _ = self.with_flight(|flight| {
             if flight.outcome == "reset" {
@@ -129,6 +144,8 @@ impl StreamHooks for PoolStream {
         match event {
             VERDICT => self.hear_verdict(stream),
             TIME_IS_OVER => self.give_up(stream),
+            SIGN_IS_DUE => self.give_sign(),
+            ANSWER_IS_EMPTY => self.end_empty_answer(),
             _ => {}
         }
     }
@@ -142,6 +159,7 @@ impl PoolStream {
             state: RefCell::new(State::Passing),
             stopped: Cell::new(false),
             detour: RefCell::new(None),
+            signs: SignsOfLife::new(Voice::take_newest()),
             load: Cell::default(),
         }
     }
@@ -181,7 +199,7 @@ impl PoolStream {
     fn filter(&self) -> Option<&PoolFilter> {
         match &*self.filter {
             Filter::Pool(filter) => Some(filter),
-            Filter::Noop | Filter::Attempt | Filter::Guard => None,
+            _ => None,
         }
     }
 
@@ -304,7 +322,15 @@ impl PoolStream {
             .map_or(ask.declared_bytes / 4.0, |understood| understood.tokens);
         let (model, blocks) =
             understood.map_or_else(Default::default, |understood| (understood.model, understood.blocks));
-        let wakes = ask.settings.admission.is_some() || ask.settings.timeouts != Default::default();
+        let keepalive = if streams == Some(true) {
+            ask.settings.keepalive
+        } else {
+            0.0
+        };
+        if keepalive > 0.0 {
+            stream.set_header(Headers::Request, "accept-encoding", None); // what went out says that nothing is encoded
+        }
+        let wakes = keepalive > 0.0 || ask.settings.admission.is_some() || ask.settings.timeouts != Default::default();
         let entry = Entry::new(Facts {
             id,
             pool: ask.pool.clone(),
@@ -320,6 +346,7 @@ impl PoolStream {
             resend,
             begun: AtomicU32::new(0),
         });
+        keepalive::watch(entry.facts(), keepalive);
         let decision = ask.decide(id, tokens, now);
         let standpoint = match decision {
             Decision::Admit => Standpoint::Sent,

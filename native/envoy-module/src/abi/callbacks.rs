@@ -6,8 +6,9 @@ use std::marker::PhantomData;
 use std::os::raw::{c_int, c_void};
 use std::ptr;
 
+/// A header, a text of metadata, as Envoy takes them.
 #[repr(C)]
-struct Header {
+pub(super) struct Header {
     key: ModuleBuffer,
     value: ModuleBuffer,
 }
@@ -385,7 +386,7 @@ unsafe fn pieces_of(stream: Envoy, body: Body, room: &mut [EnvoyBuffer]) -> Piec
     Pieces(if there { room } else { &[] })
 }
 
-fn pairs(texts: &[(&str, &str)]) -> Vec<Header> {
+pub(super) fn pairs(texts: &[(&str, &str)]) -> Vec<Header> {
     let buffer = |text: &str| ModuleBuffer::of(text.as_bytes());
     texts
         .iter()

@@ -1,5 +1,6 @@
 //! The hooks of HTTP filters. Envoy resolves every one of them when it loads the module, so all of them stand here.
 
+use super::answering::Voice;
 use super::callbacks::{FilterConfigHandle, Stream};
 use super::{guarded, Envoy, EnvoyBuffer, Ours};
 use crate::attempt::Attempt;
@@ -103,7 +104,7 @@ type PerStream = Option<Rc<dyn StreamHooks>>;
 /// # Safety
 /// `config` is what `config_new` returned.
 #[no_mangle]
-unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(config: Ours, _stream: Envoy) -> Ours {
+unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(config: Ours, stream: Envoy) -> Ours {
     guarded(ptr::null(), || {
         // SAFETY: Envoy keeps the configuration longer than its streams; only shared references are made to it.
         let filter = unsafe { &*config.cast::<Arc<Filter>>() };
@@ -111,6 +112,8 @@ unsafe extern "C" fn envoy_dynamic_module_on_http_filter_new(config: Ours, _stre
             Filter::Noop => None,
             Filter::Pool(_) => Some(Rc::new(PoolStream::new(filter.clone()))),
             Filter::Attempt => Some(Rc::new(Attempt::default())),
+            // SAFETY: Envoy hands the box back when it destroys the stream, and that drops the voice.
+            Filter::Keepalive => Some(unsafe { Voice::new(stream) }),
             Filter::Guard => Some(Rc::new(GuardStream::default())),
         };
         Box::into_raw(Box::new(per_stream)) as Ours

@@ -15,6 +15,7 @@ macro_rules! offered {
     };
 }
 
+pub mod answering;
 mod balancer;
 pub mod balancing;
 pub mod callbacks;

@@ -23,6 +23,9 @@ impl PoolStream {
         });
         match answered.flatten() {
             Some(true) => stream.reset("headrace_timeout"),
+            Some(false) if self.has_signs_of_life() => {
+                self.tell_error("timeout", "the model server took too long", true);
+            }
             Some(false) => {
                 let mut headers = vec![("content-type", "text/plain"), ("x-headrace-reason", "timeout")];
                 headers.extend(self.detour_header());

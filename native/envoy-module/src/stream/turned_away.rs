@@ -155,6 +155,10 @@ impl PoolStream {
             flight.outcome = "refused";
         });
         let reason = refusal.reason.name();
+        if self.has_signs_of_life() {
+            let message = format!("the pool does not take this request now ({reason})");
+            return self.tell_error(reason, &message, true);
+        }
         let retry = refusal.retry_after_header().map(|seconds| seconds.to_string());
         let mut headers = vec![("content-type", "application/json"), ("x-headrace-reason", reason)];
         if let Some(retry) = &retry {
