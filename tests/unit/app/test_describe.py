@@ -75,6 +75,42 @@ def test_a_workload_shows_identity_services_and_mutual_tls() -> None:
     assert described["replicas"][0]["engine_metrics"] == busy
 
 
+POLICY = """
+apiVersion: headrace.dev/v1alpha1
+kind: InferencePolicy
+metadata: {name: limits}
+spec:
+  targetRefs: [{kind: Service, name: chat}]
+  admission:
+    requestsPerSecond: 20
+    queue: {depth: 30, time: 1s}
+    fairness: {key: jwtClaim, name: org.team}
+    overflow: {action: Redirect, backend: {kind: Service, name: spare}}
+  timeouts: {total: 90s}
+  retries: {attempts: 1}
+"""
+
+
+def test_a_pool_says_what_its_policy_does() -> None:
+    described = service(WORKLOAD, POLICY)
+    assert described["pool"] == {
+        "inference_policy": "default/limits",
+        "document": described["pool"]["document"],
+        "picking": "predicted-drain",
+        "admission": "20 requests a second, 1 at once; 30 may wait, 1 s at most; fair shares by claim org.team",
+        "overflow": "to spare.default.svc.cluster.local",
+        "sent again": "once, until its first token",
+    }
+    assert described["timeouts"] == {"total": "90 s (InferencePolicy limits)"}
+
+
+def test_an_engine_alone_makes_a_pool() -> None:
+    assert service(WORKLOAD)["pool"] == {
+        "picking": "predicted-drain (a service of engine vllm, without an InferencePolicy)"
+    }
+    assert service(WORKLOAD.replace("  engine: vllm\n", ""))["pool"] == {}
+
+
 def test_an_unknown_name_is_refused_with_what_there_is() -> None:
     snapshot = build_snapshot(revision_of(SERVICE), {})
     with pytest.raises(Refused, match="there are: chat"):

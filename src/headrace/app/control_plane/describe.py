@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace.app.control_plane.answers import Refused
+from headrace.app.control_plane.describe_pool import policy_of, pool
 from headrace.envoy.visibility import wildcard_covers
 from headrace.model.authorization import Action, AuthorizationPolicy
 from headrace.model.destination import DestinationRule
 from headrace.model.engine_timeouts import engine_timeouts
+from headrace.model.inference import InferencePolicy
 from headrace.model.request_authentication import RequestAuthentication
 from headrace.model.resource import Labels, Metadata, selects
 from headrace.model.security import PeerAuthentication
@@ -44,18 +46,21 @@ def service(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]
         raise Refused(404, f"no service {name!r} in namespace {namespace!r}; there are: {', '.join(known) or 'none'}")
     one = min(found, key=lambda item: item.pool)  # a Service before an InferencePool of the same name
     endpoints = snapshot.endpoints.get((one.namespace, one.host), ())
+    timeouts = _timeouts(one, policy_of(snapshot, one))
+    default = timeouts.get("total", "none")
     return {
         "service": one.host,
         "document": _place(one.meta),
         "ports": [f"{port.number} {port.name} {port.protocol.value}".replace("  ", " ") for port in one.ports],
         "engine": one.engine or "none named",
-        "routes": [_virtual_service(item, one) for item in snapshot.virtual_services if _concerns(item, one.host)],
+        "routes": [_virtual_service(item, default) for item in snapshot.virtual_services if _concerns(item, one.host)],
         "destination_rules": [
             _destination_rule(item, endpoints)
             for item in snapshot.destination_rules
             if wildcard_covers(item.host, one.host)
         ],
-        "timeouts": _timeouts(one),
+        "pool": pool(snapshot, one),
+        "timeouts": timeouts,
         "endpoints": [_endpoint(item) for item in endpoints],
     }
 
@@ -67,9 +72,11 @@ def _concerns(virtual_service: VirtualService, host: str) -> bool:
     return any(item.destination.host == host for route in virtual_service.http for item in route.route)
 
 
-def _timeouts(one: Service) -> dict[str, str]:
+def _timeouts(one: Service, policy: InferencePolicy | None) -> dict[str, str]:
     """What holds for routes that say nothing themselves."""
     defaults = engine_timeouts(one.engine)
+    if policy is not None and policy.timeouts.total is not None:
+        return {"total": f"{policy.timeouts.total:g} s (InferencePolicy {policy.meta.name})"}
     if defaults is None:
         return {"routes without a timeout": "none (no engine is named): write spec.http[].timeout"}
     source = f"explicit default of engine {one.engine}"
@@ -80,17 +87,18 @@ def _timeouts(one: Service) -> dict[str, str]:
     }
 
 
-def _virtual_service(item: VirtualService, one: Service) -> dict[str, Any]:
+def _virtual_service(item: VirtualService, default: str) -> dict[str, Any]:
+    """`default`: the timeout of rules that write none."""
     return {
         "virtual_service": f"{item.meta.namespace}/{item.meta.name}",
         "document": _place(item.meta),
         "hosts": ", ".join(item.hosts),
         "bound to": ", ".join("sidecars (mesh)" if gateway == "mesh" else gateway for gateway in item.gateways),
-        "rules": [_route(route, one) for route in item.http],
+        "rules": [_route(route, default) for route in item.http],
     }
 
 
-def _route(route: HttpRoute, one: Service) -> dict[str, Any]:
+def _route(route: HttpRoute, default: str) -> dict[str, Any]:
     if route.redirect is not None:
         action = "redirect"
     elif route.direct_response is not None:
@@ -101,7 +109,7 @@ def _route(route: HttpRoute, one: Service) -> dict[str, Any]:
         "when": " or ".join(_match(match) for match in route.matches) or "always",
         "then": action,
         "line": route.line,
-        "timeout": _route_timeout(route, one),
+        "timeout": _route_timeout(route, default),
     }
     if route.retries is not None:
         described["retries"] = "none" if route.retries.attempts == 0 else f"{route.retries.attempts}"
@@ -112,11 +120,10 @@ def _route(route: HttpRoute, one: Service) -> dict[str, Any]:
     return described
 
 
-def _route_timeout(route: HttpRoute, one: Service) -> str:
+def _route_timeout(route: HttpRoute, default: str) -> str:
     if route.timeout is not None:
         return f"{route.timeout:g} s (written)" if route.timeout else "none (written)"
-    defaults = engine_timeouts(one.engine)
-    return f"{defaults.total:g} s (explicit default of engine {one.engine})" if defaults else "none"
+    return default
 
 
 def _destination(item: RouteDestination, count: int) -> str:
