@@ -1,5 +1,5 @@
-"""A front end, a gateway service and a model: only the gateway service's identity may call the model, whatever the front
-end writes into its requests; the refusals are in the model's access log."""
+"""A front end, a gateway service and a model: only the gateway service's identity may call the model, whatever the
+front end writes into its requests; the refusals are in the model's access log."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ def caller(name: str) -> str:
 apiVersion: headrace.dev/v1alpha1
 kind: Workload
 metadata: {{name: {name}}}
-spec: {{command: [sleep, infinity], serviceAccountName: {name}, labels: {{app: {name}}}, terminationGracePeriodSeconds: 3}}
+spec:
+  command: [sleep, infinity]
+  serviceAccountName: {name}
+  labels: {{app: {name}}}
+  terminationGracePeriodSeconds: 3
 """
 
 

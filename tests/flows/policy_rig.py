@@ -151,9 +151,11 @@ def _parsed(received: bytes) -> Answer:
 
 @contextlib.asynccontextmanager
 async def guarded(policies: str, *, mode: str = "STRICT", settings: str = "") -> AsyncIterator[Guarded]:
-    """The workload under these policies. `settings` are further lines of MeshConfig's spec."""
+    """The workload under these policies, which may name its ports as %HTTP% and %TCP%. `settings` are further lines of
+    MeshConfig's spec."""
     async with echo() as app, _tcp_echo() as tcp_app:
         http, tcp = free_port(ADDRESS), free_port(ADDRESS)
+        policies = policies.replace("%HTTP%", str(http)).replace("%TCP%", str(tcp))
         documents = DOCUMENTS.format(http=http, tcp=tcp, mode=mode, settings=settings) + policies
         async with mesh(documents) as running:
             proxy = loopback(running.described("sidecar/default/chat"), ADDRESS, ((http, app), (tcp, tcp_app)))

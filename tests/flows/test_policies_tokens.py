@@ -126,6 +126,8 @@ async def test_tokens_come_from_where_the_rule_says_and_claims_go_where_it_says(
         assert json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["sub"] == "me"
         assert "x-token" not in seen, "a token that is not forwarded does not reach the application"
         assert (await chat.ask("/", headers={"x-token": f"Token {tampered(token, sub='you')}"})).status == 401
+        forged = (await chat.ask("/", headers={"x-who": "me", "x-org": "acme", "x-payload": "x"})).seen["headers"]
+        assert not {"x-who", "x-org", "x-payload"} & set(forged), "nobody but the filter writes them"
     async with guarded(TOKENS % rule(jwks=key_set(rsa), forwardOriginalToken=True)) as chat:
         answer = await chat.ask(headers={"authorization": f"Bearer {rsa.token(claims())}"})
         assert answer.seen["headers"]["authorization"].startswith("Bearer ")
