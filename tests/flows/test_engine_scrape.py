@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from tests.flows.agent_rig import agent_rig, replica, until
+from tests.flows.agent_rig import ScriptedControlPlane, agent_rig, replica, until
 
 from headrace.agent.capture import Attachment, LoopbackCapture
 from headrace.agent.prober import ProbeWay, probe_session
 from headrace.agent.scrape import MOST_BYTES, ScrapeError, scrape
 from headrace.model.workload import Engine
 from headrace.wire import agent_v1_pb2 as wire
+from headrace.wire import agent_v1_pb2_grpc
 
 PAGES = Path(__file__).parents[1] / "unit" / "inference" / "metrics" / "pages"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -193,3 +194,15 @@ async def test_a_missing_page_is_told_with_its_remedy_and_an_engine_may_be_named
         assert not rig.places.engine_loads.exists()
         rig.control.assign(replica("chat-0"))
         await until(lambda: not rig.control.loads, "forgotten")
+
+
+async def test_a_control_plane_that_is_a_minor_behind_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = agent_v1_pb2_grpc.ControlPlaneServicer.EngineLoads
+    monkeypatch.setattr(ScriptedControlPlane, "EngineLoads", unknown)
+    async with agent_rig() as rig:
+        rig.control.assign(replica("llm-0", command=SIMULATED, engine="vllm"))
+        await rig.control.ready("default/llm-0")
+        await until(rig.places.engine_loads.exists, "its own host's figures are written")
+        await asyncio.sleep(1.0)
+        assert len(rig.control.registered) == 1, "the connection stays"
+        assert rig.control.state("default/llm-0") == "ready"

@@ -6,6 +6,7 @@ host speaks for the replicas that it reports and for no others. No I/O; times ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -97,9 +98,16 @@ def _row(said: _Said, now: float) -> dict[str, Any]:
     load = said.load
     row: dict[str, Any] = {}
     for field, digits in (("waiting", 1), ("running", 1), ("kv_used", 3), ("kv_tokens", 0)):
-        known = load.HasField(field)  # type: ignore[arg-type]
-        row[field] = round(getattr(load, field), digits) if known else None
+        row[field] = _figure(getattr(load, field), digits) if load.HasField(field) else None  # type: ignore[arg-type]
     known = any(value is not None for value in row.values())
     row["age_s"] = round(max(0.0, now - said.at), 1) if known else None
     row["problem"] = load.problem[:_MOST_PROBLEM] or None
     return row
+
+
+def _figure(value: float, digits: int) -> float | None:
+    """As people write it; None where it is no number."""
+    if not math.isfinite(value):
+        return None
+    rounded = round(value, digits)
+    return int(rounded) if rounded.is_integer() else rounded
