@@ -33,7 +33,7 @@ spec:
     overflow:
       action: Redirect
       backend: {group: inference.networking.k8s.io, kind: InferencePool, name: spare, subset: v2}
-  timeouts: {firstToken: 30s, betweenTokens: 10s, total: 600s}
+  timeouts: {firstToken: 30s, betweenTokens: 10s, total: 600s, keepalive: 15s}
   retries: {attempts: 1}
   observation: {usage: Inject}
 """

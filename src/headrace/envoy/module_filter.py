@@ -23,6 +23,9 @@ MODULE_FILTER = "noop"
 POOL = "pool"
 """What the module calls its filter and its load-balancing policy for pools of model servers."""
 POOL_FILTER = "headrace.pool"
+KEEPALIVE = "keepalive"
+"""What the module calls the filter by which clients hear something while they wait."""
+KEEPALIVE_FILTER = "headrace.keepalive"
 ATTEMPT = "attempt"
 """What the module calls its filter between the router and the endpoints, which withholds what nobody has seen yet."""
 ATTEMPT_FILTER = "headrace.attempt"
@@ -46,6 +49,12 @@ def pool_filter() -> Any:
     """The module's HTTP filter that reads, holds and observes requests to pools. Stands directly before the router; the
     settings are those of the pools' clusters, so that a change of them replaces no listener."""
     return _filter(POOL_FILTER, POOL)
+
+
+def keepalive_filter() -> Any:
+    """The module's HTTP filter through which `pool` tells clients of streams, while they wait, that they are not
+    forgotten. Stands directly before it."""
+    return _filter(KEEPALIVE_FILTER, KEEPALIVE)
 
 
 def attempt_filter() -> Any:

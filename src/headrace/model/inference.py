@@ -145,11 +145,13 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class StreamTimeouts:
-    """How long a caller waits for the first token, between two tokens, and for the whole answer."""
+    """How long a caller waits for the first token, between two tokens, and for the whole answer; `keepalive`: how often
+    a caller of a stream hears, while it waits, that the connection lives."""
 
     first_token: float | None = None
     between_tokens: float | None = None
     total: float | None = None
+    keepalive: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -61,6 +61,7 @@ TokenCost = Annotated[float, BeforeValidator(number(0.0, 1000.0))]
 Depth = Annotated[int, BeforeValidator(whole(0, 100_000))]
 Tokens = Annotated[int, BeforeValidator(whole(1, 1_000_000_000))]
 Wait = Annotated[float, BeforeValidator(duration(0.001, LONGEST_WAIT))]
+Sign = Annotated[float, BeforeValidator(duration(0.1, LONGEST_WAIT))]
 Span = Annotated[float, BeforeValidator(duration(0.001, LONGEST_ANSWER))]
 
 
@@ -150,6 +151,7 @@ class TimeoutsSpec(Spec):
     first_token: Span | None = None
     between_tokens: Span | None = None
     total: Span | None = None
+    keepalive: Sign | None = None
 
 
 class RetriesSpec(Spec):
@@ -262,7 +264,7 @@ def _lower(meta: Metadata, spec: InferencePolicySpec, document: Document) -> Inf
         targets=tuple(_target(target) for target in spec.target_refs),
         picking=Picking(picking.policy, (picking.session_header or "").lower(), picking.warmup),
         admission=_admission(spec.admission),
-        timeouts=StreamTimeouts(times.first_token, times.between_tokens, times.total),
+        timeouts=StreamTimeouts(times.first_token, times.between_tokens, times.total, times.keepalive),
         retries=spec.retries.attempts if spec.retries else None,
         inject_usage=spec.observation.usage == "Inject",
     )

@@ -100,6 +100,8 @@ def _policy_settings(policy: InferencePolicy, other: Destination | None) -> dict
         found["warmup_seconds"] = picking.warmup
     if policy.inject_usage:
         found["usage"] = "inject"
+    if policy.timeouts.keepalive:
+        found["keepalive_seconds"] = policy.timeouts.keepalive
     timeouts = _timeouts(policy.timeouts)
     if timeouts:
         found["timeouts"] = timeouts

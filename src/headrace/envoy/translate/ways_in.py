@@ -1,7 +1,8 @@
 """Ways into pools: what a connection manager has beyond the others because pools are reached through it.
 
 `hcm` puts it in place; `gateways`, `outbound` and `loopback` ask `way_in` what it is. It depends on whether there are
-pools and on what tells tenants apart, on nothing else of any policy: editing one replaces clusters and no listener.
+pools and on two things that policies say (is there a keepalive, do claims tell tenants apart), on nothing else of any
+policy: editing one replaces clusters and no listener.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
 from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 
-from headrace.envoy.module_filter import pool_filter
+from headrace.envoy.module_filter import keepalive_filter, pool_filter
 from headrace.envoy.translate.jwt_claims import JWT_FILTER, PAYLOAD
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import http_filter, packed
 from headrace.envoy.view import Scope, Target
-from headrace.model.inference import FairnessKey
+from headrace.model.inference import FairnessKey, InferencePolicy
 
 OVERFLOW_HEADER = "x-headrace-overflow"
 """By this request header the module asks for the route of what does not fit into a pool."""
@@ -46,16 +47,19 @@ POOL_LOG_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class WayIn:
-    """`pools`: some are reached through it, by the native module; `claims`: some tell tenants apart by a claim."""
+    """`pools`: some are reached through it, by the native module; `claims`: some tell tenants apart by a claim;
+    `keepalive`: some tell clients that wait that they are not forgotten."""
 
     pools: bool = False
     claims: bool = False
+    keepalive: bool = False
 
     def filters(self) -> list[Any]:
         """The HTTP filters directly before the router."""
         if not self.pools:
             return []
-        return [_claims_filter(), pool_filter()] if self.claims else [pool_filter()]
+        before = [_claims_filter()] * self.claims + [keepalive_filter()] * self.keepalive
+        return [*before, pool_filter()]
 
     def early_mutations(self) -> list[Any]:
         """What is done to a request before it is routed: nobody may ask for the route of an overflow by himself."""
@@ -84,12 +88,16 @@ def way_in(memo: Memo, scope: Scope, module: bool) -> WayIn:
 
 
 def _way_in(targets: tuple[Target, ...]) -> WayIn:
-    pools = any(target.is_pool for target in targets)
-    return WayIn(pools, pools and any(_asks_claims(target) for target in targets))
+    policies = [target.inference for target in targets if target.inference is not None]
+    return WayIn(
+        pools=any(target.is_pool for target in targets),
+        claims=any(_asks_claims(policy) for policy in policies),
+        keepalive=any(policy.timeouts.keepalive for policy in policies),
+    )
 
 
-def _asks_claims(target: Target) -> bool:
-    fairness = target.inference.admission.fairness if target.inference is not None else None
+def _asks_claims(policy: InferencePolicy) -> bool:
+    fairness = policy.admission.fairness
     return fairness is not None and fairness.key is FairnessKey.JWT_CLAIM
 
 

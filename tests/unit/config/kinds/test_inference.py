@@ -17,6 +17,7 @@ from headrace.model.inference import (
     PickPolicy,
     Priorities,
     Queue,
+    StreamTimeouts,
     TargetRef,
 )
 from headrace.model.service import Protocol, Service
@@ -105,7 +106,7 @@ def test_a_policy_in_full() -> None:
           fairness: {key: header, name: X-Tenant, weights: {gold: 4, iron: 0.5}}
           firstTokenDeadline: {header: X-Slo-Ttft-Ms, default: 5s}
           overflow: {action: Reject}
-        timeouts: {firstToken: 30s, betweenTokens: 10s, total: 10m}
+        timeouts: {firstToken: 30s, betweenTokens: 10s, total: 10m, keepalive: 15s}
         retries: {attempts: 1}
         observation: {usage: Inject}
         """,
@@ -128,7 +129,7 @@ def test_a_policy_in_full() -> None:
     assert admission.fairness == Fairness(FairnessKey.HEADER, "x-tenant", (("gold", 4.0), ("iron", 0.5)))
     assert (policy.retries, policy.inject_usage) == (1, True)
     assert admission.deadline == Deadline("x-slo-ttft-ms", 5.0)
-    assert (policy.timeouts.first_token, policy.timeouts.between_tokens, policy.timeouts.total) == (30.0, 10.0, 600.0)
+    assert policy.timeouts == StreamTimeouts(30.0, 10.0, 600.0, 15.0)
 
 
 def test_a_policy_that_only_names_its_target_has_every_default() -> None:
@@ -217,6 +218,7 @@ def test_a_bound_of_a_tenant_that_cannot_bind_is_said() -> None:
             "spec.admission.overflow.backend.subset",
         ),
         (REFS + "timeouts: {firstToken: 2s, total: 1s}", "spec.timeouts.firstToken"),
+        (REFS + "timeouts: {keepalive: 10ms}", "spec.timeouts.keepalive"),
         (REFS + "retries: {attempts: 2}", "spec.retries.attempts"),
         (REFS + "observation: {usage: Guess}", "spec.observation.usage"),
         (REFS + "budget: {}", "spec.budget"),

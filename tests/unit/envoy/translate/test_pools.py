@@ -151,7 +151,7 @@ spec:
     priorities: {header: x-priority, levels: [chat, batch], starvation: 10s}
     fairness: {key: header, name: x-tenant, weights: {gold: 4}}
     firstTokenDeadline: {header: x-slo, default: 5s}
-  timeouts: {firstToken: 30s, betweenTokens: 10s, total: 600s}
+  timeouts: {firstToken: 30s, betweenTokens: 10s, total: 600s, keepalive: 15s}
   observation: {usage: Inject}
 """
     (settings,) = settings_of(translated(snapshot(POOL, policy), gateway())).values()
@@ -161,6 +161,7 @@ spec:
         "session_header": "x-session",
         "warmup_seconds": 30.0,
         "usage": "inject",
+        "keepalive_seconds": 15.0,
         "timeouts": {"first_token_seconds": 30.0, "between_tokens_seconds": 10.0, "total_seconds": 600.0},
         "admission": {
             "rate_per_second": 0.5,

@@ -53,6 +53,12 @@ def test_claims_are_put_where_the_module_reads_them_only_where_they_tell_tenants
     assert "headrace.claims" not in [item.name for item in manager(snapshot(SERVICE, POLICY)).http_filters]
 
 
+def test_the_filter_that_speaks_to_waiting_clients_stands_before_the_pools() -> None:
+    names = [item.name for item in manager(snapshot(SERVICE, CLAIM + "  timeouts: {keepalive: 10s}\n")).http_filters]
+    assert names[-4:] == ["headrace.claims", "headrace.keepalive", "headrace.pool", "envoy.filters.http.router"]
+    assert "headrace.keepalive" not in [item.name for item in manager(snapshot(SERVICE, CLAIM)).http_filters]
+
+
 @pytest.mark.parametrize(("fairness", "told"), [("identity", {"identity": True}), ("jwtClaim", {"claim": "team"})])
 def test_the_module_is_told_what_tells_tenants_apart(fairness: str, told: dict[str, Any]) -> None:
     policy = CLAIM if fairness == "jwtClaim" else CLAIM.replace("jwtClaim, name: team", "identity")
