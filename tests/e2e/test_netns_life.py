@@ -159,15 +159,12 @@ def test_excluded_ports_are_left_alone(mesh: RunningMesh) -> None:
 def test_a_bad_annotation_is_named(mesh: RunningMesh) -> None:
     annotations = '{traffic.sidecar.istio.io/excludeInboundPorts: "http"}'
     mesh.write("bad.yaml", workload("bad", annotations=annotations))
-    row = until(lambda: [item for item in mesh.status()["waiting"] if item["id"] == "default/bad-0"], "it waits", 20.0)
-    assert (
-        "excludeInboundPorts"
-        in until(
-            lambda: [item["detail"] for item in mesh.status()["waiting"] if "Ports" in item["detail"]], str(row), 20.0
-        )[0]
+    found = until(
+        lambda: [line for line in mesh.status()["problems"] if "excludeInboundPorts" in line], "a problem", 20.0
     )
+    assert "bad.yaml:3" in found[0] and "'http' is no port" in found[0]
     (mesh.documents / "bad.yaml").unlink()
-    until(mesh.ready, "ready", 30.0)
+    until(lambda: not mesh.status()["problems"], "no problem", 20.0)
 
 
 def test_a_crash_of_everything_leaves_a_working_mesh_that_goes_on_or_goes_away(mesh: RunningMesh) -> None:

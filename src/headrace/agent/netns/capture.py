@@ -24,10 +24,11 @@ from headrace.agent.capture import Attachment, CaptureError, LoopbackCapture, Pr
 from headrace.agent.netns import egress, enter, leftovers, links
 from headrace.agent.netns.inside import in_namespace
 from headrace.agent.netns.plan import RUNTIME, MeshNet, Place, known_net, mesh_id, mesh_net
-from headrace.agent.netns.rules import ExclusionError, Exclusions, ruleset
+from headrace.agent.netns.rules import ruleset
 from headrace.agent.process import Launch, StartFailed
 from headrace.agent.spec import ReplicaSpec
 from headrace.floor.places import Places
+from headrace.model.exclusions import ExclusionError, Exclusions
 from headrace.model.names import CLUSTER_DOMAIN
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)

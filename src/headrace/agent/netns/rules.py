@@ -6,56 +6,16 @@ a name does not leave the namespace, and nothing comes in but what the proxy tak
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from headrace.agent.netns.plan import DNS_PORT, Place
+from headrace.model.exclusions import Exclusions
 
 OUTBOUND = 15001
 INBOUND = 15006
 DNS = 15053
-PREFIX = "traffic.sidecar.istio.io/"
 TABLE = "headrace"
 LOCAL_SOURCE6 = "::6"
-_ALL = "*"
-
-
-class ExclusionError(ValueError):
-    """An annotation's value cannot be read; the message says which and how it should look."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusions:
-    """What is left alone (Istio's annotations `traffic.sidecar.istio.io/...`). `include_*` None: everything."""
-
-    include_inbound: tuple[int, ...] | None = None
-    exclude_inbound: tuple[int, ...] = ()
-    include_outbound: tuple[int, ...] = ()
-    exclude_outbound: tuple[int, ...] = ()
-    include_ranges: tuple[str, ...] | None = None
-    exclude_ranges: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, annotations: Mapping[str, str]) -> Exclusions:
-        """Of a workload's annotations; ExclusionError where one cannot be read."""
-
-        def ports(name: str) -> tuple[int, ...] | None:
-            text = annotations.get(PREFIX + name)
-            return None if text is None or text.strip() == _ALL else _ports(name, text)
-
-        def ranges(name: str) -> tuple[str, ...] | None:
-            text = annotations.get(PREFIX + name)
-            return None if text is None or text.strip() == _ALL else _ranges(name, text)
-
-        return cls(
-            include_inbound=ports("includeInboundPorts"),
-            exclude_inbound=ports("excludeInboundPorts") or (),
-            include_outbound=ports("includeOutboundPorts") or (),
-            exclude_outbound=ports("excludeOutboundPorts") or (),
-            include_ranges=ranges("includeOutboundIPRanges"),
-            exclude_ranges=ranges("excludeOutboundIPRanges") or (),
-        )
 
 
 def ruleset(place: Place, exclusions: Exclusions) -> str:
@@ -157,26 +117,3 @@ def _set(ports: Iterable[int]) -> str:
 
 def _to(block: str) -> str:
     return f"{'ip6' if ':' in block else 'ip'} daddr {block}"
-
-
-def _ports(name: str, text: str) -> tuple[int, ...]:
-    found = []
-    for part in filter(None, (item.strip() for item in text.split(","))):
-        if not part.isdecimal() or not 0 < int(part) < 65536:
-            raise ExclusionError(
-                f"annotation {PREFIX}{name}: {part[:20]!r} is no port: write numbers with commas between"
-            )
-        found.append(int(part))
-    return tuple(found)
-
-
-def _ranges(name: str, text: str) -> tuple[str, ...]:
-    found = []
-    for part in filter(None, (item.strip() for item in text.split(","))):
-        try:
-            found.append(str(ipaddress.ip_network(part, strict=False)))
-        except ValueError:
-            raise ExclusionError(
-                f"annotation {PREFIX}{name}: {part[:50]!r} is no block of addresses: write 10.0.0.0/8, commas between"
-            ) from None
-    return tuple(found)

@@ -15,14 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from headrace.model.exclusions import PREFIX
 from headrace.model.gateway import Gateway
 from headrace.model.identity import Identity
 from headrace.model.mesh import MeshConfig
 from headrace.model.resource import Labels, selects
 from headrace.model.workload import Probe, Workload, WorkloadPort, WorkloadRole
 from headrace.wire import agent_v1_pb2 as wire
-
-CAPTURE_PREFIX = "traffic.sidecar.istio.io/"
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def _replica(item: PlannedReplica, gateway_bind: str) -> wire.Replica:
 
 def _capture_rules(spec: Workload) -> Labels:
     """Istio's annotations of what transparent capture leaves alone."""
-    return {name: value for name, value in spec.meta.annotations.items() if name.startswith(CAPTURE_PREFIX)}
+    return {name: value for name, value in spec.meta.annotations.items() if name.startswith(PREFIX)}
 
 
 def _probe(probe: Probe) -> wire.Probe:

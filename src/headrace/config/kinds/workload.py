@@ -29,6 +29,7 @@ from headrace.config.fields import (
 )
 from headrace.config.kinds.service import protocol_of
 from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec, refuse
+from headrace.model.exclusions import ExclusionError, Exclusions
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.workload import Engine, Probe, Workload, WorkloadPort, WorkloadRole
@@ -186,10 +187,20 @@ def _check(spec: WorkloadSpec, document: Document) -> Iterator[Finding]:
         yield Finding(("spec", "command"), "a Workload needs a command", "Add command, or role: gateway.")
     elif not spec.command[0]:
         yield Finding(("spec", "command", 0), "the program's name is empty", "Name a program.")
+    yield from _check_capture(document)
     yield from _check_ports(spec)
     yield from _check_env(spec)
     for name, probe in spec.probes():
         yield from _check_probe(spec, ("spec", name), probe)
+
+
+def _check_capture(document: Document) -> Iterator[Finding]:
+    """Istio's annotations of what capture leaves alone: a wrong one would open, or close, more than was meant."""
+    annotations = (document.data.get("metadata") or {}).get("annotations") or {}
+    try:
+        Exclusions.parse({str(name): str(value) for name, value in annotations.items()})
+    except ExclusionError as error:
+        yield Finding(("metadata", "annotations", error.annotation), str(error), error.remedy)
 
 
 def _check_ports(spec: WorkloadSpec) -> Iterator[Finding]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from headrace.agent.netns.egress import forwarding
 from headrace.agent.netns.plan import MeshNet, Place, mesh_id, mesh_net
-from headrace.agent.netns.rules import PREFIX, ExclusionError, Exclusions, ruleset
+from headrace.agent.netns.rules import ruleset
+from headrace.model.exclusions import PREFIX, ExclusionError, Exclusions
 
 
 def net(*, ipv6: bool = True) -> MeshNet:
