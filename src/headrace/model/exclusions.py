@@ -58,7 +58,7 @@ class Exclusions:
 def _ports(name: str, text: str) -> tuple[int, ...]:
     found = []
     for part in filter(None, (item.strip() for item in text.split(","))):
-        if not part.isdecimal() or not 0 < int(part) < 65536:
+        if not (part.isascii() and part.isdecimal()) or not 0 < int(part) < 65536:
             raise ExclusionError(PREFIX + name, f"{part[:20]!r} is no port", "Write numbers with commas between.")
         found.append(int(part))
     return tuple(found)
@@ -68,6 +68,8 @@ def _ranges(name: str, text: str) -> tuple[str, ...]:
     found = []
     for part in filter(None, (item.strip() for item in text.split(","))):
         try:
+            if "%" in part:  # a scope may hold any text, and this becomes part of a rule
+                raise ValueError(part)
             found.append(str(ipaddress.ip_network(part, strict=False)))
         except ValueError:
             what, remedy = f"{part[:50]!r} is no block of addresses", "Write 10.0.0.0/8, with commas between."

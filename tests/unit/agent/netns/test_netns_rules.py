@@ -75,6 +75,9 @@ def test_nothing_included_means_nothing_captured() -> None:
         ("includeInboundPorts", "80; drop"),
         ("excludeOutboundIPRanges", "10.0.0.0/33"),
         ("includeOutboundIPRanges", "10.0.0.0/8 accept"),
+        ("excludeOutboundIPRanges", "fe80::%; flush ruleset"),
+        ("excludeOutboundIPRanges", "fe80::%eth0/64"),
+        ("excludeInboundPorts", "\u0663"),
     ],
 )
 def test_a_value_that_is_none_is_refused_with_its_name(name: str, value: str) -> None:
