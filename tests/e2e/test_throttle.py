@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 
+import aiohttp
 import pytest
 from tests.e2e.asking import EXAMPLES, Answer, at_once, burst, example, needs_module
 from tests.e2e.conftest import StartMesh
@@ -159,3 +160,31 @@ def test_the_readmes_say_what_happens(start_mesh: StartMesh, name: str, exact: b
         assert sum(found.values()) == sum(wanted.values())
     guide = (EXAMPLES.parent / "docs" / "guides" / "throttling.md").read_text()
     assert not exact or wanted.items() <= promised(guide).items(), "the guide prints something else than the README"
+
+
+def test_a_stream_that_waits_hears_that_it_is_not_forgotten(throttle: RunningMesh) -> None:
+    """Comments of event streams while the request is held; then the answer, whole."""
+    policy = example("throttle")["policy.yaml"].replace("requestsPerSecond: 20", "requestsPerSecond: 1")
+    policy = policy.replace("time: 1s", "time: 10s") + "  timeouts:\n    keepalive: 300ms\n"
+    throttle.write("policy.yaml", policy)
+    throttle.write("gateway.yaml", example("throttle")["gateway.yaml"])
+
+    async def streams() -> list[tuple[int, bytes]]:
+        body = {"messages": [{"role": "user", "content": "go"}], "max_tokens": 3, "stream": True}
+        timeout = aiohttp.ClientTimeout(total=30.0)
+
+        async def one(session: aiohttp.ClientSession) -> tuple[int, bytes]:
+            async with session.post(f"{throttle.gateway()}/v1/chat/completions", json=body) as answer:
+                return answer.status, await answer.read()
+
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            return await asyncio.gather(*(one(session) for _ in range(3)))
+
+    def waited() -> list[tuple[int, bytes]]:
+        found = asyncio.run(streams())
+        return found if any(b": waiting" in text for _, text in found) else []
+
+    answers = until(waited, "the policy is in force", 30.0)
+    assert all(status == 200 and text.endswith(b"data: [DONE]\n\n") for status, text in answers), answers
+    longest = max(text.count(b": waiting\n\n") for _, text in answers)
+    assert 3 <= longest <= 12 and any(text.startswith(b": waiting\n\n") for _, text in answers), answers
