@@ -67,7 +67,7 @@ class Host:
         self._saved: Children | None = None
         self._stopping = False
         self._wake = asyncio.Event()
-        self._link.trusted = self._trusted
+        self._link.trusted, self._link.untold = self._trusted, context.secrets.untold
         self._publishing: asyncio.Handle | None = None
         self._tasks: asyncio.TaskGroup | None = None
 

@@ -66,6 +66,8 @@ class ControlLink:
         self.connected = False
         self.trusted: Callable[[wire.TrustState], None] = lambda state: None
         """Called with what every proxy must know of its peers, at once and after every change."""
+        self.untold: Callable[[], None] = lambda: None
+        """Called where the control plane is an older one that says nothing of that."""
 
     @property
     def host(self) -> str:
@@ -196,6 +198,7 @@ class ControlLink:
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise
             _log.warning("this control plane knows no revocation", reason=_why(error))
+            self.untold()
             return
         finally:
             call.cancel()

@@ -3,7 +3,8 @@
 Filled by `agent.replica` after every renewal and by `agent.link` with what the control plane says of the whole mesh
 (roots, revocation lists, who is revoked); served on the replica's socket by `agent.relay`. Keys exist here and in
 Envoy's memory only. A replica without a certificate yet is sent nothing, so an Envoy that outlived an agent keeps what
-it has until the new one has a certificate.
+it has until the new one has a certificate; nor is anything sent before the control plane said who is revoked, so that
+no Envoy loses a revocation list when its agent is replaced.
 
 Who is revoked also goes into one file for all Envoys of the host, which the native module's guard reads
 (native/envoy-module/src/guard.rs) and which is replaced whole.
@@ -61,6 +62,7 @@ class SecretStore:
             if not revoked_file.exists():
                 _tell(revoked_file, revoked_text((), ()))
         self._trust: wire.TrustState | None = None
+        self._untold = False
         self._changed = asyncio.Event()
         self.acknowledged_version = ""
         """The newest version of trust that every Envoy here has acknowledged."""
@@ -72,8 +74,9 @@ class SecretStore:
     def put(self, replica: str, certificate: WorkloadCertificate) -> None:
         """Hand a new certificate to the replica's Envoy."""
         self._certificates[replica] = certificate
-        self._sets[replica] = self._set_of(certificate)
-        self._hub.publish({replica: self._sets[replica]})
+        if self._trust is not None or self._untold:
+            self._sets[replica] = self._set_of(certificate)
+            self._hub.publish({replica: self._sets[replica]})
 
     def forget(self, replica: str) -> None:
         """The replica is gone, its key with it."""
@@ -92,6 +95,12 @@ class SecretStore:
         self._changed.set()
         revoked = len(state.revoked_identities) + len(state.revoked_certificates)
         _log.info("trust", version=state.version, revoked=revoked)
+
+    def untold(self) -> None:
+        """The control plane is an older one and knows no revocation: the roots come with the certificates."""
+        self._untold = True
+        for replica, certificate in self._certificates.items():
+            self.put(replica, certificate)
 
     def is_outdated(self, certificate: WorkloadCertificate) -> bool:
         """Whether a certificate should be renewed before its time: it was revoked, or another CA signs now."""

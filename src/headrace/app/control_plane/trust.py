@@ -101,7 +101,7 @@ class TrustKeeper:
         """The roots, who signs, the revocation lists, how far a change of roots is, and what is wrong."""
         now, roots, state = self._clock.now(), self._trust.roots, self.states.value
         lists = self._trust.ledger.lists().values()
-        progress = roots.progress
+        progress, pending = roots.progress, self._unacknowledged()
         return {
             "issuer": state.issuer,
             "version": state.version,
@@ -109,8 +109,8 @@ class TrustKeeper:
             "trusted_roots": len(roots.trusted),
             "lists_sent": bool(state.crl_pem),
             "lists": [list_row(item) for item in lists if item.next_update > now],
-            "acknowledged": not self._unacknowledged(),
-            "waiting_for": self._awaited() or self._unacknowledged(),
+            "acknowledged": not pending,
+            "waiting_for": self._awaited() if progress else pending,
             "rotation": {
                 "phase": roots.phase.value,
                 "began": date(progress.began) if progress else None,
