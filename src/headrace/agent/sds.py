@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -41,26 +42,35 @@ def revoked_text(identities: Iterable[str], certificates: Iterable[str]) -> byte
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _tell(file: Path, text: bytes) -> None:
-    """Replace the guard's file. It holds no secret, and proxies may run as another user."""
-    new = file.with_suffix(".new")
-    write_private(new, text)
-    new.chmod(0o644)
-    new.replace(file)
+@dataclass(frozen=True, slots=True)
+class RevokedFile:
+    """Where the guard's file is kept. `shared`: proxies run as other users, so that they may read it (it holds no
+    secret, and the state directory keeps others out)."""
+
+    path: Path
+    shared: bool = False
+
+    def write(self, text: bytes) -> None:
+        """Replace it whole."""
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        new = self.path.with_suffix(".new")
+        write_private(new, text)
+        if self.shared:
+            self.path.parent.chmod(0o755)
+            new.chmod(0o644)
+        new.replace(self.path)
 
 
 class SecretStore:
     """All secrets of one agent, by replica. `revoked_file`: where the guard's file is kept; None: nowhere."""
 
-    def __init__(self, clock: Clock, revoked_file: Path | None = None) -> None:
+    def __init__(self, clock: Clock, revoked_file: RevokedFile | None = None) -> None:
         self._certificates: dict[str, WorkloadCertificate] = {}
         self._sets: dict[str, ResourceSet] = {}
         self._hub = Hub(self, clock)
         self._file = revoked_file
-        if revoked_file is not None:
-            revoked_file.parent.mkdir(mode=0o755, exist_ok=True)
-            if not revoked_file.exists():
-                _tell(revoked_file, revoked_text((), ()))
+        if revoked_file is not None and not revoked_file.path.exists():
+            revoked_file.write(revoked_text((), ()))
         self._trust: wire.TrustState | None = None
         self._untold = False
         self._changed = asyncio.Event()
@@ -89,7 +99,7 @@ class SecretStore:
             return
         self._trust = state
         if self._file is not None:
-            _tell(self._file, revoked_text(state.revoked_identities, state.revoked_certificates))
+            self._file.write(revoked_text(state.revoked_identities, state.revoked_certificates))
         self._sets = {name: self._set_of(certificate) for name, certificate in self._certificates.items()}
         self._hub.publish(self._sets)
         self._changed.set()

@@ -26,7 +26,7 @@ from headrace.agent.netns.capture import NetnsCapture
 from headrace.agent.netns.names import names_forwarder
 from headrace.agent.prober import probe_session
 from headrace.agent.proxy import ProxySettings
-from headrace.agent.sds import REVOKED_VARIABLE, SecretStore
+from headrace.agent.sds import REVOKED_VARIABLE, RevokedFile, SecretStore
 from headrace.envoy.binary import PINNED_VERSION
 from headrace.envoy.module import check_module
 from headrace.floor.backoff import Backoff
@@ -88,7 +88,7 @@ def _host(start: HostStart, session: aiohttp.ClientSession, capture: CaptureStra
         source=source,
         capture=capture,
         control=link,
-        secrets=SecretStore(clock, start.places.revoked),
+        secrets=SecretStore(clock, RevokedFile(start.places.revoked, shared=start.capture == "netns")),
         session=session,
         proxy=ProxySettings(start.envoy, environment),
         mark=start.mark,

@@ -110,8 +110,8 @@ class Places:
 
     @property
     def revoked(self) -> Path:
-        """Who is revoked, for the guards in this host's Envoys. In a directory of its own, which proxies under another
-        user are shown; the state directory keeps others out."""
+        """Who is revoked, for the guards in this host's Envoys. In a directory of its own, which alone is shown to
+        proxies that run as another user."""
         return self.state / "told" / "revoked"
 
     @property

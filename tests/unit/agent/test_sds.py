@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
-from headrace.agent.sds import SecretStore, revoked_text
+from headrace.agent.sds import RevokedFile, SecretStore, revoked_text
 from headrace.envoy.resources import SECRET
 from headrace.floor.clock import SystemClock
 from headrace.identity.attest import Assigned
@@ -81,15 +81,17 @@ def test_an_older_control_plane_says_nothing_and_the_mesh_works(authority: Autho
 
 def test_the_guard_s_file_is_there_from_the_start_and_replaced_whole(authority: Authority, tmp_path: Path) -> None:
     file = tmp_path / "told" / "revoked"
-    store = SecretStore(SystemClock(), file)
+    store = SecretStore(SystemClock(), RevokedFile(file))
     assert file.read_bytes() == revoked_text([], []) == b"headrace-revoked 1\n"
     first = file.stat().st_ino
     store.trust(authority.state(version="x", revoked_identities=["b", "a"], revoked_certificates=["0f"]))
     assert file.read_text() == "headrace-revoked 1\nidentity a\nidentity b\ncertificate 0f\n"
     assert file.stat().st_ino != first
-    assert stat.S_IMODE(file.stat().st_mode) == 0o644
-    assert SecretStore(SystemClock(), file).resources_for("x") is None
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)] == [0o600, 0o700]
+    assert SecretStore(SystemClock(), RevokedFile(file)).resources_for("x") is None
     assert "identity a" in file.read_text(), "a new agent forgets nobody before it was told"
+    RevokedFile(file, shared=True).write(b"x")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)] == [0o644, 0o755]
 
 
 def test_a_certificate_is_outdated_when_revoked_or_of_another_authority(authority: Authority) -> None:
