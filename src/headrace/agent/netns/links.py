@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ from headrace.floor.processes import ProcessMark
 NAMESPACES = Path("/run/netns")
 """Where ip-netns(8) keeps names of namespaces; a name keeps its namespace alive."""
 _BRIDGE = "br0"
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]+")
+"""Names that may stand in a rule; the kernel allows nearly any character."""
 _SECONDS = 20.0
 
 
@@ -184,4 +187,5 @@ def outward_interfaces(family: str) -> tuple[str, ...]:
     not count: with forwarding switched on, the interface would stop listening to its router."""
     routes = _json("ip", "-j", "-4" if family == "ipv4" else "-6", "route", "show")
     announced = {route.get("dev") for route in routes if route.get("protocol") == "ra"}
-    return tuple(sorted({str(route["dev"]) for route in routes if "dev" in route} - announced - {"lo"}))
+    found = {str(route["dev"]) for route in routes if "dev" in route} - announced - {"lo"}
+    return tuple(sorted(name for name in found if _INTERFACE.fullmatch(name)))
