@@ -6,12 +6,14 @@ import asyncio
 import base64
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from tests.flows.policy_rig import Guarded, guarded
+from tests.flows.test_translated_origination import Authority
 from tests.flows.token_rig import ISSUER, Ec, Rsa, by_secret, claims, encoded, head, key_set, tampered, unsigned
 
 OTHER = "other-issuer"
@@ -163,7 +165,7 @@ async def test_keys_from_a_file(tmp_path: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def key_server(body: list[str]) -> AsyncIterator[tuple[int, list[str]]]:
+async def key_server(body: list[str], tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[int, list[str]]]:
     """An HTTP server of key sets: the port, and the paths that were asked for."""
     asked_for: list[str] = []
 
@@ -175,7 +177,7 @@ async def key_server(body: list[str]) -> AsyncIterator[tuple[int, list[str]]]:
     app.router.add_get("/keys", answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
     try:
@@ -207,3 +209,65 @@ async def test_without_the_key_server_tokens_are_refused_and_requests_without_on
     async with guarded(TOKENS % rule(jwksUri="http://127.0.0.1:1/keys", timeout="1s")) as chat:
         assert await asked(chat, Rsa().token(claims())) == 401
         assert (await chat.ask()).status == 200
+
+
+KEYS = """
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: keys}
+spec:
+  hosts: [keys.example]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{number: %PORT%, name: http, protocol: HTTP}]
+  endpoints: [{address: 127.0.0.1}]
+"""
+ORIGINATION = """
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: keys}
+spec:
+  host: keys.example
+  trafficPolicy: {tls: {mode: SIMPLE, caCertificates: %CA%, sni: keys.example, subjectAltNames: [%NAME%]}}
+"""
+
+
+async def believed(chat: Guarded, token: str) -> bool:
+    """Whether the token is accepted, after a while at least."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            while await asked(chat, token, "/demanded") != 200:
+                await asyncio.sleep(0.1)
+            return True
+    return False
+
+
+async def test_a_service_of_the_mesh_serves_keys() -> None:
+    rsa = Rsa()
+    async with key_server([key_set(rsa)]) as (port, _):
+        text = TOKENS % rule(jwksUri=f"http://keys.example:{port}/keys") + KEYS.replace("%PORT%", str(port))
+        async with guarded(text) as chat:
+            assert await believed(chat, rsa.token(claims()))
+            assert await asked(chat, Rsa().token(claims())) == 401
+
+
+async def test_keys_over_tls_come_only_from_the_right_server(tmp_path: Path) -> None:
+    rsa, authority = Rsa(), Authority(tmp_path, "root")
+    certificate, key = authority.issue("keys", "keys.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    async with key_server([key_set(rsa)], context) as (port, asked_for):
+        entry = KEYS.replace("%PORT%", str(port))
+        text = TOKENS % rule(jwksUri=f"https://keys.example:{port}/keys") + entry
+        originated = ORIGINATION.replace("%CA%", str(authority.path))
+        async with guarded(text + originated.replace("%NAME%", "keys.example")) as chat:
+            assert await believed(chat, rsa.token(claims()))
+        asked_for.clear()
+        async with guarded(text + originated.replace("%NAME%", "other.example")) as chat:
+            assert not await believed(chat, rsa.token(claims()))
+        outside = TOKENS % rule(jwksUri=f"https://127.0.0.1:{port}/keys")
+        async with guarded(outside) as chat:
+            assert not await believed(chat, rsa.token(claims())), "its root is none that the host trusts"
+        assert asked_for == []
