@@ -50,6 +50,8 @@ from headrace.model.resource import Metadata
 MAX_TARGETS = 16
 MAX_LEVELS = 8
 MAX_TENANTS = 1000
+LONGEST_NAME = 256
+"""Bytes of a name that the native module takes."""
 LONGEST_WAIT = 3600.0
 """Seconds: nobody's client waits longer than an hour."""
 LONGEST_ANSWER = 86_400.0
@@ -186,6 +188,7 @@ def _check(spec: InferencePolicySpec, document: Document) -> Iterator[Finding]:
         message = f"warmup has no effect: {spec.picking.policy} treats new endpoints as all others"
         remedy = f"Use policy: {PickPolicy.PREDICTED_DRAIN}, or take warmup out."
         yield Finding(("spec", "picking", "warmup"), message, remedy, NO_EFFECT, Severity.WARNING)
+    yield from _check_names(spec.admission)
     yield from _check_admission(spec.admission)
     times = spec.timeouts
     if times.first_token is not None and times.total is not None and times.first_token > times.total:
@@ -198,6 +201,25 @@ def _check_target(target: TargetRefSpec, at: tuple[str | int, ...]) -> Iterator[
     if target.group != wanted:
         message = f"{target.kind} does not belong to the API group {shown(target.group)}"
         yield Finding((*at, "group"), message, f"Its group is {shown(wanted)}.")
+
+
+def _check_names(admission: AdmissionSpec) -> Iterator[Finding]:
+    """Names that the native module would refuse, and with them the whole cluster."""
+    at: tuple[str | int, ...] = ("spec", "admission")
+    named: list[tuple[tuple[str | int, ...], str]] = []
+    if admission.priorities is not None:
+        named += [
+            ((*at, "priorities", "levels", index), level) for index, level in enumerate(admission.priorities.levels)
+        ]
+        for path, level in named:
+            if "," in level:
+                yield Finding(path, "a level has no ','", "Use another character.")
+    if admission.fairness is not None:
+        named.append(((*at, "fairness", "name"), admission.fairness.name or ""))
+        named += [((*at, "fairness", "weights", tenant), tenant) for tenant in admission.fairness.weights]
+    for path, name in named:
+        if len(name.encode()) > LONGEST_NAME:
+            yield Finding(path, f"is longer than {LONGEST_NAME} bytes", "Use a shorter one.")
 
 
 def _check_admission(admission: AdmissionSpec) -> Iterator[Finding]:

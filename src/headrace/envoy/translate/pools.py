@@ -8,6 +8,7 @@ docs/reference/module-config.md describes the settings.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -32,6 +33,8 @@ _TELL_IN_HEADERS = frozenset({Engine.VLLM.value, Engine.TRITON.value})
 _AGAIN_ON = "connect-failure,refused-stream,reset,502,503"
 """While no byte of an answer has reached the client: the server was not reached, went away before its headers, or the
 proxy before it said that it did."""
+_LONGEST_NAME = 256
+"""Bytes of a pool's name that the module takes."""
 
 
 def apply_pool_balancer(
@@ -81,7 +84,7 @@ def pool_retries(targets: Iterable[Target | None]) -> Retries | None:
 
 def pool_settings(target: Target, port: ServicePort, other: Destination | None = None) -> str:
     """The module's settings of one pool, as JSON; the subsets of a service name the same pool and share its state."""
-    settings: dict[str, Any] = {"pool": f"{target.service.host}:{port.number}"}
+    settings: dict[str, Any] = {"pool": pool_name(target.service.host, port.number)}
     if target.inference is not None:
         settings |= _policy_settings(target.inference, other)
     if _sends_again(target):
@@ -89,6 +92,14 @@ def pool_settings(target: Target, port: ServicePort, other: Destination | None =
     if target.service.engine in _TELL_IN_HEADERS:
         settings["orca"] = True
     return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+
+
+def pool_name(host: str, port: int) -> str:
+    """What the module calls a pool; a host's name may be longer than what it takes."""
+    name = f"{host}:{port}"
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{host[:160]}~{hashlib.sha256(host.encode()).hexdigest()}:{port}"
 
 
 def _policy_settings(policy: InferencePolicy, other: Destination | None) -> dict[str, Any]:

@@ -204,6 +204,17 @@ def test_a_bound_of_a_tenant_that_cannot_bind_is_said() -> None:
         ),
         (REFS + "admission: {fairness: {key: identity, tokenCost: -1}}", "spec.admission.fairness.tokenCost"),
         (REFS + "admission: {concurrency: 0}", "spec.admission.concurrency"),
+        (REFS + f"picking: {{sessionHeader: {'h' * 257}}}", "spec.picking.sessionHeader"),
+        (REFS + "admission: {priorities: {header: p, levels: ['a,b']}}", "spec.admission.priorities.levels[0]"),
+        (
+            REFS + f"admission: {{priorities: {{header: p, levels: [{'l' * 257}]}}}}",
+            "spec.admission.priorities.levels[0]",
+        ),
+        (REFS + f"admission: {{fairness: {{key: jwtClaim, name: {'n' * 257}}}}}", "spec.admission.fairness.name"),
+        (
+            REFS + f"admission: {{firstTokenDeadline: {{header: {'h' * 257}}}}}",
+            "spec.admission.firstTokenDeadline.header",
+        ),
         (REFS + "admission: {fairness: {key: header, name: t, weights: {a: 0}}}", "spec.admission.fairness.weights.a"),
         (REFS + "admission: {firstTokenDeadline: {}}", "spec.admission.firstTokenDeadline"),
         (REFS + "admission: {overflow: {action: Redirect}}", "spec.admission.overflow"),

@@ -14,6 +14,7 @@ from tests.unit.envoy.translate.test_pools import (
     translated,
 )
 
+from headrace.envoy.translate.pools import pool_name
 from headrace.model.proxy import CaptureKind
 
 HOST = "chat.default.svc.cluster.local"
@@ -60,3 +61,11 @@ def test_a_subset_with_a_load_balancer_of_its_own_keeps_it() -> None:
     rule = PLAIN_RULE.replace("{name: v2, labels: {version: v2}}", own)
     found = settings_of(translated(snapshot(rule, WORKLOAD), gateway()))
     assert set(found) == {f"outbound|8000|{subset}|{HOST}" for subset in ("", "v1")}
+
+
+def test_a_host_that_is_longer_than_a_pools_name_may_be() -> None:
+    host = ".".join(["a" * 60] * 4) + ".example"
+    assert len(host) > 250
+    assert pool_name("chat", 80) == "chat:80"
+    long, other = pool_name(host, 65000), pool_name(host, 65001)
+    assert len(long) <= 256 and long != other and long != pool_name(host + "x", 65000)
