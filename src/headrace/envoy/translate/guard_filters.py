@@ -6,6 +6,7 @@ DENY and ALLOW; a filter is only there if a policy asks for it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from headrace.envoy.guards import Guard
@@ -16,6 +17,9 @@ from headrace.envoy.translate.memo import Memo
 from headrace.envoy.view import ProxyView
 from headrace.model.mesh import MeshConfig
 
+_KEPT = 64
+"""Guards whose filters are kept: all chains of a workload have the same ones, and are built one after the other."""
+
 
 def resources(memo: Memo, view: ProxyView) -> tuple[XdsResource, ...]:
     """What the filters need beside themselves: the clusters that fetch keys."""
@@ -23,6 +27,7 @@ def resources(memo: Memo, view: ProxyView) -> tuple[XdsResource, ...]:
     return memo.get("key servers", (guard, mesh), key_resources, guard, mesh) if guard.rules else ()
 
 
+@lru_cache(maxsize=_KEPT)
 def http_guards(guard: Guard, mesh: MeshConfig, *, gateway: bool = False) -> tuple[Any, ...]:
     """The HTTP filters of a connection manager."""
     if not guard:
@@ -31,6 +36,7 @@ def http_guards(guard: Guard, mesh: MeshConfig, *, gateway: bool = False) -> tup
     return (*http_custom_filters(guard, mesh), *tokens, *http_filters(guard, mesh))
 
 
+@lru_cache(maxsize=_KEPT)
 def network_guards(guard: Guard, mesh: MeshConfig) -> tuple[Any, ...]:
     """The network filters of a chain that does not look into what it carries."""
     return tuple(network_filters(guard, mesh)) if guard else ()
