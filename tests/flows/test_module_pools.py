@@ -284,3 +284,31 @@ def test_wrong_settings_are_refused_by_envoy_with_the_reason(tmp_path: Path, pol
     done = subprocess.run(command, capture_output=True, timeout=30, env={SEARCH_PATH: str(module_directory())})
     assert done.returncode == 1
     assert b"headrace module: policy pool: " in done.stderr
+
+
+def test_copies_of_a_mirror_count_while_they_last(tmp_path: Path, servers: Upstreams) -> None:
+    ports = [servers.add(simulated(decode_rate=20.0, seed=at)) for at in range(2)] + [servers.add(mirror())]
+    bootstrap = PoolBootstrap(tmp_path / "admin.sock", {"models": ports[:2], "quick": ports[2:]}, log=tmp_path / "log")
+    bootstrap.policy = {"policy": "least-request"}
+    copied = {"cluster": "quick", "request_mirror_policies": [{"cluster": "models"}]}
+    bootstrap.routes = [{"prefix": "/v1/comp", "route": copied}, {"prefix": "/", "route": {"cluster": "models"}}]
+    with pool_envoy(bootstrap) as envoy:
+        long = json.dumps({"model": "m", "prompt": "copied", "max_tokens": 400}).encode()
+        assert ask(envoy, long, "/v1/completions").status == 200
+        active = "cluster.models.upstream_rq_active"
+        wait_until(lambda: envoy.stats(active)[active] == 1, "the copy runs")
+        picked = {ask(envoy, chat(f"prompt {at}")).endpoint for at in range(12)}
+        assert envoy.stats(active)[active] == 1
+        assert len(picked) == 1  # the copy has the other one
+
+
+def test_a_copy_to_the_same_cluster_is_no_attempt(tmp_path: Path, servers: Upstreams) -> None:
+    ports = [servers.add(simulated(seed=at)) for at in range(2)]
+    action = {"cluster": "models", "request_mirror_policies": [{"cluster": "models"}]}
+    with pool_envoy(models(tmp_path, ports, routes=[{"prefix": "/", "route": action}])) as envoy:
+        for at in range(5):
+            assert ask(envoy, chat(f"prompt {at}", stream=True)).status == 200
+        nothing_in_flight(envoy)
+        total = "cluster.models.upstream_rq_total"
+        wait_until(lambda: envoy.stats(total + "$")[total] == 10, "all are copied")
+    assert [line["attempts"] for line in log_lines(tmp_path / "log")] == [1] * 5

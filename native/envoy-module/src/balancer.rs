@@ -8,11 +8,14 @@ use crate::limits;
 use crate::pools::{locked, set_cluster, PoolState, Wanted};
 use crate::request::hash_of;
 use crate::requests::{find, Facts};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 /// The request header by which the policy finds what the filter knows.
 pub const REQUEST_HEADER: &str = "x-headrace-request";
+
+/// Seconds for which Envoy's word holds of what hosts have.
+const COUNTS_LAST: f64 = 0.005;
 
 /// What there is to say of a request.
 pub enum Choice {
@@ -48,6 +51,8 @@ pub struct Balancer {
     pool: Arc<PoolState>,
     cluster: String,
     hosts: RefCell<Hosts>,
+    /// When Envoy was asked last what the hosts have.
+    asked: Cell<f64>,
 }
 
 impl Balancer {
@@ -60,6 +65,7 @@ impl Balancer {
             pool,
             cluster,
             hosts: RefCell::default(),
+            asked: Cell::new(f64::NEG_INFINITY),
         };
         balancer.update(envoy);
         balancer
@@ -100,6 +106,9 @@ impl Balancer {
             Some(facts) if facts.cluster == self.cluster => facts,
             _ => return Choice::Unknown,
         };
+        if is_copy(&facts, request) {
+            return Choice::Unknown;
+        }
         if facts.is_spent() {
             return Choice::Nowhere;
         }
@@ -108,8 +117,21 @@ impl Balancer {
         }
         self.look_for_absent();
         let hosts = self.hosts.borrow();
+        self.count_all(envoy, &hosts);
         self.dispatch(&hosts, &facts)
             .map_or(Choice::Unknown, |(priority, index)| Choice::Host(priority, index))
+    }
+
+    /// Tells the pool what the hosts have, with the requests that are in no books. They last, so now and then will do.
+    fn count_all(&self, envoy: &Balancing<'_>, hosts: &Hosts) {
+        let now = clock::now();
+        if now - self.asked.get() < COUNTS_LAST {
+            return;
+        }
+        self.asked.set(now);
+        let active = |host: &Host| (host.name, envoy.active_requests(hosts.priority, host.among_all));
+        let active: Vec<(u64, u64)> = hosts.healthy.iter().map(active).collect();
+        self.pool.set_active(active.into_iter());
     }
 
     fn look_for_absent(&self) {
@@ -168,6 +190,19 @@ impl Drop for Balancer {
     }
 }
 
+/// Whether it is the copy that a mirror makes of the request: sent to the same cluster when that one was sent already, for
+/// a host that Envoy marks.
+fn is_copy(facts: &Facts, request: &Choosing<'_>) -> bool {
+    !locked(&facts.sent).tried.is_empty() && request.header(":authority", is_marked) == Some(true)
+}
+
+/// `host-shadow`, or `host-shadow:port`.
+fn is_marked(host: &[u8]) -> bool {
+    host.split(|&byte| byte == b':')
+        .next()
+        .map_or(false, |name| name.ends_with(b"-shadow"))
+}
+
 /// The number in the header's value: 16 hexadecimal digits.
 pub fn request_number(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
@@ -181,6 +216,12 @@ pub fn request_number(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copies_are_known_by_their_host() {
+        assert!(is_marked(b"chat.example-shadow") && is_marked(b"127.0.0.1-shadow:80"));
+        assert!(!is_marked(b"chat.example:80") && !is_marked(b"-shadow.example") && !is_marked(b""));
+    }
 
     #[test]
     fn only_sixteen_digits_are_a_number() {

@@ -233,6 +233,12 @@ impl PoolState {
         std::mem::take(&mut locked(&self.books).overfull)
     }
 
+    /// This proxy has so many requests at the endpoints (names), in the books or not.
+    pub fn set_active(&self, endpoints: impl Iterator<Item = (u64, u64)>) {
+        let mut books = locked(&self.books);
+        endpoints.for_each(|(name, active)| books.pool.set_active(name, active));
+    }
+
     /// The first token of the request's answer came.
     pub fn first_token(&self, id: u64, now: f64) {
         locked(&self.books).pool.first_token(id, now);

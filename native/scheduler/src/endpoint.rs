@@ -76,6 +76,8 @@ pub(crate) struct Endpoint {
     outside_running: f64,
     /// Tokens that those hold in the KV cache.
     outside_held: f64,
+    /// Requests that this proxy has there without an entry in the books (copies of a mirror).
+    unbooked: f64,
 }
 
 /// A count that an engine says, whatever it says.
@@ -120,6 +122,7 @@ impl Endpoint {
             outside_waiting: 0.0,
             outside_running: 0.0,
             outside_held: 0.0,
+            unbooked: 0.0,
         }
     }
 
@@ -151,9 +154,15 @@ impl Endpoint {
         }
     }
 
-    /// Requests there, with those that other routers sent as far as the engine told.
+    /// Requests there, with those that are not in the books: as far as the engine told, or this proxy knows besides.
     pub(crate) fn load(&self) -> f64 {
-        f64::from(self.in_flight) + self.outside_waiting + self.outside_running
+        let outside = self.outside_waiting + self.outside_running;
+        f64::from(self.in_flight) + outside.max(self.unbooked)
+    }
+
+    /// This proxy has so many requests there, in the books or not.
+    pub(crate) fn set_active(&mut self, active: u64) {
+        self.unbooked = (active as f64 - f64::from(self.in_flight)).max(0.0);
     }
 
     /// Prompts of others in the queue, as far as the engine told.

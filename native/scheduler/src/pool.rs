@@ -223,6 +223,13 @@ impl Pool {
             .map(|endpoint| (endpoint.name, endpoint.own_load()))
     }
 
+    /// This proxy has so many requests at the endpoint: those beyond the books count in its load until it says so again.
+    pub fn set_active(&mut self, name: u64, active: u64) {
+        if let Some(at) = self.position(name) {
+            self.endpoints[at].set_active(active);
+        }
+    }
+
     /// Requests in flight, by the books.
     pub fn in_flight(&self) -> usize {
         self.flights.len()

@@ -98,3 +98,26 @@ fn what_others_hold_in_a_cache_leaves_less_room() {
     pool.observe_waiting(2, 9.0, pool.own_load(2).unwrap());
     assert_eq!(pool.pick(&heavy, 0.1, 0.0).unwrap().endpoint, 1);
 }
+
+#[test]
+fn requests_beyond_the_books_count_until_they_are_gone() {
+    let mut pool = Pool::new(PoolConfig {
+        policy: Policy::LeastRequest,
+        ..PoolConfig::default()
+    });
+    pool.set_endpoints(&[1, 2], 0.0);
+    let request = Request {
+        tokens: 10.0,
+        blocks: &[],
+        excluded: &[],
+        session: None,
+    };
+    pool.start(7, 1, &request, 0.0);
+    pool.set_active(1, 1);
+    pool.set_active(2, 2); // both of them copies
+    for random in [0.1, 0.9] {
+        assert_eq!(pool.pick(&request, 0.0, random).unwrap().endpoint, 1);
+    }
+    pool.set_active(2, 0);
+    assert_eq!(pool.pick(&request, 0.0, 0.5).unwrap().endpoint, 2);
+}
