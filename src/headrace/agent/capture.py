@@ -104,6 +104,12 @@ class ProxyDoor:
     bootstrap: Path
     owner: int | None = None
 
+    @property
+    def loads(self) -> Path | None:
+        """Where it finds a copy of its own of what model servers say of their load; None where it may read the
+        agent's."""
+        return None if self.owner is None else self.bootstrap.with_name("engine-loads")
+
     def hand_over(self, path: Path) -> None:
         """Make a file of the agent's the proxy's own."""
         if self.owner is not None:

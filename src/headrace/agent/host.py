@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from headrace.agent.capture import CaptureError
+from headrace.agent.capture import CaptureError, ProxyDoor
 from headrace.agent.children import Children, ReplicaRecord
 from headrace.agent.context import HostContext
 from headrace.agent.guardian import Guardian
@@ -272,7 +272,11 @@ class Host:
 
     async def _keep_loads(self) -> None:
         context = self._context
-        await LoadsFile(context.places.engine_loads, context.clock).keep(context.loads)
+
+        def doors() -> list[ProxyDoor]:
+            return [replica.door for replica in self._replicas.values()]
+
+        await LoadsFile(context.places.engine_loads, context.clock, doors).keep(context.loads)
 
     async def _keep_logs_short(self) -> None:
         places = self._context.places

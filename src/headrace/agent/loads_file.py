@@ -7,12 +7,14 @@ file rather than discovery: a load changes every second, and must not become a c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
 
+from headrace.agent.capture import ProxyDoor
 from headrace.agent.engine_loads import FIGURES, EndpointLoad, EngineLoads
 from headrace.floor.clock import Clock
 from headrace.floor.files import write_private
@@ -37,9 +39,12 @@ def loads_page(loads: Iterable[EndpointLoad], now: float, unix: float) -> bytes:
 class LoadsFile:
     """The file of one host."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, doors: Callable[[], Iterable[ProxyDoor]] = tuple) -> None:
+        """`doors` are those of the host's proxies: who is another user than the agent gets a copy of its own."""
         self._path = path
         self._clock = clock
+        self._doors = doors
+        self._copied = -math.inf
         self._exists = path.exists()
         self._words: object = None
         self._at = -math.inf
@@ -59,11 +64,22 @@ class LoadsFile:
         words = [(load.address, load.figures) for load in endpoints]
         if not (endpoints or self._exists) or (words == self._words and now - self._at < _REPEAT):
             return False
+        page = loads_page(endpoints, now, self._clock.now())
         try:
-            write_private(self._path, loads_page(endpoints, now, self._clock.now()), durable=False)
+            write_private(self._path, page, durable=False)
             self._exists, self._failed, self._words, self._at = True, False, words, now
         except OSError as error:
             if not self._failed:
                 _log.warning("engines' loads are not written; proxies go by their own books", reason=str(error))
             self._failed = True
+        if now - self._copied >= _REPEAT:
+            self._copied = now
+            self._copy(page)
         return True
+
+    def _copy(self, page: bytes) -> None:
+        """For proxies that are users of their own. One that is just going has no directory any more."""
+        for door in self._doors():
+            if door.loads is not None:
+                with contextlib.suppress(OSError):
+                    write_private(door.loads, page, durable=False, owner=door.owner)

@@ -14,6 +14,7 @@ from pathlib import Path
 from headrace import __version__
 from headrace.agent.admin import Admin
 from headrace.agent.capture import ProxyDoor
+from headrace.agent.engine_loads import VARIABLE
 from headrace.agent.process import Child, Launch, spawn
 from headrace.agent.spec import ReplicaSpec
 from headrace.envoy.bootstrap import BootstrapSettings, bootstrap_json
@@ -64,7 +65,10 @@ class Proxy:
             "--log-level",
             self._settings.log_level,
         )
-        self.child = spawn(wrap(Launch(command, mark, self._settings.environment, log=self._log)))
+        environment = dict(self._settings.environment)
+        if self._door.loads is not None:
+            environment[VARIABLE] = str(self._door.loads)
+        self.child = spawn(wrap(Launch(command, mark, environment, log=self._log)))
         return self.child
 
     async def end(self, grace: float) -> None:

@@ -46,8 +46,8 @@ class Replica:
         self.id = spec.id
         self._context = context
         self._machine = Machine(not spec.is_gateway, context.restarts, context.proxy_restarts, context.source)
-        self._door = context.capture.door(spec.id, attachment)
-        self._proxy = Proxy(self._door, context.places.proxy_log(spec.id), context.proxy)
+        self.door = context.capture.door(spec.id, attachment)
+        self._proxy = Proxy(self.door, context.places.proxy_log(spec.id), context.proxy)
         self._apps = Applications(spec, attachment, context, self._machine, self._proxy.admin)
         self._wanted = spec
         self._certificate: WorkloadCertificate | None = None
@@ -147,9 +147,9 @@ class Replica:
         """Run until stopped. An unexpected exception leaves the processes running and is raised."""
         context = self._context
         try:
-            path = self._door.xds
+            path = self.door.xds
             async with replica_socket(path, self.id, context.control, context.secrets), asyncio.TaskGroup() as tasks:
-                self._door.hand_over(path)
+                self.door.hand_over(path)
                 self._tasks = tasks
                 self._apps.bind(self._spawn, self._wake.set)
                 self._renew(self.spec)

@@ -19,12 +19,14 @@ def make_private_directory(path: Path) -> Path:
     return path
 
 
-def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_private(path: Path, data: bytes, *, durable: bool = True, owner: int | None = None) -> None:
     """Replace the file by `data` atomically, mode 0600 from its first byte on. Not `durable`: it need not outlive the
-    machine's next crash, and nobody waits for the disk."""
+    machine's next crash, and nobody waits for the disk. `owner`: another user whose file it is to be."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
     try:
         with os.fdopen(handle, "wb") as file:
+            if owner is not None:
+                os.fchown(handle, owner, owner)
             file.write(data)
             file.flush()
             if durable:

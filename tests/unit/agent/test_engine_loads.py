@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
+from headrace.agent.capture import ProxyDoor
 from headrace.agent.engine_loads import EngineLoads, ReplicaLoad
 from headrace.agent.engine_watch import endpoint_addresses, engine_of, metrics_port
 from headrace.agent.loads_file import LoadsFile, loads_page
@@ -130,3 +132,23 @@ def test_whom_to_ask() -> None:
     ports = (WorkloadPort(8000, "http"), WorkloadPort(8002, "metrics"))
     assert (metrics_port(ports), metrics_port(ports[:1])) == (8002, 0)
     assert endpoint_addresses("::1", (80, 81)) == ("[::1]:80", "[::1]:81")
+
+
+def test_proxies_that_are_users_of_their_own_get_copies_once_a_second(tmp_path: Path) -> None:
+    def door(name: str, owner: int | None) -> ProxyDoor:
+        (tmp_path / name).mkdir()
+        return ProxyDoor(tmp_path / name / "x", tmp_path / name / "a", tmp_path / name / "bootstrap.json", owner)
+
+    own, shared = door("own", os.getuid()), door("shared", None)
+    gone = ProxyDoor(tmp_path / "gone/x", tmp_path / "gone/a", tmp_path / "gone/bootstrap.json", os.getuid())
+    clock, loads = Clock(), EngineLoads()
+    file = LoadsFile(tmp_path / "engine-loads", clock, lambda: [gone, own, shared])
+    assert own.loads is not None and shared.loads is None
+    for waiting, copied in ((1, 1), (2, 1), (3, 3)):
+        loads.set("default/llm-0", ReplicaLoad(("127.16.0.1:8000",), EngineMetrics(waiting=waiting), clock.time))
+        assert file.update(loads)
+        assert f"waiting={waiting}" in (tmp_path / "engine-loads").read_text()
+        assert f"waiting={copied}" in own.loads.read_text()
+        clock.time += 0.6
+    assert stat.S_IMODE(own.loads.stat().st_mode) == 0o600
+    assert list((tmp_path / "shared").iterdir()) == []
