@@ -122,7 +122,8 @@ def proxies(snapshot: MeshSnapshot) -> dict[str, Proxy]:
     found = {name: offline.find_proxy(snapshot, offline.ProxyName.parse(name)) for name in PROXIES}
     capture = Capture(CaptureKind.LOOPBACK, 15001, offline.SAMPLE_CREDENTIALS)
     loopback = offline.find_proxy(snapshot, offline.ProxyName.parse("sidecar/shop/chat"), capture)
-    return {**found, "loopback/shop/chat": loopback}
+    own = offline.find_proxy(snapshot, offline.ProxyName.parse("sidecar/shop/chat"), Capture(own_namespace=True))
+    return {**found, "loopback/shop/chat": loopback, "netns/shop/chat": own}
 
 
 def versions(resources: ResourceSet) -> dict[tuple[str, str], str]:
@@ -135,8 +136,10 @@ def changed(before: dict[str, ResourceSet], after: dict[str, ResourceSet]) -> se
 
 
 DENY = {"action": "DENY", "rules": [{}]}
-SHOP_CHATS = {"sidecar/shop/chat", "sidecar/shop/chat-2", "loopback/shop/chat"}
-GOLD = {"sidecar/shop/chat", "loopback/shop/chat"}
+CHAT = {"sidecar/shop/chat", "loopback/shop/chat", "netns/shop/chat"}
+"""The same workload under every way of capture."""
+SHOP_CHATS = {*CHAT, "sidecar/shop/chat-2"}
+GOLD = CHAT
 SHOP = {*SHOP_CHATS, "sidecar/shop/web"}
 FRONT = {"targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "front"}]}
 TOKENS = {"jwtRules": [{"issuer": "i", "jwksUri": "https://issuer.example/keys"}]}
@@ -154,7 +157,7 @@ SELECTED: dict[str, tuple[Document, set[str]]] = {
         document("AuthorizationPolicy", "edge", "p", {**DENY, "selector": {"matchLabels": {"istio": "door"}}}),
         {"gateway/edge/door", "gateway/edge/other"},
     ),
-    "mesh": (document("AuthorizationPolicy", "istio-system", "p", DENY), {*PROXIES, "loopback/shop/chat"}),
+    "mesh": (document("AuthorizationPolicy", "istio-system", "p", DENY), {*PROXIES, *CHAT}),
     "mesh by label": (
         document("AuthorizationPolicy", "istio-system", "p", {**DENY, "selector": {"matchLabels": {"tier": "gold"}}}),
         {*GOLD, "sidecar/dev/chat"},
