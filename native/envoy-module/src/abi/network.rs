@@ -212,8 +212,8 @@ unsafe extern "C" fn envoy_dynamic_module_on_network_filter_config_new(
         // SAFETY: the configuration is alive during this call.
         let config = unsafe {
             Config {
-                refused: counter(config, "guard_refused"),
-                closed: counter(config, "guard_closed"),
+                refused: counter(config, "headrace_guard_refused"),
+                closed: counter(config, "headrace_guard_closed"),
             }
         };
         Box::into_raw(Box::new(config)) as Ours
