@@ -183,3 +183,23 @@ def test_an_endpoint_that_comes_lets_those_go_that_wait(tmp_path: Path, servers:
         held[0].gate.set()
         assert line.statuses() == [200] * 3
         wait_until(lambda: outcomes(envoy) == {"ok": 3}, "all counted")
+
+
+def test_each_subset_waits_for_places_of_its_own(tmp_path: Path, servers: Upstreams) -> None:
+    """A canary: most requests go to one of two clusters of a pool; what is free at the other is no use to them."""
+    held = [HeldServer(), HeldServer()]
+    bootstrap = gated(tmp_path, [servers.add(held[0].app())], ONE_EACH)
+    bootstrap.clusters["v2"] = [servers.add(held[1].app())]
+    bootstrap.pools["v2"] = {"admission": ONE_EACH, "pool": "test/models"}
+    bootstrap.routes.insert(0, {"prefix": "/v2", "route": {"cluster": "v2"}})
+    with pool_envoy(bootstrap) as envoy, opened(*held):
+        line = come(envoy, held[:1], 1, 4)
+        line.join("m", 3, lambda body: ask(envoy, body, path="/v2/chat/completions"))
+        wait_until(lambda: held[1].running == 1, "what is for the other does not wait")
+        line.join("m", 4, lambda body: ask(envoy, body, path="/v2/chat/completions"))
+        held[1].gate.set()
+        assert line.asked[5].answer().status == line.asked[4].answer().status == 200
+        wait_until(lambda: count(envoy, "waiting") == 3, "those for the first wait on")
+        held[0].gate.set()
+        assert line.statuses() == [200] * 6
+        assert (held[0].most, held[1].most, count(envoy, "overfull")) == (1, 1, 0)

@@ -10,7 +10,7 @@ use crate::request::hash_of;
 use crate::requests::find;
 use crate::settings::AdmissionSettings;
 use crate::timers;
-use scheduler::admission::{Arrival, Decision, Event, Gate, GateConfig, QueueBounds, Rate};
+use scheduler::admission::{Arrival, Decision, Event, Gate, GateConfig, QueueBounds, Rate, Room};
 use std::sync::{Arc, Mutex, Weak};
 
 /// The event by which a held stream learns that there is a verdict.
@@ -47,12 +47,13 @@ impl Standing {
         }
     }
 
-    /// What the gate is told.
-    pub fn arrival(&self, id: u64, tokens: f64, prefill: f64) -> Arrival {
+    /// What the gate is told. `group`: the cluster of its route, by its hash.
+    pub fn arrival(&self, id: u64, group: u64, tokens: f64, prefill: f64) -> Arrival {
         Arrival {
             id,
             tenant: self.tenant,
             weight: self.weight,
+            group,
             priority: self.priority,
             tokens,
             prefill,
@@ -104,6 +105,20 @@ impl Admission {
     pub fn set_capacity(&self, endpoints: u32, stranded: u32, now: f64) {
         if let Some(gate) = locked(&self.gate).as_mut() {
             gate.set_capacity(endpoints, stranded, now);
+        }
+    }
+
+    /// So much room there is for the requests of each cluster.
+    pub fn set_rooms(&self, rooms: &[(u64, Room)], now: f64) {
+        if let Some(gate) = locked(&self.gate).as_mut() {
+            gate.set_rooms(rooms.iter().copied(), now);
+        }
+    }
+
+    /// A request has come to its endpoint, and so much room is left.
+    pub fn placed(&self, id: u64, rooms: &[(u64, Room)], now: f64) {
+        if let Some(gate) = locked(&self.gate).as_mut() {
+            gate.placed(id, rooms.iter().copied(), now);
         }
     }
 
@@ -231,7 +246,7 @@ mod tests {
             ..AdmissionSettings::default()
         };
         let ask = |priority: &[u8], tenant: &[u8], deadline_ms| {
-            Standing::of(&settings, priority, tenant, deadline_ms).arrival(1, 10.0, 0.1)
+            Standing::of(&settings, priority, tenant, deadline_ms).arrival(1, 0, 10.0, 0.1)
         };
         let high = ask(b"high", b"a", Some(500.0));
         assert_eq!((high.priority, high.weight, high.deadline), (2, 3.0, Some(0.5)));
@@ -251,7 +266,7 @@ mod tests {
 
     fn arrive(pool: &PoolState, id: u64) -> Decision {
         pool.admission()
-            .arrive(&Standing::default().arrival(id, 1.0, 0.0), clock::now())
+            .arrive(&Standing::default().arrival(id, 0, 1.0, 0.0), clock::now())
     }
 
     #[test]
@@ -285,7 +300,7 @@ mod tests {
                 ..Standing::default()
             };
             let now = clock::now();
-            let _ = pool.admission().arrive(&standing.arrival(id, 1.0, 0.0), now);
+            let _ = pool.admission().arrive(&standing.arrival(id, 0, 1.0, 0.0), now);
             settle(&pool, now);
         }
         assert!(timers::waiting() < before + 20, "{}", timers::waiting());

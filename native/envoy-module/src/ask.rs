@@ -71,9 +71,10 @@ impl Ask {
             return Decision::Admit;
         }
         let prefill = self.settings.config.cost.prefill(tokens, 0.0);
+        let group = hash_of(self.cluster.as_bytes());
         self.pool
             .admission()
-            .arrive(&self.standing.arrival(id, tokens, prefill), now)
+            .arrive(&self.standing.arrival(id, group, tokens, prefill), now)
     }
 }
 

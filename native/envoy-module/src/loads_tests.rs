@@ -16,7 +16,7 @@ fn pool(name: &str) -> Arc<PoolState> {
     pool
 }
 
-fn picked(pool: &PoolState, id: u64, now: f64) -> u64 {
+fn picked(pool: &Arc<PoolState>, id: u64, now: f64) -> u64 {
     let wanted = Wanted {
         id,
         tokens: 100.0,

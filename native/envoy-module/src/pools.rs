@@ -3,6 +3,8 @@
 //! The load-balancing policy's configuration brings a pool into being, its workers' balancers tell the endpoints, the
 //! filter tells how requests fare. Locks are short, and never held while Envoy is called.
 
+mod books;
+
 use crate::admission::{self, Admission};
 use crate::clock;
 use crate::faults;
@@ -10,7 +12,8 @@ use crate::loads::{self, Heard, Load};
 use crate::places::Places;
 use crate::sessions::Sessions;
 use crate::settings::PoolSettings;
-use scheduler::{Observed, OwnLoad, Pick, Pool, Request};
+use books::{limit_of, Books};
+use scheduler::{Observed, OwnLoad, Pick, Pool};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -28,32 +31,6 @@ pub struct PoolState {
     admission: Admission,
 }
 
-#[derive(Debug)]
-struct Books {
-    pool: Pool,
-    clusters: HashMap<String, Cluster>,
-    union: Vec<u64>,
-    version: u64,
-    sessions: Sessions,
-    /// Endpoints that told their load in answers' headers.
-    heard: Heard,
-    places: Places,
-    /// Requests that may be at one endpoint.
-    limit: Option<u32>,
-    overfull: u64,
-}
-
-/// A cluster of the pool.
-#[derive(Debug, Default)]
-struct Cluster {
-    /// Balancers that serve it, one per worker.
-    balancers: usize,
-    /// Its endpoints.
-    names: Vec<u64>,
-    /// Those to which requests are sent: healthy, not draining, of the priority in use.
-    usable: Vec<u64>,
-}
-
 /// A request that wants an endpoint.
 #[derive(Debug)]
 pub struct Wanted<'a> {
@@ -69,17 +46,6 @@ pub struct Wanted<'a> {
     pub tried: &'a [u64],
     /// Endpoints of the pool that cannot be chosen now: of other clusters, or unhealthy.
     pub absent: &'a [u64],
-}
-
-impl<'a> Wanted<'a> {
-    fn request(&self, books: &Books) -> Request<'a> {
-        Request {
-            tokens: self.tokens,
-            blocks: self.blocks,
-            excluded: &[],
-            session: self.session.and_then(|session| books.sessions.get(session)),
-        }
-    }
 }
 
 impl PoolState {
@@ -124,8 +90,10 @@ impl PoolState {
         let mut books = locked(&self.books);
         books.pool.set_config(settings.config);
         books.limit = limit_of(&settings);
+        self.tell_capacity(&books, now); // before anybody goes by the new settings
         self.admission
             .configure(settings.admission.as_ref(), books.places.usable(), now);
+        self.tell_capacity(&books, now); // in case the gate is new
         drop(books);
         *locked(&self.settings) = Arc::new(settings);
         admission::settle(self, now);
@@ -187,6 +155,7 @@ impl PoolState {
     /// Called with the books locked, so that the last that was told is the last that was true.
     fn tell_capacity(&self, books: &Books, now: f64) {
         let places = &books.places;
+        self.admission.set_rooms(&books.rooms(), now);
         self.admission.set_capacity(places.usable(), places.stranded(), now);
     }
 
@@ -209,7 +178,7 @@ impl PoolState {
     ///
     /// An endpoint with as many requests as it may have is left out. If all have (a race, or a retry), the request goes
     /// to one with the fewest; [`PoolState::take_overfull`] tells how often.
-    pub fn dispatch(&self, wanted: &Wanted<'_>, now: f64, random: f64) -> Option<Pick> {
+    pub fn dispatch(self: &Arc<Self>, wanted: &Wanted<'_>, now: f64, random: f64) -> Option<Pick> {
         let mut books = locked(&self.books);
         faults::at("choose");
         let Books { heard, pool, .. } = &mut *books;
@@ -225,6 +194,12 @@ impl PoolState {
         }
         let pick = pick?;
         books.enter(wanted, pick.endpoint, now);
+        let rooms = books.rooms();
+        self.admission.placed(wanted.id, &rooms, now);
+        drop(books);
+        if !rooms.is_empty() {
+            admission::settle(self, now);
+        }
         Some(pick)
     }
 
@@ -255,6 +230,8 @@ impl PoolState {
         books.pool.finish(id, now);
         if books.places.free(id) {
             self.tell_capacity(&books, now);
+        } else if books.has_rooms() {
+            self.admission.set_rooms(&books.rooms(), now);
         }
     }
 
@@ -309,71 +286,6 @@ impl PoolState {
     pub fn in_flight(&self) -> usize {
         locked(&self.books).pool.in_flight()
     }
-}
-
-impl Books {
-    fn unite(&mut self, now: f64) {
-        let mut union: Vec<u64> = Vec::new();
-        let mut usable = Vec::new();
-        for cluster in self.clusters.values() {
-            union.extend_from_slice(&cluster.names);
-            usable.extend_from_slice(&cluster.usable);
-        }
-        union.sort_unstable();
-        union.dedup();
-        self.places.set_usable(usable);
-        self.pool.set_endpoints(&union, now);
-        self.union = union;
-        self.version += 1;
-    }
-
-    fn choose(&mut self, wanted: &Wanted<'_>, tried: &[u64], (now, random): (f64, f64)) -> Option<Pick> {
-        let mut request = wanted.request(self);
-        let mut excluded = [wanted.absent, tried].concat();
-        let unfit = excluded.len();
-        if let Some(limit) = self.limit {
-            excluded.extend(self.places.full(limit));
-        }
-        request.excluded = &excluded;
-        let pick = self.pool.pick(&request, now, random);
-        if pick.is_some() || excluded.len() == unfit {
-            return pick;
-        }
-        excluded.truncate(unfit);
-        let open: Vec<u64> = self
-            .union
-            .iter()
-            .copied()
-            .filter(|name| !excluded.contains(name))
-            .collect();
-        let least = open.iter().map(|&name| self.places.taken(name)).min()?;
-        excluded.extend(open.iter().filter(|&&name| self.places.taken(name) > least));
-        let mut request = wanted.request(self);
-        request.excluded = &excluded;
-        let pick = self.pool.pick(&request, now, random)?;
-        self.overfull += 1;
-        Some(pick)
-    }
-
-    /// A session whose endpoint is only full comes back to it.
-    fn enter(&mut self, wanted: &Wanted<'_>, endpoint: u64, now: f64) {
-        if let Some(session) = wanted.session {
-            let full = |home: u64| {
-                self.places.is_usable(home) && self.limit.map_or(false, |limit| self.places.taken(home) >= limit)
-            };
-            if !self.sessions.get(session).map_or(false, full) {
-                self.sessions.set(session, endpoint);
-            }
-        }
-        let request = wanted.request(self);
-        self.pool.start(wanted.id, endpoint, &request, now);
-        self.places.put(wanted.id, endpoint);
-    }
-}
-
-fn limit_of(settings: &PoolSettings) -> Option<u32> {
-    let each = settings.admission.as_ref()?.concurrency_per_endpoint;
-    Some(each).filter(|&each| each > 0)
 }
 
 static POOLS: Mutex<Vec<Weak<PoolState>>> = Mutex::new(Vec::new());

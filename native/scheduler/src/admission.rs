@@ -19,7 +19,7 @@
 //! };
 //! let mut gate = Gate::new(config, 8, 0.0); // 8 endpoints, at time 0
 //! let arrival = |id| Arrival {
-//!     id, tenant: 1, weight: 1.0, priority: 0, tokens: 300.0, prefill: 0.02, deadline: None,
+//!     id, tenant: 1, weight: 1.0, group: 0, priority: 0, tokens: 300.0, prefill: 0.02, deadline: None,
 //! };
 //! assert_eq!(gate.arrive(&arrival(1), 0.0), Decision::Admit);
 //! assert!(matches!(gate.arrive(&arrival(2), 0.0), Decision::Hold { .. }));
@@ -40,11 +40,14 @@ mod config;
 mod estimate;
 mod fair;
 mod gate;
+mod levels;
 mod moment;
 mod news;
 mod queue;
 mod rate;
+mod rooms;
 
 pub use config::{Arrival, Decision, Event, GateConfig, QueueBounds, Refusal, RefusalReason};
 pub use gate::{Gate, Load};
 pub use rate::Rate;
+pub use rooms::Room;

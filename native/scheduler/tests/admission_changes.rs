@@ -12,6 +12,7 @@ fn arrival(id: u64) -> Arrival {
         id,
         tenant: 1,
         weight: 1.0,
+        group: 0,
         priority: 0,
         tokens: 100.0,
         prefill: 0.0,

@@ -41,6 +41,7 @@ fn arrival(random: &mut Random, id: u64) -> Arrival {
         id,
         tenant: random.below(4),
         weight: [0.5, 1.0, 3.0][random.below(3) as usize],
+        group: 0,
         priority: random.below(5) as u8,
         tokens: [0.0, 10.0, 100.0, 600.0][random.below(4) as usize],
         prefill: random.unit(),

@@ -27,6 +27,7 @@ fn costs(waiting: u64) -> [f64; 3] {
             id,
             tenant: random.below(100),
             weight: 1.0,
+            group: 0,
             priority: random.below(3) as u8,
             tokens: random.below(8000) as f64,
             prefill: 0.1,

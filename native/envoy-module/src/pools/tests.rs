@@ -91,7 +91,7 @@ fn sessions_stay_where_they_are() {
 const LIMITED: &str = ",\"admission\":{\"concurrency_per_endpoint\":2,\"queue\":{\"requests\":9}}";
 
 fn arrive(pool: &Arc<PoolState>, id: u64) -> bool {
-    let arrival = Standing::default().arrival(id, 1.0, 0.0);
+    let arrival = Standing::default().arrival(id, 0, 1.0, 0.0);
     pool.admission().arrive(&arrival, 0.0) == Decision::Admit
 }
 
@@ -184,4 +184,34 @@ fn the_last_cluster_takes_those_that_wait_with_it() {
     assert_eq!(pool.admission().waiting(), 1);
     pool.leave("a", 1.0);
     assert_eq!(pool.admission().waiting(), 0);
+}
+
+#[test]
+fn clusters_of_a_pool_wait_for_places_of_their_own() {
+    let pool = pool_of(settings("subsets", LIMITED));
+    for (cluster, names) in [("a", vec![1]), ("b", vec![2, 3])] {
+        pool.join(cluster);
+        pool.set_endpoints(cluster, names, 0.0);
+    }
+    let arrive = |cluster: &str, id: u64| {
+        let group = crate::request::hash_of(cluster.as_bytes());
+        let arrival = Standing::default().arrival(id, group, 1.0, 0.0);
+        pool.admission().arrive(&arrival, 0.0) == Decision::Admit
+    };
+    let send = |id: u64| {
+        let to_a = Wanted {
+            absent: &[2, 3],
+            ..wanted(id)
+        };
+        pool.dispatch(&to_a, 0.0, 0.5).unwrap().endpoint
+    };
+    assert!(arrive("a", 1) && arrive("a", 2) && !arrive("a", 3));
+    assert_eq!((send(1), send(2)), (1, 1));
+    assert!(!arrive("a", 4) && arrive("b", 5), "there is room for the other");
+    assert_eq!(pool.admission().waiting(), 2);
+    pool.finish(1, 1.0);
+    admission::leave(&pool, 1);
+    assert_eq!(pool.admission().waiting(), 0); // those two are without streams: as if they had just gone
+    let _ = pool_of(settings("subsets", ""));
+    assert!((10..20).all(|id| arrive("a", id)));
 }

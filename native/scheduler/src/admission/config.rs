@@ -85,6 +85,8 @@ pub struct Arrival {
     pub tenant: u64,
     /// The tenant's weight; 1 is usual.
     pub weight: f64,
+    /// Requests of one group can go to the same endpoints, and wait for places there. 0 where all can go everywhere.
+    pub group: u64,
     /// 0 is the lowest.
     pub priority: u8,
     /// Tokens of the prompt, estimated.

@@ -76,6 +76,24 @@ impl FairQueue {
         self.count
     }
 
+    /// Virtual time.
+    pub(super) fn clock(&self) -> u128 {
+        self.clock
+    }
+
+    /// It is at least so late: others with whom this queue shares have been served.
+    pub(super) fn advance(&mut self, clock: u128) {
+        self.clock = self.clock.max(clock);
+    }
+
+    /// Whose turn it is: the less, the sooner.
+    pub(super) fn head(&self) -> Option<(u128, bool, u64)> {
+        self.turns
+            .iter()
+            .next()
+            .map(|&(tag, served, seq, _)| (tag, served, seq))
+    }
+
     /// Put a ticket in. Tickets of a tenant go in the order of `seq`; its weight is from now on `weight`. A known
     /// tenant may have a credit of as much as `burst` tickets of average cost.
     pub(super) fn push(&mut self, (tenant, weight): (u64, u64), burst: u32, seq: u64, place: Place) {
@@ -153,11 +171,16 @@ impl FairQueue {
         Some(place.id)
     }
 
+    /// How many tickets for its weight the tenant with the most has.
+    pub(super) fn heaviest(&self) -> u128 {
+        self.lengths.iter().next_back().map_or(0, |&(most, _)| most)
+    }
+
     /// Whether some tenant has more tickets for its weight than this one would have with one more.
     pub(super) fn someone_is_heavier(&self, tenant: u64, weight: u64) -> bool {
         let (own, _) = self.own(tenant);
         let own = (own + 1) as u128 * SCALE / u128::from(weight.max(1));
-        self.lengths.iter().next_back().map_or(false, |&(most, _)| most > own)
+        self.heaviest() > own
     }
 
     /// Change one tenant's tickets and keep the orders and sums.

@@ -7,6 +7,7 @@ use super::moment::Moment;
 use super::news::News;
 use super::queue::{Queue, Ticket};
 use super::rate::Bucket;
+use super::rooms::{Room, Rooms};
 use std::collections::HashMap;
 
 /// Decides who may go to one pool. Bounded memory: at most `queue.depth` tickets wait, and as many run as the caller
@@ -17,8 +18,9 @@ pub struct Gate {
     bucket: Option<Bucket>,
     endpoints: u32,
     stranded: u32,
+    rooms: Rooms,
     queue: Queue,
-    running: HashMap<u64, Moment>,
+    running: HashMap<u64, Running>,
     news: News,
     run_time: RunTime,
     promised: Moment,
@@ -36,6 +38,14 @@ pub struct Load {
     pub running: usize,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    since: Moment,
+    group: u64,
+    /// Its endpoint is known, and a place there is no longer free.
+    placed: bool,
+}
+
 /// No prompt counts as more tokens than this.
 const MOST_TOKENS: f64 = 1e12;
 
@@ -48,6 +58,7 @@ impl Gate {
             bucket: config.rate.map(|rate| Bucket::new(rate, now)),
             endpoints,
             stranded: 0,
+            rooms: Rooms::default(),
             queue: Queue::default(),
             running: HashMap::new(),
             news: News::default(),
@@ -86,11 +97,30 @@ impl Gate {
         self.settle();
     }
 
+    /// Groups of requests that can go to some of the endpoints only, and how much room there is for them now. Those that
+    /// are not named have no bounds of their own. Tell it whenever a place became free.
+    pub fn set_rooms(&mut self, rooms: impl IntoIterator<Item = (u64, Room)>, now: f64) {
+        self.advance(now);
+        self.rooms.set(rooms);
+        self.settle();
+    }
+
+    /// A request that runs has come to its endpoint, and `rooms` is what is left. Until then a place is kept for it.
+    pub fn placed(&mut self, id: u64, rooms: impl IntoIterator<Item = (u64, Room)>, now: f64) {
+        self.advance(now);
+        if let Some(running) = self.running.get_mut(&id).filter(|running| !running.placed) {
+            running.placed = true;
+            self.rooms.arrived(running.group);
+        }
+        self.rooms.set(rooms);
+        self.settle();
+    }
+
     /// The pool is gone: what waits is refused. It may come back.
     pub fn close(&mut self, now: f64) {
         self.advance(now);
         self.endpoints = 0;
-        while let Some(ticket) = self.queue.pop(self.now, self.config.highest_priority) {
+        while let Some(ticket) = self.queue.pop(self.now, self.config.highest_priority, |_| true) {
             self.refuse(&ticket, RefusalReason::NoEndpoint);
         }
     }
@@ -112,8 +142,8 @@ impl Gate {
         if spare.map_or(false, |spare| spare < 0.0) {
             return reject(RefusalReason::Deadline, None);
         }
-        if self.queue.len() == 0 && self.has_slot() && self.pass() {
-            let _ = self.running.insert(id, self.now);
+        if !self.somebody_could_go() && self.rooms.open(arrival.group) && self.has_slot() && self.pass() {
+            self.begin(id, arrival.group);
             return Decision::Admit;
         }
         self.hold(arrival, spare)
@@ -164,10 +194,10 @@ impl Gate {
     }
 
     /// Seconds that a new request would probably wait.
-    pub fn predicted_wait(&self, priority: u8, tenant: u64, weight: f64) -> f64 {
+    pub fn predicted_wait(&self, priority: u8, group: u64, tenant: u64, weight: f64) -> f64 {
         let priority = priority.min(self.config.highest_priority);
-        self.outlook()
-            .wait(self.queue.ahead(priority, tenant, whole_weight(weight)))
+        let ahead = self.ahead(priority, group, tenant, whole_weight(weight));
+        self.outlook(group).wait(ahead)
     }
 
     /// Seconds that requests run, on average, of late.
@@ -180,12 +210,12 @@ impl Gate {
         if let Err(reason) = self.has_room(&ticket) {
             let retry_after = match reason {
                 RefusalReason::TenantFull => self.tenant_retry_after(&ticket),
-                _ => self.retry_after(),
+                _ => self.retry_after(ticket.group),
             };
             return reject(reason, retry_after);
         }
-        let ahead = self.queue.ahead(ticket.priority, ticket.tenant, ticket.weight);
-        let predicted = self.outlook().wait(ahead);
+        let ahead = self.ahead(ticket.priority, ticket.group, ticket.tenant, ticket.weight);
+        let predicted = self.outlook(ticket.group).wait(ahead);
         if let Some(too_long) = spare.map(|spare| predicted - spare).filter(|&too_long| too_long > 0.0) {
             let retry_after = Some(too_long.min(self.config.longest_retry)).filter(|_| predicted.is_finite());
             return reject(RefusalReason::Deadline, retry_after);
@@ -211,6 +241,7 @@ impl Gate {
             id: arrival.id,
             tenant: arrival.tenant,
             weight: whole_weight(arrival.weight),
+            group: arrival.group,
             priority,
             tokens: tokens as u64,
             cost: (not_negative(cost).min(MOST_TOKENS) as u64).max(1),
@@ -230,7 +261,7 @@ impl Gate {
     fn has_room(&mut self, ticket: &Ticket) -> Result<(), RefusalReason> {
         let bounds = self.config.queue;
         if bounds.depth == 0 {
-            return Err(if self.has_slot() {
+            return Err(if self.has_slot() && self.rooms.open(ticket.group) {
                 RefusalReason::Rate
             } else {
                 RefusalReason::Concurrency
@@ -244,7 +275,7 @@ impl Gate {
             return Err(RefusalReason::TenantFull);
         }
         let whole = self.queue.tokens().saturating_add(ticket.tokens);
-        let below = self.queue.tokens_below(ticket.priority);
+        let below = self.queue.levels().tokens_below(ticket.priority);
         if ticket.tokens > bounds.tokens || whole.saturating_sub(bounds.tokens) > below {
             return Err(RefusalReason::QueueTokens);
         }
@@ -269,7 +300,8 @@ impl Gate {
     }
 
     fn gives_way(&self, ticket: &Ticket) -> Option<u64> {
-        self.queue.gives_way(ticket.priority, ticket.tenant, ticket.weight)
+        let levels = self.queue.levels();
+        levels.gives_way(ticket.priority, ticket.tenant, ticket.weight)
     }
 
     /// Do what is due until now, each thing as of when it was due; at one moment releases come before expiries.
@@ -312,8 +344,12 @@ impl Gate {
         if !self.pass() {
             return;
         }
-        if let Some(ticket) = self.queue.pop(self.now, self.config.highest_priority) {
-            let _ = self.running.insert(ticket.id, self.now);
+        let rooms = &self.rooms;
+        if let Some(ticket) = self
+            .queue
+            .pop(self.now, self.config.highest_priority, |group| rooms.open(group))
+        {
+            self.begin(ticket.id, ticket.group);
             self.news.push(Event::Released {
                 id: ticket.id,
                 waited: self.now.since(ticket.arrived),
@@ -322,7 +358,7 @@ impl Gate {
     }
 
     fn refuse(&mut self, ticket: &Ticket, reason: RefusalReason) {
-        let retry_after = self.retry_after();
+        let retry_after = self.retry_after(ticket.group);
         self.news.push(Event::Refused {
             id: ticket.id,
             waited: self.now.since(ticket.arrived),
@@ -330,9 +366,22 @@ impl Gate {
         });
     }
 
+    fn begin(&mut self, id: u64, group: u64) {
+        let running = Running {
+            since: self.now,
+            group,
+            placed: false,
+        };
+        let _ = self.running.insert(id, running);
+        self.rooms.sent(group);
+    }
+
     fn end(&mut self, id: u64) {
-        if let Some(since) = self.running.remove(&id) {
-            self.run_time.observe(self.now.since(since));
+        if let Some(running) = self.running.remove(&id) {
+            self.run_time.observe(self.now.since(running.since));
+            if !running.placed {
+                self.rooms.arrived(running.group);
+            }
         }
     }
 
@@ -343,6 +392,11 @@ impl Gate {
 
     fn has_slot(&self) -> bool {
         self.slots().map_or(true, |slots| (self.running.len() as u64) < slots)
+    }
+
+    /// Whether one of those that wait could go but for the rate and the places of the whole pool.
+    fn somebody_could_go(&self) -> bool {
+        self.queue.levels().any(|group| self.rooms.open(group))
     }
 
     fn slots(&self) -> Option<u64> {
@@ -359,7 +413,7 @@ impl Gate {
     }
 
     fn next_release(&self) -> Moment {
-        if self.queue.len() == 0 || !self.has_slot() {
+        if !self.has_slot() || !self.somebody_could_go() {
             return Moment::NEVER;
         }
         self.bucket
@@ -367,21 +421,40 @@ impl Gate {
             .map_or(self.now, |bucket| bucket.ready(1).max(self.now))
     }
 
-    fn outlook(&self) -> Outlook<'_> {
+    fn outlook(&self, group: u64) -> Outlook<'_> {
+        let mut slots = self.slots();
+        let mut running = self.running.len() as u64;
+        if let Some((all, taken)) = self.rooms.taken(group) {
+            if slots.map_or(true, |slots| all < slots) {
+                slots = Some(all);
+                running = taken;
+            }
+        }
         Outlook {
             now: self.now,
             bucket: self.bucket.as_ref(),
-            slots: self.slots(),
-            running: self.running.len() as u64,
+            slots,
+            running,
             run_time: self.run_time.mean(),
         }
     }
 
+    /// Tickets that will probably go before a new one: of its group, if that has places of its own.
+    fn ahead(&self, priority: u8, group: u64, tenant: u64, weight: u64) -> usize {
+        let own = Some(group).filter(|&group| self.rooms.bounds(group));
+        self.queue.levels().ahead(priority, own, tenant, weight)
+    }
+
     /// When one more refused request may find room: once the queue is short enough to be passed in time, and after
     /// those that were refused before it.
-    fn retry_after(&mut self) -> Option<f64> {
-        let outlook = self.outlook();
-        let (wait, interval) = (outlook.wait(self.queue.len()), outlook.interval());
+    fn retry_after(&mut self, group: u64) -> Option<f64> {
+        let outlook = self.outlook(group);
+        let waiting = if self.rooms.bounds(group) {
+            self.queue.levels().of_group(group)
+        } else {
+            self.queue.len()
+        };
+        let (wait, interval) = (outlook.wait(waiting), outlook.interval());
         let base = not_negative(wait - self.config.queue.wait);
         let (now, longest) = (self.now, self.config.longest_retry);
         Some(wait)
@@ -391,8 +464,9 @@ impl Gate {
 
     /// The same for a request whose tenant has too many waiting: they go at the tenant's share.
     fn tenant_retry_after(&mut self, ticket: &Ticket) -> Option<f64> {
-        let share = self.queue.share(ticket.priority, ticket.tenant, ticket.weight);
-        let interval = self.outlook().interval() / share;
+        let levels = self.queue.levels();
+        let share = levels.share(ticket.priority, ticket.group, ticket.tenant, ticket.weight);
+        let interval = self.outlook(ticket.group).interval() / share;
         let (now, longest) = (self.now, self.config.longest_retry);
         let load = self.queue.tenant(ticket.tenant)?;
         Some(interval)

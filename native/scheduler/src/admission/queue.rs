@@ -1,9 +1,9 @@
-//! What waits: a fair queue for each priority, the times at which tickets expire or rise, and the bounds.
+//! What waits: in fair order, with the times at which tickets expire or rise, and the bounds.
 
 use super::config::RefusalReason;
-use super::fair::{FairQueue, Place};
+use super::levels::Levels;
 use super::moment::Moment;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 /// A ticket that waits.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +11,7 @@ pub(super) struct Ticket {
     pub(super) id: u64,
     pub(super) tenant: u64,
     pub(super) weight: u64,
+    pub(super) group: u64,
     pub(super) priority: u8,
     pub(super) tokens: u64,
     pub(super) cost: u64,
@@ -44,20 +45,13 @@ struct Entry {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Queue {
-    /// By priority; a level stays when it is empty, as it remembers its tenants.
-    levels: BTreeMap<u8, Level>,
+    levels: Levels,
     entries: HashMap<u64, Entry>,
     tenants: HashMap<u64, TenantLoad>,
     expiries: BTreeSet<Timer>,
     rises: BTreeSet<Timer>,
     tokens: u64,
     next_seq: u64,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Level {
-    fair: FairQueue,
-    tokens: u64,
 }
 
 impl Queue {
@@ -93,7 +87,7 @@ impl Queue {
         load.count += 1;
         load.tokens = load.tokens.saturating_add(ticket.tokens);
         self.tokens = self.tokens.saturating_add(ticket.tokens);
-        self.enter_level(ticket.priority, seq, &ticket);
+        self.levels.push(ticket.priority, seq, &ticket);
         let level = ticket.priority;
         let _ = self.entries.insert(ticket.id, Entry { ticket, seq, level });
     }
@@ -101,22 +95,25 @@ impl Queue {
     /// Take a ticket out, wherever it stands.
     pub(super) fn remove(&mut self, id: u64) -> Option<Ticket> {
         let entry = self.entries.remove(&id)?;
-        let ticket = entry.ticket;
-        if let Some(level) = self.levels.get_mut(&entry.level) {
-            let _ = level.fair.remove(ticket.tenant, entry.seq);
-        }
-        self.forget(&entry);
-        Some(ticket)
-    }
-
-    /// Take out the ticket whose turn it is. Those that have waited long enough rise to level `highest` before.
-    pub(super) fn pop(&mut self, now: Moment, highest: u8) -> Option<Ticket> {
-        self.raise(now, highest);
-        let level = self.levels.values_mut().rev().find(|level| level.fair.len() > 0)?;
-        let id = level.fair.pop()?.id;
-        let entry = self.entries.remove(&id)?;
+        self.levels.remove(entry.level, entry.seq, &entry.ticket);
         self.forget(&entry);
         Some(entry.ticket)
+    }
+
+    /// Take out the ticket whose turn it is, of the groups that are `open`. Those that have waited long enough rise to
+    /// level `highest` before.
+    pub(super) fn pop(&mut self, now: Moment, highest: u8, open: impl Fn(u64) -> bool) -> Option<Ticket> {
+        self.raise(now, highest);
+        let id = self.levels.pop(open)?;
+        let entry = self.entries.remove(&id)?;
+        self.levels.left(entry.level, &entry.ticket);
+        self.forget(&entry);
+        Some(entry.ticket)
+    }
+
+    /// By priority and group.
+    pub(super) fn levels(&self) -> &Levels {
+        &self.levels
     }
 
     /// Other times from now on: nothing expires after `latest`, and what has waited for `starvation` seconds since it
@@ -146,66 +143,9 @@ impl Queue {
         self.expiries.iter().next().map(|&(at, _, id)| (at, id))
     }
 
-    /// Tickets that will probably go before a new one.
-    pub(super) fn ahead(&self, priority: u8, tenant: u64, weight: u64) -> usize {
-        self.levels
-            .range(priority..)
-            .map(|(&at, level)| {
-                if at == priority {
-                    level.fair.ahead(tenant, weight)
-                } else {
-                    level.fair.len()
-                }
-            })
-            .sum()
-    }
-
-    /// The share of service that a tenant gets on its level while those who wait now do.
-    pub(super) fn share(&self, priority: u8, tenant: u64, weight: u64) -> f64 {
-        self.levels
-            .get(&priority)
-            .map_or(1.0, |level| level.fair.share(tenant, weight))
-    }
-
-    /// The ticket that gives its place to a new one in a full queue: the newest of the tenant with the most on the
-    /// lowest level, if that level is below the new one's, or that tenant has more for its weight there.
-    pub(super) fn gives_way(&self, priority: u8, tenant: u64, weight: u64) -> Option<u64> {
-        let (&lowest, level) = self.levels.iter().find(|(_, level)| level.fair.len() > 0)?;
-        let may = lowest < priority || (lowest == priority && level.fair.someone_is_heavier(tenant, weight));
-        if may {
-            level.fair.newest_of_heaviest()
-        } else {
-            None
-        }
-    }
-
-    /// Tokens that wait on levels below this one.
-    pub(super) fn tokens_below(&self, priority: u8) -> u64 {
-        self.levels.range(..priority).map(|(_, level)| level.tokens).sum()
-    }
-
-    fn enter_level(&mut self, at: u8, seq: u64, ticket: &Ticket) {
-        let level = self.levels.entry(at).or_default();
-        let place = Place {
-            id: ticket.id,
-            cost: ticket.cost,
-        };
-        level
-            .fair
-            .push((ticket.tenant, ticket.weight), ticket.burst, seq, place);
-        level.tokens = level.tokens.saturating_add(ticket.tokens);
-    }
-
-    fn leave_level(&mut self, at: u8, tokens: u64) {
-        if let Some(level) = self.levels.get_mut(&at) {
-            level.tokens = level.tokens.saturating_sub(tokens);
-        }
-    }
-
     /// Keep the books of a ticket that has left its fair queue for good.
     fn forget(&mut self, entry: &Entry) {
         let ticket = &entry.ticket;
-        self.leave_level(entry.level, ticket.tokens);
         let _ = self.expiries.remove(&(ticket.expires, entry.seq, ticket.id));
         let _ = self.rises.remove(&(ticket.rises, entry.seq, ticket.id));
         self.tokens = self.tokens.saturating_sub(ticket.tokens);
@@ -232,11 +172,8 @@ impl Queue {
                 }
                 _ => continue,
             };
-            if let Some(level) = self.levels.get_mut(&from) {
-                let _ = level.fair.remove(ticket.tenant, seq);
-            }
-            self.leave_level(from, ticket.tokens);
-            self.enter_level(highest, seq, &ticket);
+            self.levels.remove(from, seq, &ticket);
+            self.levels.push(highest, seq, &ticket);
         }
     }
 }
