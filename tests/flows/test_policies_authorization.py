@@ -44,6 +44,10 @@ async def test_clear_text_has_no_identity_under_permissive() -> None:
 
 
 DENY_BEFORE_ALLOW = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: ops}
+---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: anybody-reads}
@@ -55,7 +59,7 @@ metadata: {name: no-admin, namespace: istio-system}
 spec:
   action: DENY
   rules:
-  - to: [{operation: {paths: [/admin*], ports: ["%s"]}}]
+  - to: [{operation: {paths: [/admin*], notPorts: ["1"]}}]
     from: [{source: {notNamespaces: [ops]}}]
   - to: [{operation: {paths: ["/v1/{*}/secret/{**}"]}}]
     when: [{key: "request.headers[x-pass]", notValues: ["open*"]}]
@@ -63,7 +67,7 @@ spec:
 
 
 async def test_deny_comes_before_allow_and_the_log_names_the_rule() -> None:
-    async with guarded(DENY_BEFORE_ALLOW.replace('ports: ["%s"]', 'notPorts: ["1"]')) as chat:
+    async with guarded(DENY_BEFORE_ALLOW) as chat:
         assert (await chat.ask("/free")).status == 200
         assert (await chat.ask("/free", method="POST")).status == 403
         assert (await chat.ask("/admin/x?y")).status == 403
@@ -152,6 +156,10 @@ async def test_hosts_are_the_same_in_every_case() -> None:
         for host in ("secret.example", "SECRET.Example", "Secret.example:8443", "secret.example:80"):
             assert (await chat.ask(host=host)).status == 403, host
         assert (await chat.ask(host="public.example")).status == 200
+        absolute = await chat.ask("http://secret.example/", host="public.example")
+        assert absolute.status == 403, "the target's host counts, not the header's"
+        for host in ("secret.example.", "SECRET.example.:80"):
+            assert (await chat.ask(host=host)).status == 403, host
 
 
 NO_ADMIN = """
@@ -178,6 +186,8 @@ async def test_a_path_cannot_be_written_around_a_policy() -> None:
         for path in TRICKS:
             assert (await chat.ask(path)).status in (400, 403), path
         assert (await chat.ask("/Admin")).status == 200, "another path"
+        for target in ("http://chat/admin", "http://elsewhere/admin", "https://chat/x/../admin?y"):
+            assert (await chat.ask(target)).status in (400, 403), target
     normal = "  pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}"
     async with guarded(NO_ADMIN, settings=normal) as chat:
         for path in (*TRICKS, *SLASHES):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from headrace.model.authorization import Action, AuthorizationPolicy, Authorizer
+from headrace.model.authorization import HOST, Action, AuthorizationPolicy, Authorizer
 from headrace.model.destination import TlsMode
 from headrace.model.jwks import split_uri
 from headrace.model.names import outbound_cluster
@@ -41,6 +41,12 @@ class Guard:
 
     def __bool__(self) -> bool:
         return bool(self.authorization or self.rules)
+
+    @property
+    def names_hosts(self) -> bool:
+        """Whether a policy looks at the host that a request names."""
+        found = (rule for policy in self.authorization for rule in policy.rules)
+        return any(item.key == HOST for rule in found for operation in rule.operations for item in operation)
 
 
 OPEN = Guard()

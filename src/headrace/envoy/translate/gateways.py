@@ -55,7 +55,7 @@ def _build(memo: Memo, scope: Scope, proxy: Proxy, guard: Guard) -> tuple[XdsRes
     ports = merged_ports(scope.gateways, proxy.bind, proxy.port_map)
     https_port = HTTPS_PORT if proxy.fronted else dict(proxy.port_map).get(HTTPS_PORT, HTTPS_PORT)
     guards = http_guards(guard, scope.mesh, gateway=True)
-    native = Native(proxy.module, way_in(memo, scope, proxy.module), guards)
+    native = Native(proxy.module, way_in(memo, scope, proxy.module), guards, guard.names_hosts)
     found: list[XdsResource] = []
     tables: dict[str, list[BoundServer]] = {}
     for port in ports:
@@ -75,6 +75,7 @@ class Native:
     module: bool
     pools: WayIn
     guards: tuple[Any, ...] = ()
+    plain_host: bool = False
 
 
 def _listener(port: GatewayPort, scope: Scope, native: Native) -> Any:
@@ -124,6 +125,7 @@ def _http(server: BoundServer, listener: str, scope: Scope, native: Native) -> A
             rds=server.route_name,
             module=native.module,
             first=native.guards,
+            plain_host=native.plain_host,
             pools=native.pools,
             grpc_web=server.server.protocol.upper() == "GRPC-WEB",
         )

@@ -76,7 +76,8 @@ class HcmSettings:
 
     Exactly one of `rds` (route name, read over ADS) and `routes` (an inline RouteConfiguration) is given.
     `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others
-    (what guards the workload among them), `pools` says whether it is a way into pools of model servers. `bounded`:
+    (what guards the workload among them), `plain_host` takes the final dot off the host, so that no policy on hosts is
+    gone around by it, `pools` says whether it is a way into pools of model servers. `bounded`:
     clients show certificates of the mesh, which their connections are not to outlast.
     """
 
@@ -89,6 +90,7 @@ class HcmSettings:
     http2: bool = False
     grpc_web: bool = False
     first: tuple[Any, ...] = ()
+    plain_host: bool = False
     pools: WayIn = NO_WAY_IN
     bounded: bool = False
 
@@ -107,6 +109,7 @@ def http_connection_manager(settings: HcmSettings) -> Any:
     )
     _normalize_path(manager, settings.mesh.path_normalization)
     manager.early_header_mutation_extensions.extend(settings.pools.early_mutations())
+    manager.strip_trailing_host_dot = settings.plain_host
     if settings.routes is None:
         manager.rds.CopyFrom(hcm_pb2.Rds(config_source=ads(), route_config_name=settings.rds))
     else:

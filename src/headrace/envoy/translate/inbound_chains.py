@@ -139,6 +139,7 @@ def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> Any:
             bounded=mtls,
             http2=target.protocol.is_http2,
             first=http_guards(target.guard, settings.mesh),
+            plain_host=target.guard.names_hosts,
             grpc_web=target.protocol is Protocol.GRPC_WEB,
         )
     )
