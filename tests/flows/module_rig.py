@@ -218,6 +218,7 @@ def _access_log(path: Path) -> dict[str, Any]:
     numbers = (
         "attempts",
         "resent",
+        "predicted_ms",
         "queue_ms",
         "ttft_ms",
         "tokens_estimated",

@@ -9,6 +9,8 @@ import re
 import socket
 import struct
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from tests.flows.module_rig import (
     simulated,
     upstreams,
 )
+from tests.flows.stream_servers import DONE, TOKEN, ScriptedServer
 
 from headrace.envoy.binary import pinned_envoy
 from headrace.envoy.module import FILE_NAME, SEARCH_PATH
@@ -312,3 +315,27 @@ def test_a_copy_to_the_same_cluster_is_no_attempt(tmp_path: Path, servers: Upstr
         total = "cluster.models.upstream_rq_total"
         wait_until(lambda: envoy.stats(total + "$")[total] == 10, "all are copied")
     assert [line["attempts"] for line in log_lines(tmp_path / "log")] == [1] * 5
+
+
+def test_whole_answers_hold_up_the_books_only_while_their_prompts_are_computed(
+    tmp_path: Path, servers: Upstreams
+) -> None:
+    port = servers.add(ScriptedServer(*[[3.0, b"{}"]] * 4, [TOKEN, DONE]).app())
+    cost = {"token_seconds": 0.0001, "pair_seconds": 0}
+    with pool_envoy(models(tmp_path, [port], policy={"cost": cost})) as envoy:
+        prompts = [chat(f"{at} " + "word " * 1600) for at in range(4)]
+        waiting = [threading.Thread(target=ask, args=(envoy, prompt)) for prompt in prompts]
+        for thread in waiting:
+            thread.start()
+        active = "cluster.models.upstream_rq_active"
+        wait_until(lambda: envoy.stats(active)[active] == 4, "all run")
+        assert ask(envoy, chat("word " * 1600, stream=True)).status == 200
+        time.sleep(1.2)  # the prompts take 0.2 s each, their answers 3 s
+        assert envoy.stats(active)[active] == 4
+        assert ask(envoy, chat("other " * 1600, stream=True)).status == 200
+        for thread in waiting:
+            thread.join(20)
+        nothing_in_flight(envoy)
+    first, second = (line["predicted_ms"] for line in log_lines(tmp_path / "log") if line["ttft_ms"] is not None)
+    assert first > 500  # three or four prompts before it
+    assert second < 450

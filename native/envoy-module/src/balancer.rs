@@ -160,6 +160,9 @@ impl Balancer {
             Some(index) => {
                 facts.note(pick, hosts.healthy[index].address.clone(), now);
                 limits::sent(facts, now);
+                if facts.silent {
+                    self.pool.expect_no_first_token(facts.id);
+                }
                 Some((hosts.priority, index as u32))
             }
             None => {

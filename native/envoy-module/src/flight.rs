@@ -97,7 +97,11 @@ impl Flight {
             self.outcome = "ok";
             if self.first_token.is_none() {
                 let facts = self.entry.facts();
-                facts.pool.answered(facts.id, clock::now());
+                if self.api == Some(Api::Embeddings) {
+                    facts.pool.first_token(facts.id, clock::now()); // there is nothing but the prompt to compute
+                } else {
+                    facts.pool.answered(facts.id, clock::now());
+                }
             }
         }
         self.end();

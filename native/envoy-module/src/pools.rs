@@ -214,6 +214,11 @@ impl PoolState {
         endpoints.for_each(|(name, active)| books.pool.set_active(name, active));
     }
 
+    /// The request, which was sent, will be answered as a whole.
+    pub fn expect_no_first_token(&self, id: u64) {
+        locked(&self.books).pool.expect_no_first_token(id);
+    }
+
     /// The first token of the request's answer came.
     pub fn first_token(&self, id: u64, now: f64) {
         locked(&self.books).pool.first_token(id, now);

@@ -42,6 +42,8 @@ pub struct Facts {
     pub waker: Option<Waker>,
     /// Which API it is of.
     pub api: Option<Api>,
+    /// Its answer will come whole, so nobody sees its first token.
+    pub silent: bool,
     /// It may be sent again while nothing of an answer has reached the client.
     pub resend: bool,
     /// Answers that began, of all attempts.
@@ -179,6 +181,7 @@ mod tests {
             verdict: Mutex::new(None),
             waker: None,
             api: None,
+            silent: false,
             resend: false,
             begun: AtomicU32::new(0),
         });

@@ -19,7 +19,7 @@ use crate::limits::{Deadline, TIME_IS_OVER};
 use crate::orca::{self, Asked};
 use crate::pools::{pool_of_cluster, PoolState};
 use crate::report::Statistics;
-use crate::request::{Reading, Understood, USAGE_REQUEST};
+use crate::request::{Api, Reading, Understood, USAGE_REQUEST};
 use crate::requests::{new_id, Entry, Facts, Sent};
 use scheduler::admission::Decision;
 use std::cell::{Cell, RefCell};
@@ -343,6 +343,7 @@ impl PoolStream {
             verdict: Mutex::new(None),
             waker: if wakes { Some(stream.waker()) } else { None },
             api: ask.api,
+            silent: streams != Some(true) && ask.api != Some(Api::Embeddings),
             resend,
             begun: AtomicU32::new(0),
         });

@@ -45,6 +45,8 @@ pub(crate) struct Work {
 struct Prefill {
     request: u64,
     work: Work,
+    /// Nobody will see when it ends.
+    silent: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -186,7 +188,11 @@ impl Endpoint {
     }
 
     pub(crate) fn start(&mut self, request: u64, work: Work, burden: f64, now: f64) {
-        self.prefills.push_back(Prefill { request, work });
+        self.prefills.push_back(Prefill {
+            request,
+            work,
+            silent: false,
+        });
         self.queued.tokens += work.tokens;
         self.queued.seconds += work.seconds;
         self.in_flight += 1;
@@ -225,6 +231,30 @@ impl Endpoint {
             }
         }
         learnt
+    }
+
+    /// Nobody will see when the request's prefill ends.
+    pub(crate) fn silence(&mut self, request: u64) {
+        let mut prefills = self.prefills.iter_mut();
+        if let Some(prefill) = prefills.find(|prefill| prefill.request == request) {
+            prefill.silent = true;
+        }
+    }
+
+    /// The request at the head of the queue, if nobody will see when its prefill ends.
+    pub(crate) fn silent_head(&self) -> Option<u64> {
+        self.prefills
+            .front()
+            .filter(|head| head.silent)
+            .map(|head| head.request)
+    }
+
+    /// That request, and when its prefill ended, if it should have by now.
+    pub(crate) fn overdue(&self, now: f64) -> Option<(u64, f64)> {
+        let ends = self.head_since + self.head_seconds * self.learned.factor();
+        self.silent_head()
+            .filter(|_| ends <= now)
+            .map(|request| (request, ends))
     }
 
     pub(crate) fn began(&mut self, context: f64, now: f64) {

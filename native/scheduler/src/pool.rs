@@ -243,6 +243,7 @@ impl Pool {
     /// The endpoint for a request; None where none takes requests. `random` is uniform in 0..1 and used only by
     /// policies that need chance.
     pub fn pick(&mut self, request: &Request<'_>, now: f64, random: f64) -> Option<Pick> {
+        self.settle_silent(now);
         let open: Vec<usize> = (0..self.endpoints.len())
             .filter(|&at| {
                 let endpoint = &self.endpoints[at];
@@ -298,6 +299,7 @@ impl Pool {
 
     /// The first token of a request's answer came.
     pub fn first_token(&mut self, id: u64, now: f64) {
+        self.settle_overtaken(id, now);
         self.begin(id, now, true);
     }
 
@@ -482,5 +484,6 @@ fn index_of(random: f64, count: usize) -> usize {
     ((random * count as f64) as usize).min(count - 1)
 }
 
+mod silent;
 #[cfg(test)]
 mod tests;

@@ -198,3 +198,46 @@ fn a_full_cache_is_a_wait() {
     pool.start(10, 2, &request(5_000.0, &[]), 1.0);
     assert_eq!(pool.pick(&request(1000.0, &[]), 1.0, 0.5).unwrap().endpoint, 2);
 }
+
+#[test]
+fn prompts_whose_first_token_nobody_sees_are_done_when_they_should_be() {
+    let mut pool = pool(Policy::PredictedDrain, &[1, 2]);
+    for id in 0..4 {
+        pool.start(id, 1, &request(20_000.0, &[]), 0.0);
+        pool.expect_no_first_token(id);
+    }
+    let one = CostModel::default().prefill(20_000.0, 0.0);
+    let wait = |pool: &mut Pool, now| {
+        let pick = pool.pick(
+            &Request {
+                excluded: &[2],
+                ..request(20_000.0, &[])
+            },
+            now,
+            0.5,
+        );
+        pick.unwrap().predicted / one - 1.0
+    };
+    assert!((wait(&mut pool, 0.0) - 4.0).abs() < 0.1);
+    assert!((wait(&mut pool, 2.5 * one) - 1.5).abs() < 0.3);
+    assert!(wait(&mut pool, 6.0 * one) < 0.3); // others decode meanwhile, which costs a little
+    assert_eq!(pool.in_flight_on(1), 4);
+    for id in 0..4 {
+        pool.answered(id, 10.0 * one);
+        pool.finish(id, 10.0 * one);
+    }
+    assert_eq!(pool.in_flight(), 0);
+}
+
+#[test]
+fn a_first_token_says_that_the_silent_prompts_before_it_are_done() {
+    let mut pool = pool(Policy::PredictedDrain, &[1, 2]);
+    for id in 0..3 {
+        pool.start(id, 1, &request(50_000.0, &[]), 0.0);
+    }
+    pool.expect_no_first_token(0);
+    pool.first_token(1, 0.01);
+    assert_eq!(pool.own_load(1).unwrap().prefilling, 1);
+    pool.first_token(2, 0.02);
+    assert_eq!(pool.own_load(1).unwrap().prefilling, 0);
+}
