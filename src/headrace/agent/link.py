@@ -31,6 +31,7 @@ _STABLE_SECONDS = 5.0
 _UNCONNECTED_SECONDS = 1.0
 _LOADS_PAUSE = 0.25
 _LOADS_REPEAT = 2.0
+_LOADS_RETRY = 1.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT),
@@ -205,19 +206,20 @@ class ControlLink:
         raise ConnectionError("the trust stream ended")
 
     async def _exchange_loads(self) -> None:
-        """Tell what this host's model servers say, hear what the others' do. A control plane that does not know of it
-        is asked again when it is another one; meanwhile this host's own are enough."""
-        call = self._stub().EngineLoads(self._told_loads())
-        try:
-            async for table in call:
-                self._loads.hear(table, self._clock.monotonic())
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return
-            raise
-        finally:
-            call.cancel()
-        raise ConnectionError("the engines' loads ended")
+        """Tell what this host's model servers say, hear what the others' do. Trouble with that is no trouble of the
+        session: it is tried again; a control plane that does not know of it is asked again when it is another one."""
+        while True:
+            call = self._stub().EngineLoads(self._told_loads())
+            try:
+                async for table in call:
+                    self._loads.hear(table, self._clock.monotonic())
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    return
+                _log.debug("engines' loads not exchanged", reason=_why(error))
+            finally:
+                call.cancel()
+            await asyncio.sleep(_LOADS_RETRY)
 
     async def _told_loads(self) -> AsyncIterator[wire.HostEngineLoads]:
         """News at once (a few times a second at most), and every two seconds that it is still so."""
