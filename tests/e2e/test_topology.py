@@ -4,6 +4,7 @@ front end writes into its requests; the refusals are in the model's access log."
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import urllib.parse
@@ -161,3 +162,33 @@ def test_a_policy_that_is_taken_away_holds_no_longer(guarded: RunningMesh) -> No
     until(lambda: ask(guarded, "front")[0] == 200, "the front end may again")
     guarded.write("policy.yaml", POLICY)
     until(lambda: ask(guarded, "front")[0] == 403, "the policy is in force again")
+
+
+def test_a_connection_that_is_open_does_not_outlive_a_policy(guarded: RunningMesh, tmp_path: Path) -> None:
+    """Before the policy the front end opens a connection to the model's door and keeps it: after the policy it is good
+    for one more request at most."""
+    (guarded.documents / "policy.yaml").unlink()
+    until(lambda: ask(guarded, "front")[0] == 200, "the front end may again")
+    door = (str(guarded.proxies()["default/chat-v1-0"]["address"]), 8000)
+    certificate = Signer.load(guarded.places.ca).client(FRONT_ID, tmp_path)
+    kept = http.client.HTTPSConnection(*door, timeout=10, context=tls(certificate))
+    try:
+        assert status(kept) == 200
+        assert status(kept) == 200, "it is one connection"
+        guarded.write("policy.yaml", POLICY)
+        until(lambda: ask(guarded, "front")[0] == 403, "the policy is in force")
+        kept.auto_open = 0
+        passed = 0
+        with contextlib.suppress(http.client.HTTPException, OSError):
+            while status(kept) == 200:
+                passed += 1
+        assert passed <= 1
+    finally:
+        kept.close()
+
+
+def status(connection: http.client.HTTPSConnection) -> int:
+    connection.request("GET", "/v1/models", headers={"Host": "chat"})
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status

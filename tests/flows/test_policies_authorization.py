@@ -119,6 +119,9 @@ async def test_a_rule_of_http_allows_no_connection_and_denies_every_one() -> Non
         assert (await chat.ask()).status == 403
         assert (await chat.ask(method="POST")).status == 200
         assert await chat.connect() == b""
+        async with asyncio.timeout(30):
+            while "- 0 - rbac_access_denied_matched_policy[ns[default]-policy[p]-rule[0]]" not in chat.log():
+                await asyncio.sleep(0.2)
 
 
 DRY = """
