@@ -48,6 +48,7 @@ class NetnsCapture:
         self._mesh = mesh_id(places.state)
         self._runtime = RUNTIME / self._mesh
         self._net: MeshNet | None = None
+        self._interfaces: frozenset[str] = frozenset()
         self._attached: dict[str, Attachment] = {}
         self._remembered: dict[str, str] = {}
 
@@ -65,6 +66,7 @@ class NetnsCapture:
                 directory.mkdir(mode=0o711, exist_ok=True)
                 directory.chmod(0o711)
             egress.open_way_out(self._net)
+            self._interfaces = links.interfaces()
         except (links.LinkError, OSError) as error:
             raise CaptureError(f"netns: {error}") from error
         return self._net
@@ -116,7 +118,7 @@ class NetnsCapture:
         place = self._free_place(spec.id)
         exclusions = _exclusions(spec)
         try:
-            egress.open_way_out(self.net, again=True)
+            self._open_way_out_again()
             links.build_place(place)
             links.load_rules(place.namespace, ruleset(place, exclusions))
             self._prepare(place, spec)
@@ -229,6 +231,13 @@ class NetnsCapture:
         link.unlink(missing_ok=True)
         link.symlink_to(self._home(place) / "admin/a")
 
+    def _open_way_out_again(self) -> None:
+        """Where interfaces came or went since the last time."""
+        interfaces = links.interfaces()
+        if interfaces != self._interfaces:
+            egress.open_way_out(self.net, again=True)
+            self._interfaces = interfaces
+
     def _free_place(self, replica: str) -> Place:
         taken = {address for name, address in self._remembered.items() if name != replica}
         known = self._remembered.get(replica)
@@ -298,7 +307,7 @@ def _entering(
     command = (sys.executable, "-I", "-S", str(Path(enter.__file__)), json.dumps(facts), *launch.command)
     environment = {f"{enter.PREFIX}{name}": value for name, value in launch.environment.items()}
     environment[f"{enter.PREFIX}HEADRACE_SUPERVISED"] = launch.mark
-    return replace(launch, command=command, environment=environment)
+    return replace(launch, command=command, environment=environment, log_owner=user)
 
 
 def _installation() -> tuple[str, ...]:

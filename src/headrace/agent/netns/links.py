@@ -99,14 +99,9 @@ def build_place(place: Place) -> None:
     """A replica's namespace with its address, connected to the bridge; one that was half made is made anew."""
     net = place.net
     remove_namespace(place.namespace)
-    _run("ip", "netns", "add", place.namespace)
-    _batch(
-        net.switch,
-        [
-            f"link add {place.port} type veth peer name eth0 netns {place.namespace}",
-            f"link set {place.port} addrgenmode none master {_BRIDGE} up",
-        ],
-    )
+    cable = f"link add {place.port} netns {net.switch} type veth peer name eth0 netns {place.namespace}"
+    _batch(None, [f"netns add {place.namespace}", cable])
+    _batch(net.switch, [f"link set {place.port} addrgenmode none master {_BRIDGE} up"])
     inside = ["link set lo up", f"addr add {place.address}/{net.block.prefixlen} dev eth0"]
     if place.address6 is not None and net.unique is not None:
         inside += [f"addr add {place.address6}/{net.unique.prefixlen} dev eth0 nodad", "addr add ::6/128 dev lo nodad"]
@@ -180,6 +175,11 @@ def _run(*command: str, text: str = "") -> str:
 def address_of(text: str) -> ipaddress.IPv4Interface:
     """An address with its network, as `uplink_address` gives it."""
     return ipaddress.IPv4Interface(text)
+
+
+def interfaces() -> frozenset[str]:
+    """Names of this machine's interfaces."""
+    return frozenset(item.name for item in Path("/sys/class/net").iterdir())
 
 
 def outward_interfaces(family: str) -> tuple[str, ...]:
