@@ -117,8 +117,8 @@ fn parse_line(line: &[u8]) -> Option<Line> {
     })
 }
 
-/// What pools had at their endpoints during the last seconds, so that what an engine said is compared with what was
-/// there when it said it.
+/// The most that pools had at their endpoints between two looks, during the last seconds, so that what an engine said is
+/// compared with what was there when it said it.
 #[derive(Debug, Default)]
 struct History {
     moments: VecDeque<(f64, Moment)>,
@@ -132,7 +132,7 @@ impl History {
         let mut moment = Moment::new();
         for pool in pools {
             let key = hash_of(pool.name().as_bytes());
-            pool.own_loads(|name, own| {
+            pool.take_peaks(|name, own| {
                 let _ = moment.insert((key, name), own);
             });
         }
@@ -148,7 +148,8 @@ impl History {
 
     /// The most that the pool had there around that time; None where nothing is known.
     fn around(&self, at: f64, pool: u64, name: u64) -> Option<OwnLoad> {
-        let near = self.moments.iter().filter(|(time, _)| (time - at).abs() <= WINDOW);
+        let about = at - WINDOW..=at + WINDOW + PERIOD; // a moment tells of the time since the one before
+        let near = self.moments.iter().filter(|(time, _)| about.contains(time));
         near.filter_map(|(_, moment)| moment.get(&(pool, name)).copied())
             .reduce(|one, other| OwnLoad {
                 in_flight: one.in_flight.max(other.in_flight),

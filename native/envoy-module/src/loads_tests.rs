@@ -140,6 +140,21 @@ fn an_endpoint_that_comes_later_hears_what_was_said() {
 }
 
 #[test]
+fn a_burst_of_our_own_between_two_looks_is_known() {
+    let (pool, mut reader) = (pool("loads-burst"), Reader::default());
+    let pools = [pool.clone()];
+    reader.history.note(&pools, 9.5);
+    let hosts: Vec<u64> = (0..6).map(|id| picked(&pool, id, 9.6)).collect();
+    assert_eq!(hosts.iter().filter(|&&host| host == hosts[0]).count(), 3);
+    (0..6).for_each(|id| pool.finish(id, 9.65));
+    reader.history.note(&pools, 10.0);
+    let said = "127.0.0.1:1 age_ms=380 running=3\n127.0.0.1:2 age_ms=380 running=0\n";
+    reader.hear(&page(1000.0, said), 1000.0, &pools, 10.0);
+    let first = picked(&pool, 7, 10.0);
+    assert_ne!(picked(&pool, 8, 10.0), first); // both are empty, so they take turns
+}
+
+#[test]
 fn old_words_and_those_of_the_future_do_no_harm() {
     let (pool, mut reader) = (pool("loads-time"), Reader::default());
     let pools = [pool.clone()];

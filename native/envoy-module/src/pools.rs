@@ -279,12 +279,10 @@ impl PoolState {
             .observe_then(name, Observed::default(), OwnLoad::default(), None);
     }
 
-    /// Shows what this pool has at each of its endpoints now.
-    pub fn own_loads(&self, mut show: impl FnMut(u64, OwnLoad)) {
-        locked(&self.books)
-            .pool
-            .own_loads()
-            .for_each(|(name, own)| show(name, own));
+    /// Shows the most that this pool had at each of its endpoints since the last time.
+    pub fn take_peaks(&self, mut show: impl FnMut(u64, OwnLoad)) {
+        let pool = &mut locked(&self.books).pool;
+        pool.take_peaks().for_each(|(name, own)| show(name, own));
     }
 
     /// Requests in flight, by the books.

@@ -24,6 +24,15 @@ pub struct OwnLoad {
     pub prefilling: u32,
 }
 
+impl OwnLoad {
+    fn most(self, other: OwnLoad) -> OwnLoad {
+        OwnLoad {
+            in_flight: self.in_flight.max(other.in_flight),
+            prefilling: self.prefilling.max(other.prefilling),
+        }
+    }
+}
+
 /// Whether an endpoint takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndpointState {
@@ -78,6 +87,8 @@ pub(crate) struct Endpoint {
     outside_running: f64,
     /// Tokens that those hold in the KV cache.
     outside_held: f64,
+    /// The most that the pool had there since somebody asked.
+    peak: OwnLoad,
     /// Requests that this proxy has there without an entry in the books (copies of a mirror).
     unbooked: f64,
 }
@@ -124,6 +135,7 @@ impl Endpoint {
             outside_waiting: 0.0,
             outside_running: 0.0,
             outside_held: 0.0,
+            peak: OwnLoad::default(),
             unbooked: 0.0,
         }
     }
@@ -196,6 +208,7 @@ impl Endpoint {
         self.queued.tokens += work.tokens;
         self.queued.seconds += work.seconds;
         self.in_flight += 1;
+        self.peak = self.peak.most(self.own_load());
         if self.prefills.len() == 1 {
             self.span = 0.0;
             self.span_since = now;
@@ -293,6 +306,12 @@ impl Endpoint {
             in_flight: self.in_flight,
             prefilling: self.prefills.len() as u32,
         }
+    }
+
+    /// The most that the pool had there since the last time that somebody asked.
+    pub(crate) fn take_peak(&mut self) -> OwnLoad {
+        let now = self.own_load();
+        std::mem::replace(&mut self.peak, now).most(now)
     }
 
     /// What the engine says: requests beyond our own are other routers'. `own` is what the pool itself had there when

@@ -216,11 +216,11 @@ impl Pool {
         self.position(name).map(|at| self.endpoints[at].own_load())
     }
 
-    /// What this pool has at each endpoint now.
-    pub fn own_loads(&self) -> impl Iterator<Item = (u64, OwnLoad)> + '_ {
+    /// The most that this pool had at each endpoint since the last time that somebody asked.
+    pub fn take_peaks(&mut self) -> impl Iterator<Item = (u64, OwnLoad)> + '_ {
         self.endpoints
-            .iter()
-            .map(|endpoint| (endpoint.name, endpoint.own_load()))
+            .iter_mut()
+            .map(|endpoint| (endpoint.name, endpoint.take_peak()))
     }
 
     /// This proxy has so many requests at the endpoint: those beyond the books count in its load until it says so again.

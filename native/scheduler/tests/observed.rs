@@ -73,8 +73,12 @@ fn what_is_no_number_counts_as_nothing_and_who_is_not_known_is_passed_over() {
     pool.observe_then(7, busy(5.0, 7.0), OwnLoad::default(), None);
     pool.start(0, 2, &PROMPT, 0.0);
     assert_eq!(pool.pick(&PROMPT, 0.0, 0.0).unwrap().endpoint, 1);
-    let own: Vec<(u64, u32)> = pool.own_loads().map(|(name, own)| (name, own.in_flight)).collect();
-    assert_eq!(own, [(1, 0), (2, 1)]);
+    let peaks =
+        |pool: &mut Pool| -> Vec<(u64, u32)> { pool.take_peaks().map(|(name, own)| (name, own.in_flight)).collect() };
+    pool.start(1, 1, &PROMPT, 0.0);
+    pool.finish(1, 0.1);
+    assert_eq!(peaks(&mut pool), [(1, 1), (2, 1)]);
+    assert_eq!(peaks(&mut pool), [(1, 0), (2, 1)]);
 }
 
 #[test]
