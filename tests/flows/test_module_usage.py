@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,12 +76,68 @@ def test_the_changed_request_is_whole_and_its_length_right(tmp_path: Path, serve
             assert json.loads(body) == {**json.loads(sent), "stream_options": {"include_usage": True}}
 
 
-def test_a_compressed_answer_passes_unread(tmp_path: Path, servers: Upstreams) -> None:
-    async def answer(_: web.Request) -> web.Response:
-        headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
+def compressed(coding: str, pieces: list[bytes]) -> list[bytes]:
+    """The pieces, each flushed, so that it can be read as soon as it is there."""
+    worker = zlib.compressobj(6, zlib.DEFLATED, 31 if coding == "gzip" else 15)
+    flushed = [worker.compress(piece) + worker.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+    return [*flushed, worker.flush()]
+
+
+def compressing(coding: str, content_type: str, pieces: list[bytes], seen: list[str]) -> web.Application:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.get("accept-encoding", ""))
+        response = web.StreamResponse(headers={"content-type": content_type, "content-encoding": coding})
+        await response.prepare(request)
+        for piece in compressed(coding, pieces):
+            await response.write(piece)
+            await asyncio.sleep(0.05)
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    return app
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("resend", [0, 1])
+def test_compressed_streams_are_counted_and_pass_as_they_are(
+    tmp_path: Path, servers: Upstreams, coding: str, resend: int
+) -> None:
+    seen: list[str] = []
+    pieces = [CHUNK, CHUNK, USAGE, b"data: [DONE]\n\n"]
+    bootstrap = injecting(tmp_path, servers.add(compressing(coding, "text/event-stream", pieces, seen)))
+    bootstrap.policy = {"resend": resend}
+    with pool_envoy(bootstrap) as envoy:
+        answer = ask(envoy, chat("x", stream=True), accept_encoding="gzip, deflate;q=0.5, br, zstd")
+        assert answer.headers["content-encoding"] == coding
+        assert zlib.decompress(answer.body, 47) == b"".join(pieces)
+    (line,) = log_lines(tmp_path / "log")
+    assert (line["tokens_in"], line["tokens_out"], line["outcome"]) == (5, 1, "ok")
+    assert 0 < line["ttft_ms"] < 5000
+    assert seen == ["gzip, deflate;q=0.5"]
+
+
+def test_compressed_whole_answers_are_counted(tmp_path: Path, servers: Upstreams) -> None:
+    body = json.dumps({"text": "word " * 20_000, "usage": {"prompt_tokens": 7, "completion_tokens": 3}}).encode()
+    with pool_envoy(
+        injecting(tmp_path, servers.add(compressing("gzip", "application/json", [body[:9], body[9:]], [])))
+    ) as envoy:
+        assert zlib.decompress(ask(envoy, chat("x"), accept_encoding="gzip").body, 47) == body
+    (line,) = log_lines(tmp_path / "log")
+    assert (line["tokens_in"], line["tokens_out"]) == (7, 3)
+
+
+def test_what_cannot_be_read_is_not_asked_for_and_passes_unread(tmp_path: Path, servers: Upstreams) -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("accept-encoding", ""))
+        headers = {"content-type": "text/event-stream", "content-encoding": "br"}
         return web.Response(body=USAGE, headers=headers)
 
     app = web.Application()
     app.router.add_post("/v1/chat/completions", answer)
     with pool_envoy(injecting(tmp_path, servers.add(app))) as envoy:
-        assert ask(envoy, chat("x", stream=True)).body == USAGE
+        assert ask(envoy, chat("x"), accept_encoding="br").body == USAGE
+        assert ask(envoy, chat("x", stream=True), accept_encoding="gzip").body == USAGE
+    assert seen == ["identity", ""]

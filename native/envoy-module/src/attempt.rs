@@ -4,10 +4,11 @@
 //! headers passed it. So this filter withholds them until the answer says something: what breaks or hangs before that
 //! is for the router as if nothing had come, and its retries hold. Called by [`crate::abi`] for the filter `attempt`.
 
-use crate::abi::callbacks::{Body, Headers, Stream};
+use crate::abi::callbacks::{Body, Headers, Pieces, Stream};
 use crate::abi::http::StreamHooks;
 use crate::answer::Events;
 use crate::balancer::{request_number, REQUEST_HEADER};
+use crate::inflate::{Coding, Inflate};
 use crate::requests::{find, Facts};
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
@@ -34,8 +35,36 @@ enum Phase {
     Passing,
     /// Sent; nothing came yet.
     Waiting(Arc<Facts>),
-    /// Headers came, and wait for the first token of these events, or the first byte of what is no stream.
-    Withholding(Option<Box<Events>>, usize),
+    /// Headers came, and wait for the first token, or the first byte of what is no stream.
+    Withholding(Box<Withheld>),
+}
+
+/// What is withheld of an answer.
+#[derive(Debug)]
+struct Withheld {
+    /// Reads it, if it is a stream of events that can be read.
+    events: Option<Events>,
+    inflate: Option<Inflate>,
+    bytes: usize,
+}
+
+impl Withheld {
+    /// More came: whether the answer says something by now.
+    fn says_something(&mut self, pieces: Pieces<'_>) -> bool {
+        self.bytes += pieces.bytes();
+        let events = match &mut self.events {
+            Some(events) => events,
+            None => return self.bytes > 0,
+        };
+        for piece in pieces.iter() {
+            let piece = match &mut self.inflate {
+                Some(inflate) => inflate.feed(piece),
+                None => piece,
+            };
+            let _ = events.feed(piece, &mut Vec::new());
+        }
+        events.tokens > 0 || self.bytes > MOST_WITHHELD
+    }
 }
 
 impl StreamHooks for Attempt {
@@ -61,31 +90,28 @@ impl StreamHooks for Attempt {
         }
         let _ = facts.begun.fetch_add(1, Ordering::Relaxed);
         let kind = stream.header(Headers::Response, "content-type").unwrap_or_default();
-        let coded = stream.header(Headers::Response, "content-encoding").is_some();
-        let events = kind.starts_with(b"text/event-stream") && !coded;
-        let events = if events {
-            Some(Box::new(Events::new(facts.api, false)))
-        } else {
-            None
-        };
-        *self.phase.borrow_mut() = Phase::Withholding(events, 0);
+        let coding = stream.header(Headers::Response, "content-encoding");
+        let plain = coding.as_ref().map_or(true, |coding| coding == b"identity");
+        let inflate = coding.as_deref().and_then(Coding::of);
+        let events = kind.starts_with(b"text/event-stream") && (plain || inflate.is_some());
+        *self.phase.borrow_mut() = Phase::Withholding(Box::new(Withheld {
+            events: if events {
+                Some(Events::new(facts.api, false))
+            } else {
+                None
+            },
+            inflate: inflate.map(Inflate::new),
+            bytes: 0,
+        }));
         STOP
     }
 
     fn response_body(&self, stream: Stream<'_>, end: bool) -> u32 {
         let mut phase = self.phase.borrow_mut();
         let says_something = match &mut *phase {
-            Phase::Withholding(events, withheld) => stream.body(Body::ReceivedResponse, |pieces| {
-                *withheld += pieces.bytes();
-                let bound = if events.is_some() { MOST_WITHHELD } else { 0 };
-                let tokens = events.as_mut().map_or(0, |events| {
-                    pieces
-                        .iter()
-                        .map(|piece| events.feed(piece, &mut Vec::new()))
-                        .sum::<u64>()
-                });
-                tokens > 0 || *withheld > bound
-            }),
+            Phase::Withholding(withheld) => {
+                stream.body(Body::ReceivedResponse, |pieces| withheld.says_something(pieces))
+            }
             _ => return CONTINUE,
         };
         if end || says_something {

@@ -6,6 +6,7 @@ use crate::account::Account;
 use crate::admission;
 use crate::answer::{Events, Usage, Whole};
 use crate::clock;
+use crate::inflate::Inflate;
 use crate::pools::locked;
 use crate::request::Api;
 use crate::requests::{reason_word, Entry};
@@ -30,6 +31,7 @@ pub struct Flight {
     pub streams: Option<bool>,
     pub usage_injected: bool,
     pub answer: Answer,
+    pub inflate: Option<Box<Inflate>>,
     pub answered: bool,
     pub first_token: Option<f64>,
     pub last_token: f64,
@@ -57,15 +59,21 @@ impl Flight {
             gap: None,
         };
         let mut tokens = 0;
-        match &mut self.answer {
-            Answer::None => {}
-            Answer::Whole(whole) => pieces.iter().for_each(|piece| whole.feed(piece)),
-            Answer::Events(events) => {
-                seen.rewrites = events.rewrites();
-                tokens = pieces.iter().map(|piece| events.feed(piece, out)).sum();
-                if end {
-                    events.end(out);
-                }
+        for piece in pieces.iter() {
+            let piece = match &mut self.inflate {
+                Some(inflate) => inflate.feed(piece),
+                None => piece,
+            };
+            match &mut self.answer {
+                Answer::None => {}
+                Answer::Whole(whole) => whole.feed(piece),
+                Answer::Events(events) => tokens += events.feed(piece, out),
+            }
+        }
+        if let Answer::Events(events) = &mut self.answer {
+            seen.rewrites = events.rewrites();
+            if end {
+                events.end(out);
             }
         }
         if tokens > 0 {

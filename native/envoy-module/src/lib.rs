@@ -24,6 +24,7 @@ mod filter;
 mod flight;
 mod guard;
 mod guard_stream;
+mod inflate;
 mod json;
 mod limits;
 mod loads;

@@ -31,7 +31,7 @@ mod keepalive;
 mod reply;
 mod turned_away;
 
-use body::{insert, Collecting, Parts};
+use body::{insert, narrow_codings, Collecting, Parts};
 use keepalive::{SignsOfLife, ANSWER_IS_EMPTY, SIGN_IS_DUE};
 use turned_away::Detour;
 
@@ -290,6 +290,8 @@ impl PoolStream {
         if let Some(at) = injected {
             insert(stream, parts, at, USAGE_REQUEST);
             stream.set_header(Headers::Request, "accept-encoding", None);
+        } else if understood.is_some() {
+            narrow_codings(stream);
         }
         let standpoint = self.enter(stream, ask, understood);
         if let State::Entered(flight) = &mut *self.state.borrow_mut() {
@@ -364,6 +366,7 @@ impl PoolStream {
             streams,
             usage_injected: false,
             answer: Answer::None,
+            inflate: None,
             answered: false,
             first_token: None,
             last_token: now,

@@ -2,6 +2,7 @@
 
 use crate::abi::callbacks::{Body, Headers, Stream};
 use crate::ask::Ask;
+use crate::inflate::Coding;
 use crate::request::Reading;
 
 /// A request of which the body is not whole yet.
@@ -35,6 +36,28 @@ impl Collecting {
         });
         let too_long = self.bytes > self.ask.settings.max_body_bytes;
         (before > 0, if too_long { Some(self.bytes as u64) } else { None })
+    }
+}
+
+/// Has the server answer only in codings that can be read here, if the client takes others too.
+pub(super) fn narrow_codings(stream: Stream<'_>) {
+    let narrowed = stream.read_header(Headers::Request, "accept-encoding", |wanted| {
+        let readable = |coding: &&[u8]| {
+            let name = coding.split(|&byte| byte == b';').next().unwrap_or(b"");
+            let name: Vec<u8> = name.iter().copied().filter(|byte| *byte != b' ').collect();
+            name == b"identity" || Coding::of(&name).is_some()
+        };
+        let all: Vec<&[u8]> = wanted.split(|&byte| byte == b',').collect();
+        let kept: Vec<&[u8]> = all.iter().copied().filter(readable).collect();
+        if kept.len() == all.len() {
+            None
+        } else {
+            Some(kept.join(&b','))
+        }
+    });
+    if let Some(kept) = narrowed.flatten() {
+        let kept = if kept.is_empty() { b"identity".to_vec() } else { kept };
+        stream.set_header(Headers::Request, "accept-encoding", Some(&kept));
     }
 }
 

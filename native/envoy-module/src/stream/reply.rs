@@ -6,6 +6,7 @@ use crate::answer::{Events, Whole};
 use crate::clock;
 use crate::faults;
 use crate::flight::Answer;
+use crate::inflate::{Coding, Inflate};
 use crate::limits;
 use crate::orca;
 use crate::pools::locked;
@@ -58,9 +59,10 @@ impl PoolStream {
         self.hear_load(stream);
         let status = stream.header(Headers::Response, ":status").unwrap_or_default();
         let kind = stream.header(Headers::Response, "content-type").unwrap_or_default();
-        let plain = stream
-            .header(Headers::Response, "content-encoding")
-            .map_or(true, |coding| coding == b"identity");
+        let coding = stream.header(Headers::Response, "content-encoding");
+        let plain = coding.as_ref().map_or(true, |coding| coding == b"identity");
+        let inflate = coding.as_deref().and_then(Coding::of);
+        let readable = plain || inflate.is_some();
         let events = kind.starts_with(b"text/event-stream");
         let timed_out = status == b"504" && self.with_flight(|flight| flight.outcome == "timeout") == Some(true);
         let strips = self.with_flight(|flight| {
@@ -70,7 +72,8 @@ impl PoolStream {
                 flight.outcome = "error";
             }
             let strips = events && plain && flight.usage_injected;
-            if from_server && plain {
+            if from_server && readable {
+                flight.inflate = inflate.map(|coding| Box::new(Inflate::new(coding)));
                 flight.answer = if events {
                     Answer::Events(Events::new(flight.api, strips))
                 } else {
