@@ -142,9 +142,9 @@ def test_the_certificate_decides_at_the_models_own_door(guarded: RunningMesh, tm
     door = (str(guarded.proxies()["default/chat-v1-0"]["address"]), 8000)
     signer = Signer.load(guarded.places.ca)
     answers = {name: answer_of(door, tls(signer.client(name, tmp_path))) for name in (GATEWAY_ID, FRONT_ID)}
-    assert b" 200 " in answers[GATEWAY_ID] and b" 403 " in answers[FRONT_ID], answers  # type: ignore[operator]
+    assert b" 200 " in answers[GATEWAY_ID] and b" 403 " in answers[FRONT_ID], answers
     for name in (f"{GATEWAY_ID}2", "spiffe://cluster.local/ns/other/sa/gateway"):
-        assert b" 403 " in answer_of(door, tls(signer.client(name, tmp_path)))  # type: ignore[operator]
+        assert b" 403 " in answer_of(door, tls(signer.client(name, tmp_path)))
 
 
 def test_describe_and_status_say_what_holds(guarded: RunningMesh) -> None:

@@ -88,7 +88,7 @@ async def test_right_tokens_pass_and_every_wrong_one_is_refused() -> None:
 async def test_policies_look_at_claims() -> None:
     rsa = Rsa()
     async with guarded(TOKENS % rule(jwks=key_set(rsa))) as chat:
-        cases = [
+        cases: list[tuple[str, dict[str, Any], int]] = [
             ("/staff", {"groups": ["dev", "staff"]}, 200),
             ("/staff", {"groups": "staff"}, 200),
             ("/staff", {"groups": ["dev"]}, 403),

@@ -37,7 +37,7 @@ SOURCES += ["trustDomains"]
 OPERATIONS = ["hosts", "ports", "methods", "paths"]
 HTTP_SERVERS = ["chat.default.svc.cluster.local:8000", "i.example", "[::1]", "10.0.0.1:1"]
 HTTPS_SERVERS = ["10.0.0.1:1", "I.example", "a" * 64 + ".b", "x_y", "[::1]:443", "i.example:8443"]
-EC = {
+EC: dict[str, Any] = {
     "kty": "EC",
     "crv": "P-256",
     "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
@@ -91,7 +91,7 @@ class Policies:
         return self.document("AuthorizationPolicy", number, spec)
 
     def authentication(self, number: int) -> dict[str, Any]:
-        key = {
+        key: dict[str, Any] = {
             **EC,
             **self.source.choice([{}, {}, {"alg": "RS256"}, {"kid": 7}, {"x": "AAAA"}, {"crv": "P-1"}, {"y": ""}]),
         }

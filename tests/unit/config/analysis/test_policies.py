@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.config.analysis.conftest import Check
 
+from headrace.model.problem import Problem
+
 CODES = ("IST0101", "IST0127", "IST0149", "HR0121", "HR0122")
 WORKLOAD = """
 apiVersion: headrace.dev/v1alpha1
@@ -36,7 +38,7 @@ def policy(spec: str, namespace: str = "shop", kind: str = "AuthorizationPolicy"
     return f"{head}spec: {{{spec}}}"
 
 
-def found(problems: list) -> list[tuple[str, str]]:
+def found(problems: list[Problem]) -> list[tuple[str, str]]:
     return [(item.code, item.field) for item in problems if item.code in CODES]
 
 
