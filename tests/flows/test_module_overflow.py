@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 from tests.flows.admission_rig import GatedBootstrap, HeldServer, Line, begin, count, gated, opened, outcomes
 from tests.flows.envoy_process import wait_until
-from tests.flows.module_rig import Upstreams, ask, chat, in_threads, log_lines, needs_pools, pool_envoy, upstreams
+from tests.flows.module_rig import (
+    Upstreams,
+    ask,
+    chat,
+    in_threads,
+    log_lines,
+    module_filter,
+    needs_pools,
+    pool_envoy,
+    upstreams,
+)
+from tests.flows.stream_servers import DONE, TOKEN, ScriptedServer
 
 pytestmark = needs_pools
 
@@ -148,3 +159,26 @@ def test_a_pool_without_endpoints_spills_too(tmp_path: Path, servers: Upstreams)
     with pool_envoy(bootstrap) as envoy:
         answer = ask(envoy, chat("x"))
         assert (answer.status, answer.headers["x-headrace-redirected"]) == (200, "no-endpoint")
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_no_sign_of_life_bars_the_way_elsewhere(tmp_path: Path, servers: Upstreams, pool: bool) -> None:
+    """Envoy chooses no route any more once an answer has begun, so a stream gets its first sign of life there."""
+    busy, spill = HeldServer(), ScriptedServer([0.5, TOKEN, DONE])
+    admission = ONE_PLACE | TO_SPILL | {"queue": {"requests": 10, "seconds": 0.6}}
+    bootstrap = gated(tmp_path, [servers.add(busy.app())], admission, spills={"models": "spill"})
+    bootstrap.before = [module_filter("keepalive")]
+    bootstrap.pools["models"]["keepalive_seconds"] = 0.1
+    if pool:
+        bootstrap.pools["spill"] = {"keepalive_seconds": 0.1}
+    bootstrap.clusters["spill"] = [servers.add(spill.app())]
+    with pool_envoy(bootstrap) as envoy, opened(busy):
+        first = begin(lambda: ask(envoy, chat("runs")))
+        wait_until(lambda: busy.running == 1, "one runs")
+        answer = ask(envoy, chat("x", stream=True))
+        assert (answer.status, answer.headers["x-headrace-redirected"]) == (200, "queue-timeout")
+        assert answer.body.endswith(TOKEN + DONE) and answer.body.startswith(b": waiting\n\n") is pool
+        busy.gate.set()
+        assert first.answer().status == 200
+        last = {"ok": 2} if pool else {"ok": 1, "redirected": 1}
+        wait_until(lambda: outcomes(envoy) == last, f"both are counted: {outcomes(envoy)}")

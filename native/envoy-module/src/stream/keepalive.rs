@@ -125,8 +125,12 @@ impl PoolStream {
         });
         let facts = facts.flatten().filter(|_| self.signs.voice.strong_count() > 0);
         if let Some(facts) = facts {
+            if self.may_go_elsewhere() {
+                return watch(&facts, facts.pool.settings().keepalive);
+            }
             if !self.signs.begun.replace(true) {
-                self.signs.say(|voice| voice.send_headers(&HEADERS));
+                let headers: Vec<_> = HEADERS.into_iter().chain(self.detour_header()).collect();
+                self.signs.say(|voice| voice.send_headers(&headers));
             }
             self.signs.say(|voice| voice.send_data(SIGN, false));
             watch(&facts, facts.pool.settings().keepalive);

@@ -80,6 +80,17 @@ impl PoolStream {
         }
     }
 
+    /// Whether it is held and would be redirected. Envoy chooses no route any more once an answer has begun, so no sign of
+    /// life may be given until then.
+    pub(super) fn may_go_elsewhere(&self) -> bool {
+        let redirects = |flight: &mut Flight| {
+            let settings = flight.entry.facts().pool.settings();
+            let admission = settings.admission.as_ref();
+            flight.standpoint == Standpoint::Held && admission.map_or(false, |settings| settings.redirect_to.is_some())
+        };
+        self.detour.borrow().is_none() && self.with_flight(redirects) == Some(true)
+    }
+
     /// The pool does not take the request: where it stands now.
     pub(super) fn turn_away(&self, stream: Stream<'_>, refusal: &Refusal) -> Standpoint {
         self.redirect(stream, refusal).unwrap_or_else(|| {
