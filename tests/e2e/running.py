@@ -24,7 +24,6 @@ from typing import Any
 
 from headrace.agent.process import MARK
 from headrace.app.api.client import ApiClient, ApiUnreachable, UnixConnection
-from headrace.floor.files import write_private
 from headrace.floor.places import Places
 from headrace.floor.processes import ProcessMark, read_mark
 
@@ -86,10 +85,13 @@ class RunningMesh:
         return Places(self.state.resolve())
 
     def write(self, name: str, text: str) -> None:
-        """Replace a document file atomically, as an editor does."""
+        """Replace a file atomically, as an editor does; applications may read it, whoever they run as."""
         path = self.documents / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(path, text.encode())
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(text)
+        new.chmod(0o644)
+        new.replace(path)
 
     def run(self, *arguments: str, timeout: float = 60.0, state: bool = True) -> Done:
         """One `headrace` command against this mesh."""

@@ -39,11 +39,19 @@ class Signer:
         builder = _builder(subject, subject, key).add_extension(x509.BasicConstraints(True, None), True)
         return cls(builder.sign(key, hashes.SHA256()), key)
 
-    def client(self, identity: str, directory: Path) -> Path:
-        """A PEM file with a key and a certificate of this identity, signed by this root."""
+    def client(
+        self,
+        identity: str,
+        directory: Path,
+        *,
+        shift: datetime.timedelta = datetime.timedelta(),
+        common_name: str = "test",
+    ) -> Path:
+        """A PEM file with a key and a certificate of this identity, signed by this root, valid for an hour
+        from now, shifted."""
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "test")])
-        builder = _builder(name, self.certificate.subject, key)
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+        builder = _builder(name, self.certificate.subject, key, shift)
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), True)
         usage = [x509.ExtendedKeyUsageOID.CLIENT_AUTH, x509.ExtendedKeyUsageOID.SERVER_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usage), False)
@@ -58,8 +66,13 @@ class Signer:
         return path
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    shift: datetime.timedelta = datetime.timedelta(),
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC) + shift
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

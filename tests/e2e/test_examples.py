@@ -28,6 +28,7 @@ def test_every_example_has_a_test() -> None:
         "canary",
         "overflow",
         "pool",
+        "safe-paths",
         "throttle",
     }
 

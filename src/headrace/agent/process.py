@@ -31,13 +31,16 @@ class StartFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start: `log` takes standard output and error (appended, mode 0600; None: nowhere)."""
+    """What to start: `log` takes standard output and error (appended, mode 0600; None: nowhere). It belongs to the user
+    `log_owner`, where one is given: a program that changes to that user may then open /dev/stdout again, as Envoy does.
+    """
 
     command: Sequence[str]
     mark: str
     environment: Mapping[str, str] = field(repr=False)
     directory: str = ""
     log: Path | None = None
+    log_owner: int | None = None
 
 
 def marked(prefix: str) -> list[int]:
@@ -162,7 +165,7 @@ def spawn(launch: Launch) -> Child:
     """
     if not launch.command:
         raise StartFailed("there is no command to start")
-    output = subprocess.DEVNULL if launch.log is None else open_log(launch.log)
+    output = subprocess.DEVNULL if launch.log is None else open_log(launch.log, launch.log_owner)
     try:
         process = subprocess.Popen(
             list(launch.command),
@@ -196,9 +199,12 @@ def adopt(identity: ProcessMark, mark: str) -> Child | None:
     return Child(identity, pidfd, mark, None)
 
 
-def open_log(path: Path) -> int:
+def open_log(path: Path, owner: int | None = None) -> int:
     """A descriptor that appends to the log, mode 0600. Appending lets `agent.logfiles` shorten it under the writer."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if owner is not None:
+        os.fchown(log, owner, -1)
+    return log
 
 
 def _how(end: os.waitid_result) -> str:
