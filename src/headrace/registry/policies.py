@@ -27,25 +27,30 @@ class Scoped(Protocol):
 P = TypeVar("P", bound=Scoped)
 
 
+_Pair = tuple[str, str]
+
+
 class PolicyTable(Generic[P]):
-    """Policies of one kind by namespace, oldest first; looked up once a workload."""
+    """Policies of one kind by namespace and by one label that they select on (none: everybody, or targets), so that a
+    workload looks only at those that may be for it; each with its place in the order of age."""
 
     def __init__(self, policies: Iterable[P], root: str) -> None:
         """`policies` are ordered oldest first; `root` is the mesh's root namespace."""
         self._root = root
-        self._by_namespace: dict[str, list[P]] = {}
-        for policy in policies:
-            self._by_namespace.setdefault(policy.meta.namespace, []).append(policy)
+        self._found: dict[tuple[str, _Pair | None], list[tuple[int, P]]] = {}
+        for place, policy in enumerate(policies):
+            pair = policy.scope.selector[0] if policy.scope.selector else None
+            self._found.setdefault((policy.meta.namespace, pair), []).append((place, policy))
 
     def of(self, namespace: str, labels: Labels) -> tuple[P, ...]:
         """The policies for a workload with these labels: the mesh's, then its namespace's, each oldest first."""
-        namespaces = dict.fromkeys((self._root, namespace))
-        return tuple(
-            policy
-            for owner in namespaces
-            for policy in self._by_namespace.get(owner, ())
-            if attached(policy, namespace, labels)
-        )
+        pairs: list[_Pair | None] = [None, *labels.items()]
+        found: list[P] = []
+        for owner in dict.fromkeys((self._root, namespace)):
+            near = [item for pair in pairs for item in self._found.get((owner, pair), ())]
+            near.sort(key=lambda item: item[0])
+            found += [policy for _, policy in near if attached(policy, namespace, labels)]
+        return tuple(found)
 
 
 def attached(policy: Scoped, namespace: str, labels: Mapping[str, str]) -> bool:
