@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _SECONDS = 5.0
 _REQUEST = b"GET /health HTTP/1.1\r\nHost: chat\r\nConnection: close\r\n\r\n"
@@ -53,7 +53,7 @@ class Signer:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
         builder = _builder(name, self.certificate.subject, key, shift)
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), True)
-        usage = [x509.ExtendedKeyUsageOID.CLIENT_AUTH, x509.ExtendedKeyUsageOID.SERVER_AUTH]
+        usage = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usage), False)
         certificate = builder.sign(self.key, hashes.SHA256())
         secret = key.private_bytes(

@@ -3,7 +3,8 @@
 Under transparent capture: whatever runs in the front end's place runs as its user, in its namespace, behind its proxy.
 Every attack here must be refused, none may reach the model or an unguarded path of the gateway service, and what a
 proxy refused stands with its reason in its access log and its statistics. What such an application tries against its
-own proxy, its namespace and its neighbours' sockets is in test_netns_attacks.py, tokens in tests/flows/test_policies_tokens.py.
+own proxy, its namespace and its neighbours' sockets is in test_netns_attacks.py, attacks by tokens in
+tests/flows/test_policies_tokens.py.
 """
 
 from __future__ import annotations
