@@ -22,6 +22,8 @@ mod clock;
 mod faults;
 mod filter;
 mod flight;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod guard_stream;
 mod inflate;
