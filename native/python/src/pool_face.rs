@@ -84,6 +84,7 @@ impl SchedulerPool {
             blocks: &blocks,
             excluded: &excluded,
             session,
+            ..Request::default()
         };
         let pick = self.pool.pick(&request, now, random)?;
         Some((pick.endpoint, word(pick.reason), pick.cached_tokens, pick.predicted))
@@ -93,8 +94,7 @@ impl SchedulerPool {
         let request = Request {
             tokens,
             blocks: &blocks,
-            excluded: &[],
-            session: None,
+            ..Request::default()
         };
         self.pool.start(id, name, &request, now);
     }

@@ -1,6 +1,8 @@
 //! One endpoint as a pool sees it: what is outstanding there by its own books, corrected by what the engine says.
 
+use crate::adapters::Adapters;
 use crate::cost::{CostModel, Learned, StepModel};
+use crate::outside::{Counted, Outside};
 use crate::residency::Residency;
 use std::collections::VecDeque;
 
@@ -47,6 +49,8 @@ pub enum EndpointState {
 pub(crate) struct Work {
     pub(crate) tokens: f64,
     pub(crate) seconds: f64,
+    /// Tokens of the KV cache that it will hold and that no request holds or waits for now.
+    pub(crate) claim: f64,
 }
 
 /// A prompt that is being (or waits to be) prefilled.
@@ -71,6 +75,10 @@ pub(crate) struct Endpoint {
     prefills: VecDeque<Prefill>,
     queued: Work,
     head_since: f64,
+    /// The engine has begun with the head.
+    head_begun: bool,
+    /// When a token came from there last: a step ended and the next one began.
+    step_since: f64,
     /// Seconds that the present head takes, as predicted when it became the head.
     head_seconds: f64,
     /// Work that ended since `span_since`, as predicted, to compare with the time it took.
@@ -83,23 +91,16 @@ pub(crate) struct Endpoint {
     /// Seconds from a first token to the end, on average.
     answering: f64,
     answers: f64,
-    outside_waiting: f64,
-    outside_running: f64,
-    /// Tokens that those hold in the KV cache.
-    outside_held: f64,
+    /// Adapters that are loaded there.
+    pub(crate) adapters: Adapters,
+    /// What the engine said of requests of others.
+    pub(crate) outside: Outside,
     /// The most that the pool had there since somebody asked.
     peak: OwnLoad,
     /// Requests that this proxy has there without an entry in the books (copies of a mirror).
     unbooked: f64,
-}
-
-/// A count that an engine says, whatever it says.
-fn sound(value: f64) -> f64 {
-    if value.is_finite() {
-        value.max(0.0)
-    } else {
-        0.0
-    }
+    /// Requests that were sent elsewhere since the last one there.
+    pub(crate) elsewhere: u32,
 }
 
 /// The head of the queue counts at least this share of its cost until its first token is seen.
@@ -108,6 +109,11 @@ const LEAST_LEFT: f64 = 0.1;
 const SPAN: f64 = 0.5;
 /// Answers that the average of their duration remembers.
 const REMEMBERED: f64 = 200.0;
+/// The head of the queue is late after this many times what it should take, and a moment.
+const LATE: f64 = 2.0;
+const LATE_SECONDS: f64 = 0.2;
+/// Steps without a token seen after which it is not known when one began.
+const STEPS_UNSEEN: f64 = 3.0;
 /// Seconds that an answer is supposed to take before one was seen.
 const FIRST_GUESS: f64 = 5.0;
 
@@ -124,6 +130,8 @@ impl Endpoint {
             prefills: VecDeque::new(),
             queued: Work::default(),
             head_since: now,
+            head_begun: true,
+            step_since: f64::NEG_INFINITY,
             head_seconds: 0.0,
             span: 0.0,
             span_since: now,
@@ -132,12 +140,19 @@ impl Endpoint {
             decoding_since: 0.0,
             answering: FIRST_GUESS,
             answers: 0.0,
-            outside_waiting: 0.0,
-            outside_running: 0.0,
-            outside_held: 0.0,
+            adapters: Adapters::default(),
+            outside: Outside::default(),
             peak: OwnLoad::default(),
             unbooked: 0.0,
+            elsewhere: 0,
         }
+    }
+
+    /// Tokens of the answers that are being written, as far as they can be guessed.
+    pub(crate) fn answered(&self, cost: &CostModel, steps: &StepModel, now: f64) -> f64 {
+        let step = cost.token_seconds * (steps.overhead_tokens + self.decoding) * self.learned.factor();
+        let answered = (self.decoding * now - self.decoding_since).max(0.0) / step.max(1e-6);
+        answered.min(self.decoding * steps.answer_tokens)
     }
 
     /// Tokens of prompt that cost as much as serving those that decode does in each step.
@@ -146,6 +161,11 @@ impl Endpoint {
         let answered = (self.decoding * now - self.decoding_since).max(0.0) / step.max(1e-6);
         let context = self.decoding_context + answered.min(self.decoding * steps.answer_tokens);
         self.decoding + context * steps.read_share
+    }
+
+    /// Seconds of a step that computes no prompt.
+    pub(crate) fn step(&self, cost: &CostModel, steps: &StepModel, now: f64) -> f64 {
+        cost.token_seconds * (steps.overhead_tokens + self.decode_tokens(cost, steps, now))
     }
 
     /// Seconds that each token of prefill takes longer because others decode meanwhile: every step serves them first.
@@ -161,37 +181,55 @@ impl Endpoint {
             None => return Work::default(),
         };
         let whole = (self.head_seconds * self.learned.factor()).max(1e-9);
-        let done = ((now - self.head_since) / whole).clamp(0.0, 1.0 - LEAST_LEFT);
+        let since = if self.head_begun { self.head_since } else { now };
+        let done = ((now - since) / whole).clamp(0.0, 1.0 - LEAST_LEFT);
         Work {
             tokens: (self.queued.tokens - done * head.tokens).max(0.0),
             seconds: (self.queued.seconds - done * head.seconds).max(0.0),
+            claim: 0.0,
         }
     }
 
+    /// Seconds for which the head of the queue has been waited for beyond what it could take: something there is not as
+    /// the books have it, and may last as long again.
+    pub(crate) fn late(&self, now: f64) -> f64 {
+        if self.prefills.is_empty() {
+            return 0.0;
+        }
+        let allowed = LATE * self.head_seconds * self.learned.factor() + LATE_SECONDS;
+        (now - self.head_since - allowed).max(0.0)
+    }
+
+    /// Seconds until the step under way ends, of steps that take `step`, unless the queue's head is in it.
+    pub(crate) fn rest_of_step(&self, step: f64, now: f64) -> f64 {
+        let elapsed = now - self.step_since;
+        if self.decoding < 0.5 || (self.head_begun && !self.prefills.is_empty()) {
+            0.0
+        } else if elapsed > STEPS_UNSEEN * step {
+            0.5 * step
+        } else {
+            (step - elapsed).max(0.0)
+        }
+    }
+
+    /// Requests of others there, as far as the engine told and it counts.
+    pub(crate) fn others(&self, now: f64) -> Counted {
+        self.outside.counted(self.elsewhere, now)
+    }
+
     /// Requests there, with those that are not in the books: as far as the engine told, or this proxy knows besides.
-    pub(crate) fn load(&self) -> f64 {
-        let outside = self.outside_waiting + self.outside_running;
-        f64::from(self.in_flight) + outside.max(self.unbooked)
+    pub(crate) fn load(&self, now: f64) -> f64 {
+        self.load_with(self.others(now))
+    }
+
+    /// The same, with so many requests of others.
+    pub(crate) fn load_with(&self, others: Counted) -> f64 {
+        f64::from(self.in_flight) + (others.waiting + others.running).max(self.unbooked)
     }
 
     /// This proxy has so many requests there, in the books or not.
     pub(crate) fn set_active(&mut self, active: u64) {
         self.unbooked = (active as f64 - f64::from(self.in_flight)).max(0.0);
-    }
-
-    /// Prompts of others in the queue, as far as the engine told.
-    pub(crate) fn outside_waiting(&self) -> f64 {
-        self.outside_waiting
-    }
-
-    /// Tokens that requests of others hold in the KV cache, as far as the engine told.
-    pub(crate) fn outside_held(&self) -> f64 {
-        self.outside_held
-    }
-
-    /// Tokens of prompts in the queue that are in no cache.
-    pub(crate) fn queued_tokens(&self) -> f64 {
-        self.queued.tokens
     }
 
     /// Seconds that an answer takes after its first token, on average.
@@ -209,10 +247,21 @@ impl Endpoint {
         self.queued.seconds += work.seconds;
         self.in_flight += 1;
         self.peak = self.peak.most(self.own_load());
+        self.elsewhere = 0;
         if self.prefills.len() == 1 {
             self.span = 0.0;
             self.span_since = now;
             self.new_head(burden, now);
+            self.head_begun = self.decoding < 0.5;
+        }
+    }
+
+    /// A token came from there: a step ended, and the next one begins.
+    pub(crate) fn stepped(&mut self, now: f64) {
+        self.step_since = now;
+        if !self.head_begun {
+            self.head_begun = true;
+            self.head_since = now;
         }
     }
 
@@ -291,6 +340,8 @@ impl Endpoint {
 
     fn new_head(&mut self, burden: f64, now: f64) {
         self.head_since = now;
+        self.head_begun = true;
+        self.step_since = now;
         match self.prefills.front() {
             Some(head) => self.head_seconds = head.work.seconds + head.work.tokens * burden,
             None => {
@@ -307,27 +358,9 @@ impl Endpoint {
             prefilling: self.prefills.len() as u32,
         }
     }
-
     /// The most that the pool had there since the last time that somebody asked.
     pub(crate) fn take_peak(&mut self) -> OwnLoad {
         let now = self.own_load();
         std::mem::replace(&mut self.peak, now).most(now)
-    }
-
-    /// What the engine says: requests beyond our own are other routers'. `own` is what the pool itself had there when
-    /// the engine said it, or a page that is a second old would count what ended since as somebody else's. `tokens`: the
-    /// size of its KV cache.
-    pub(crate) fn observe(&mut self, observed: Observed, own: OwnLoad, tokens: f64) {
-        let (waiting, running) = (sound(observed.waiting), sound(observed.running));
-        let outside = (waiting + running - f64::from(own.in_flight)).max(0.0);
-        self.outside_waiting = outside.min((waiting - f64::from(own.prefilling)).max(0.0));
-        self.outside_running = outside - self.outside_waiting;
-        let share = self.outside_running / running.max(1.0);
-        self.outside_held = share.min(1.0) * sound(observed.kv_used).min(1.0) * tokens;
-    }
-
-    /// The engine says only how many requests wait.
-    pub(crate) fn observe_waiting(&mut self, waiting: f64, own: OwnLoad) {
-        self.outside_waiting = (sound(waiting) - f64::from(own.prefilling)).max(0.0);
     }
 }

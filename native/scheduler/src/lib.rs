@@ -8,9 +8,13 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod adapters;
 pub mod admission;
+mod choice;
 mod cost;
 mod endpoint;
+mod forgotten;
+mod outside;
 mod pool;
 mod predict;
 mod prefix;

@@ -2,7 +2,8 @@
 
 use crate::cost::{CostModel, Learned, StepModel};
 use crate::endpoint::{Endpoint, EndpointState, Observed, OwnLoad, Work};
-use crate::predict::{predict, Prediction};
+use crate::forgotten::Forgotten;
+use crate::outside::Counted;
 use crate::residency::CacheSize;
 use std::collections::HashMap;
 
@@ -38,7 +39,7 @@ pub enum Reason {
 }
 
 /// What the choice needs to know of a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Request<'a> {
     /// Tokens of the prompt (an estimate will do: an error of a half costs little).
     pub tokens: f64,
@@ -48,6 +49,8 @@ pub struct Request<'a> {
     pub excluded: &'a [u64],
     /// The endpoint that the request's session was on, if any.
     pub session: Option<u64>,
+    /// The adapter (LoRA) that it asks for, if any.
+    pub adapter: Option<u64>,
 }
 
 /// An answer of the pool.
@@ -85,16 +88,11 @@ pub struct PoolConfig {
     /// How much a second of its own computing counts beside a second of waiting: it keeps others waiting too, and takes
     /// their room in caches.
     pub work_weight: f64,
-    /// What is added to it for each second that requests wait now (the median endpoint): the fuller a pool, the more
-    /// it costs everybody to compute again what another endpoint has in its cache.
+    /// What is added to it for each second that requests wait now (the median endpoint, in seconds of an endpoint as fast
+    /// as the cost model): the fuller a pool, the more it costs everybody to compute again what another has in its cache.
     pub work_weight_growth: f64,
-}
-
-impl PoolConfig {
-    /// How much a request's own work counts, where requests wait `wait` seconds on average.
-    fn weight_of_work(&self, wait: f64) -> f64 {
-        (self.work_weight + self.work_weight_growth * wait).min(MOST_WORK_WEIGHT)
-    }
+    /// Seconds to load an adapter.
+    pub adapter_seconds: f64,
 }
 
 impl Default for PoolConfig {
@@ -105,11 +103,12 @@ impl Default for PoolConfig {
             block_tokens: 512.0,
             prefix_blocks: 4096,
             kv_tokens: 400_000.0,
-            company_seconds: 0.003,
+            company_seconds: 0.0003,
             warmup: 0.0,
             steps: StepModel::default(),
             work_weight: 1.2,
-            work_weight_growth: 2.0,
+            work_weight_growth: 3.0,
+            adapter_seconds: 0.5,
         }
     }
 }
@@ -118,9 +117,13 @@ impl Default for PoolConfig {
 struct Flight {
     endpoint: u64,
     tokens: f64,
-    /// Tokens of the prompt that are in no block.
-    private: f64,
     blocks: Box<[u64]>,
+    /// Its number in the endpoint's mirror of the cache.
+    number: u64,
+    adapter: Option<u64>,
+    sent_at: f64,
+    /// What was foretold without and with the requests of others, where they counted.
+    foretold: Option<(f64, f64)>,
     /// When its first token came.
     began: Option<f64>,
 }
@@ -128,18 +131,19 @@ struct Flight {
 /// Endpoints, their books, and the choice. Names of endpoints and requests are the caller's.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    config: PoolConfig,
-    endpoints: Vec<Endpoint>,
+    pub(crate) config: PoolConfig,
+    pub(crate) endpoints: Vec<Endpoint>,
     flights: HashMap<u64, Flight>,
     /// What all endpoints together are like.
-    learned: Learned,
-    turn: usize,
+    pub(crate) learned: Learned,
+    pub(crate) forgotten: Forgotten,
+    /// Seconds that a prompt takes where it is sent, on average.
+    pub(crate) usual_work: f64,
+    pub(crate) turn: usize,
 }
 
-/// The most that a second of a request's own computing counts.
-const MOST_WORK_WEIGHT: f64 = 8.0;
-/// Scores this close (relative) are the same; the fewer requests decide.
-const SAME: f64 = 1e-9;
+/// Prompts that the average of their work remembers.
+const USUAL: f64 = 200.0;
 
 impl Pool {
     /// A pool without endpoints.
@@ -149,6 +153,8 @@ impl Pool {
             endpoints: Vec::new(),
             flights: HashMap::new(),
             learned: Learned::default(),
+            forgotten: Forgotten::new(&config.cost, config.block_tokens),
+            usual_work: 0.0,
             turn: 0,
         }
     }
@@ -192,8 +198,7 @@ impl Pool {
             if let Some(tokens) = kv_tokens {
                 self.set_kv_tokens(name, tokens);
             }
-            let tokens = self.cache_size(at).tokens;
-            self.endpoints[at].observe(observed, own, tokens);
+            self.endpoints[at].outside.observe(observed, own);
         }
     }
 
@@ -207,7 +212,14 @@ impl Pool {
     /// What an engine said of its queue alone; what it said of its batch stands.
     pub fn observe_waiting(&mut self, name: u64, waiting: f64, own: OwnLoad) {
         if let Some(at) = self.position(name) {
-            self.endpoints[at].observe_waiting(waiting, own);
+            self.endpoints[at].outside.observe_waiting(waiting, own);
+        }
+    }
+
+    /// Which adapters an engine says that it has loaded, and how many it runs at once, if it says.
+    pub fn observe_adapters(&mut self, name: u64, loaded: &[u64], most: Option<usize>) {
+        if let Some(at) = self.position(name) {
+            self.endpoints[at].adapters.observe(loaded, most);
         }
     }
 
@@ -240,67 +252,61 @@ impl Pool {
         self.position(name).map_or(0, |at| self.endpoints[at].in_flight)
     }
 
-    /// The endpoint for a request; None where none takes requests. `random` is uniform in 0..1 and used only by
-    /// policies that need chance.
-    pub fn pick(&mut self, request: &Request<'_>, now: f64, random: f64) -> Option<Pick> {
-        self.settle_silent(now);
-        let open: Vec<usize> = (0..self.endpoints.len())
-            .filter(|&at| {
-                let endpoint = &self.endpoints[at];
-                endpoint.state == EndpointState::Ready && !request.excluded.contains(&endpoint.name)
-            })
-            .collect();
-        match open.len() {
-            0 => return None,
-            1 => return Some(self.answer(open[0], request, Reason::Only, now)),
-            _ => {}
-        }
-        if let Some(at) = request
-            .session
-            .and_then(|name| open.iter().copied().find(|&at| self.endpoints[at].name == name))
-        {
-            return Some(self.answer(at, request, Reason::Session, now));
-        }
-        let (at, reason) = match self.config.policy {
-            Policy::PredictedDrain => self.soonest(&open, request, now),
-            Policy::LeastRequest => (self.least_loaded(&open, random), Reason::Load),
-            Policy::RoundRobin => {
-                self.turn = self.turn.wrapping_add(1);
-                (open[self.turn % open.len()], Reason::Turn)
-            }
-            Policy::Prefix => self.longest_prefix(&open, request, random),
-            Policy::RandomTwo => (self.better_of_two(&open, random), Reason::Turn),
-        };
-        Some(self.answer(at, request, reason, now))
-    }
-
     /// A request was sent to an endpoint. A request that is in the books already is moved (a retry).
     pub fn start(&mut self, id: u64, name: u64, request: &Request<'_>, now: f64) {
         if self.flights.contains_key(&id) {
             self.finish(id, now);
         }
-        if let Some(at) = self.position(name) {
-            let tokens = tokens_of(request, self.config.block_tokens);
-            let flight = Flight {
-                endpoint: name,
-                tokens,
-                private: tokens - request.blocks.len() as f64 * self.config.block_tokens,
-                blocks: request.blocks.into(),
-                began: None,
-            };
-            let work = self.work(at, request);
-            let burden = self.burden(at, now);
-            let endpoint = &mut self.endpoints[at];
-            endpoint.start(id, work, burden, now);
-            endpoint.residency.coming(&flight.blocks);
-            let _ = self.flights.insert(id, flight);
+        let at = match self.position(name) {
+            Some(at) => at,
+            None => return,
+        };
+        let foretold = self.foretell(at, request, now);
+        let work = self.work_with(at, request, self.cached_tokens(at, request));
+        let burden = self.burden(at, now);
+        let size = self.cache_size(at);
+        let tokens = tokens_of(request, self.config.block_tokens);
+        let private = tokens - request.blocks.len() as f64 * self.config.block_tokens;
+        for endpoint in &mut self.endpoints {
+            endpoint.elsewhere = endpoint.elsewhere.saturating_add(1);
         }
+        let endpoint = &mut self.endpoints[at];
+        let there = endpoint.residency.matching(request.blocks);
+        endpoint.start(id, work, burden, now);
+        if let Some(adapter) = request.adapter {
+            endpoint.adapters.started(adapter);
+        }
+        let seconds = (work.seconds + work.tokens * burden) * endpoint.learned.factor();
+        let number = endpoint.residency.sent(request.blocks, private, size);
+        self.usual_work += (seconds - self.usual_work) / USUAL;
+        self.forgotten
+            .wanted(&request.blocks[there..], &self.config.cost, self.config.block_tokens);
+        let flight = Flight {
+            endpoint: name,
+            tokens,
+            blocks: request.blocks.into(),
+            number,
+            adapter: request.adapter,
+            sent_at: now,
+            foretold,
+            began: None,
+        };
+        let _ = self.flights.insert(id, flight);
+        self.note_dropped(at, now);
     }
 
     /// The first token of a request's answer came.
     pub fn first_token(&mut self, id: u64, now: f64) {
         self.settle_overtaken(id, now);
         self.begin(id, now, true);
+    }
+
+    /// A later token of a request's answer came. The more of them are told, the better it is known when an engine's
+    /// next step begins; nothing depends on it.
+    pub fn token(&mut self, id: u64, now: f64) {
+        if let Some(at) = self.flights.get(&id).and_then(|flight| self.position(flight.endpoint)) {
+            self.endpoints[at].stepped(now);
+        }
     }
 
     /// A request's whole answer came at once: its prompt is in the cache, but nobody saw how long the prefill took.
@@ -315,15 +321,19 @@ impl Pool {
         };
         if let Some(at) = at {
             let burden = self.burden(at, now);
-            let size = self.cache_size(at);
+            // Where prompts wait for room, the time they take says nothing of the rate.
+            let learn_rate = learn && !self.crowded(at, now);
             if let Some(flight) = self.flights.get_mut(&id) {
                 flight.began = Some(now);
                 let endpoint = &mut self.endpoints[at];
-                if let Some((predicted, observed)) = endpoint.prefilled(id, burden, now, learn) {
+                if let Some((predicted, observed)) = endpoint.prefilled(id, burden, now, learn_rate) {
                     self.learned.observe(predicted, observed);
                 }
                 endpoint.began(flight.tokens, now);
-                endpoint.residency.arrived(&flight.blocks, flight.private, size);
+                endpoint.residency.computed(&flight.blocks);
+                if let (Some((without, with)), true) = (flight.foretold, learn) {
+                    endpoint.outside.proved(now - flight.sent_at, without, with);
+                }
             }
         }
     }
@@ -337,29 +347,60 @@ impl Pool {
                 let endpoint = &mut self.endpoints[at];
                 endpoint.in_flight = endpoint.in_flight.saturating_sub(1);
                 match flight.began {
-                    Some(began) => {
-                        endpoint.ended(flight.tokens, began, now);
-                        endpoint.residency.released(&flight.blocks, flight.private, size);
-                    }
+                    Some(began) => endpoint.ended(flight.tokens, began, now),
                     None => {
                         let _ = endpoint.prefilled(id, burden, now, false);
-                        endpoint.residency.gone(&flight.blocks);
                     }
                 }
+                if let Some(adapter) = flight.adapter {
+                    endpoint.adapters.ended(adapter);
+                }
+                endpoint.residency.ended(flight.number, &flight.blocks, size, now);
+                self.note_dropped(at, now);
             }
         }
+    }
+
+    /// What is foretold without and with the requests of others, where they count.
+    fn foretell(&self, at: usize, request: &Request<'_>, now: f64) -> Option<(f64, f64)> {
+        let others = self.endpoints[at].others(now);
+        if others == Counted::default() {
+            return None;
+        }
+        let cached = self.cached_tokens(at, request);
+        let foretold = |others| self.predict_with(at, request, cached, others, now).first_token();
+        Some((foretold(Counted::default()), foretold(others)))
+    }
+
+    fn note_dropped(&mut self, at: usize, now: f64) {
+        let dropped = self.endpoints[at].residency.take_dropped();
+        if !dropped.is_empty() {
+            let size = self.cache_size(at);
+            let most = (size.tokens / size.block_tokens.max(1.0)).min(size.most_blocks as f64) as usize;
+            let age = self.endpoints[at].residency.oldest(now);
+            self.forgotten.dropped(&dropped, age, most * self.endpoints.len());
+        }
+    }
+
+    /// Whether requests there wait for room in the KV cache.
+    fn crowded(&self, at: usize, now: f64) -> bool {
+        let (endpoint, size) = (&self.endpoints[at], self.cache_size(at));
+        let held = endpoint.residency.claimed_tokens(size.block_tokens);
+        held + endpoint.answered(&self.config.cost, &self.config.steps, now) > size.tokens
     }
 
     fn position(&self, name: u64) -> Option<usize> {
         self.endpoints.iter().position(|endpoint| endpoint.name == name)
     }
 
-    fn cached_tokens(&self, at: usize, request: &Request<'_>) -> f64 {
-        let blocks = self.endpoints[at].residency.matching(request.blocks);
+    pub(crate) fn cached_tokens(&self, at: usize, request: &Request<'_>) -> f64 {
+        let blocks = self.endpoints[at]
+            .residency
+            .surviving(request.blocks, self.cache_size(at));
         blocks as f64 * self.config.block_tokens
     }
 
-    fn cache_size(&self, at: usize) -> CacheSize {
+    pub(crate) fn cache_size(&self, at: usize) -> CacheSize {
         let told = self.endpoints[at].kv_tokens;
         CacheSize {
             tokens: if told > 0.0 { told } else { self.config.kv_tokens },
@@ -372,104 +413,14 @@ impl Pool {
         self.endpoints[at].burden(&self.config.cost, &self.config.steps, now)
     }
 
-    fn work(&self, at: usize, request: &Request<'_>) -> Work {
-        self.work_with(request, self.cached_tokens(at, request))
-    }
-
-    fn work_with(&self, request: &Request<'_>, cached: f64) -> Work {
+    pub(crate) fn work_with(&self, at: usize, request: &Request<'_>, cached: f64) -> Work {
         let tokens = tokens_of(request, self.config.block_tokens);
+        let private = tokens - request.blocks.len() as f64 * self.config.block_tokens;
+        let unclaimed = self.endpoints[at].residency.unclaimed(request.blocks) as f64;
         Work {
             tokens: (tokens - cached).max(0.0),
             seconds: self.config.cost.prefill(tokens, cached),
-        }
-    }
-
-    fn answer(&self, at: usize, request: &Request<'_>, reason: Reason, now: f64) -> Pick {
-        let cached_tokens = self.cached_tokens(at, request);
-        let predicted = match self.config.policy {
-            Policy::PredictedDrain => self.predict(at, request, cached_tokens, now).first_token(),
-            _ => 0.0,
-        };
-        Pick {
-            endpoint: self.endpoints[at].name,
-            reason,
-            cached_tokens,
-            predicted,
-        }
-    }
-
-    /// What sending the request there now would mean.
-    fn predict(&self, at: usize, request: &Request<'_>, cached: f64, now: f64) -> Prediction {
-        let endpoint = &self.endpoints[at];
-        let own = self.work_with(request, cached);
-        predict(&self.config, endpoint, own, self.cache_size(at), &self.learned, now)
-    }
-
-    fn soonest(&self, open: &[usize], request: &Request<'_>, now: f64) -> (usize, Reason) {
-        let predicted: Vec<Prediction> = open
-            .iter()
-            .map(|&at| self.predict(at, request, self.cached_tokens(at, request), now))
-            .collect();
-        let mut waits: Vec<f64> = predicted.iter().map(|one| one.wait).collect();
-        waits.sort_by(f64::total_cmp);
-        let weight = self.config.weight_of_work(waits[(waits.len() - 1) / 2]);
-        let mut best = (0, f64::INFINITY);
-        for (place, prediction) in predicted.iter().enumerate() {
-            let score = prediction.score(weight);
-            let fewer = self.endpoints[open[place]].load() < self.endpoints[open[best.0]].load();
-            if score < best.1 * (1.0 - SAME) || (score <= best.1 * (1.0 + SAME) && fewer) {
-                best = (place, score);
-            }
-        }
-        let winner = open[best.0];
-        // Had nobody anything of it in the cache, would another have been as good?
-        let plain = |at: usize| self.predict(at, request, 0.0, now).score(weight);
-        let bar = plain(winner) * (1.0 + SAME);
-        let owes_it_to_cache =
-            self.cached_tokens(winner, request) > 0.0 && open.iter().any(|&at| at != winner && plain(at) <= bar);
-        (winner, if owes_it_to_cache { Reason::Prefix } else { Reason::Load })
-    }
-
-    fn least_loaded(&self, open: &[usize], random: f64) -> usize {
-        let least = open
-            .iter()
-            .map(|&at| self.endpoints[at].load())
-            .fold(f64::INFINITY, f64::min);
-        let equal: Vec<usize> = open
-            .iter()
-            .copied()
-            .filter(|&at| self.endpoints[at].load() <= least)
-            .collect();
-        equal[index_of(random, equal.len())]
-    }
-
-    fn longest_prefix(&self, open: &[usize], request: &Request<'_>, random: f64) -> (usize, Reason) {
-        let longest = open
-            .iter()
-            .map(|&at| self.cached_tokens(at, request))
-            .fold(0.0, f64::max);
-        if longest <= 0.0 {
-            return (self.least_loaded(open, random), Reason::Load);
-        }
-        let equal: Vec<usize> = open
-            .iter()
-            .copied()
-            .filter(|&at| self.cached_tokens(at, request) >= longest)
-            .collect();
-        (self.least_loaded(&equal, random), Reason::Prefix)
-    }
-
-    fn better_of_two(&self, open: &[usize], random: f64) -> usize {
-        let pairs = open.len() * (open.len() - 1);
-        let pair = index_of(random, pairs);
-        let first = pair / (open.len() - 1);
-        let rest = pair % (open.len() - 1);
-        let second = if rest >= first { rest + 1 } else { rest };
-        let (first, second) = (open[first], open[second]);
-        if self.endpoints[second].load() < self.endpoints[first].load() {
-            second
-        } else {
-            first
+            claim: private + unclaimed * self.config.block_tokens,
         }
     }
 }
@@ -477,11 +428,6 @@ impl Pool {
 /// Tokens of a prompt: not fewer than its full blocks have, whatever was estimated.
 fn tokens_of(request: &Request<'_>, block_tokens: f64) -> f64 {
     request.tokens.max(request.blocks.len() as f64 * block_tokens)
-}
-
-/// A uniform index below `count` from a uniform number in 0..1.
-fn index_of(random: f64, count: usize) -> usize {
-    ((random * count as f64) as usize).min(count - 1)
 }
 
 mod silent;

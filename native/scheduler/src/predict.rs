@@ -1,7 +1,9 @@
 //! Predicted drain: what sending a request to an endpoint now would mean, for it and for those after it.
 
+use crate::adapters::Place;
 use crate::cost::Learned;
 use crate::endpoint::{Endpoint, Work};
+use crate::outside::Counted;
 use crate::pool::PoolConfig;
 use crate::residency::CacheSize;
 
@@ -13,9 +15,11 @@ pub(crate) struct Prediction {
     /// For computing its prompt.
     pub(crate) work: f64,
     /// What its company costs others.
-    company: f64,
-    /// A new endpoint counts for more than it is.
-    warming: f64,
+    pub(crate) company: f64,
+    /// Share of the KV cache that requests in flight hold or wait for; above 1 where they wait for room.
+    pub(crate) full: f64,
+    /// Blocks of others that would have to go for it.
+    pub(crate) evictions: f64,
 }
 
 impl Prediction {
@@ -23,53 +27,58 @@ impl Prediction {
     pub(crate) fn first_token(&self) -> f64 {
         self.wait + self.work
     }
-
-    /// What the choice weighs; less is better. `weight`: how much its work counts.
-    pub(crate) fn score(&self, weight: f64) -> f64 {
-        (self.wait + weight * self.work + self.company) * self.warming
-    }
 }
 
-/// Seconds that a full KV cache costs its company: the next ones may have to wait, and blocks of others go.
+/// What a prediction needs beside the endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(crate) config: &'a PoolConfig,
+    pub(crate) learned: &'a Learned,
+    pub(crate) cache: CacheSize,
+    pub(crate) now: f64,
+}
+
+/// Seconds that a full KV cache costs its company: the next ones may have to wait.
 const CACHE_SECONDS: f64 = 0.2;
 
-/// The prediction for a request whose prompt means `own` work there.
+/// The prediction for a request whose prompt means `own` work there, with requests of `others` beside the pool's.
 pub(crate) fn predict(
-    config: &PoolConfig,
+    facts: &Facts<'_>,
     endpoint: &Endpoint,
     own: Work,
-    cache: CacheSize,
-    learned: &Learned,
-    now: f64,
+    adapter: Option<Place>,
+    others: Counted,
 ) -> Prediction {
-    let factor = endpoint.learned.factor_among(learned);
+    let (config, cache, now) = (facts.config, facts.cache, facts.now);
+    let size = cache.tokens.max(1.0);
+    let factor = endpoint.learned.factor_among(facts.learned);
     let burden = endpoint.burden(&config.cost, &config.steps, now);
+    let step = endpoint.step(&config.cost, &config.steps, now) * factor;
     let left = endpoint.left(now);
-    let queue = (left.seconds + left.tokens * burden) * factor;
-    let work = (own.seconds + own.tokens * burden) * factor;
+    let alone = (own.seconds + own.tokens * burden) * factor;
     // What others sent is known only by number; it is taken to be like this one.
-    let queue = queue + endpoint.outside_waiting() * work;
-    let held = endpoint.residency.held_tokens(cache.block_tokens) + endpoint.outside_held();
-    let overflow = held + endpoint.queued_tokens() + own.tokens - cache.tokens;
-    let room_wait = overflow.max(0.0) / cache.tokens.max(1.0) * endpoint.answering();
-    let excess = endpoint.load() + 1.0 - config.steps.sequences;
-    let slot_wait = excess.max(0.0) / config.steps.sequences * endpoint.answering();
-    let wait = queue.max(room_wait).max(slot_wait);
-    let company = config.company_seconds * endpoint.load() + CACHE_SECONDS * held / cache.tokens.max(1.0);
-    let age = now - endpoint.since;
+    let queue = (left.seconds + left.tokens * burden) * factor + others.waiting * alone;
+    let held = endpoint.residency.claimed_tokens(cache.block_tokens)
+        + endpoint.answered(&config.cost, &config.steps, now)
+        + others.held * size;
+    let overflow = (held + own.claim - size).max(0.0);
+    let load = endpoint.load_with(others);
+    let excess = (load + 1.0 - config.steps.sequences).max(0.0);
+    let room = overflow / held.max(1.0);
+    let places = excess / config.steps.sequences;
+    let loading = match adapter {
+        None | Some(Place::Loaded) => 0.0,
+        Some(Place::Free) => config.adapter_seconds,
+        Some(Place::Full) => config.adapter_seconds + endpoint.answering(),
+    };
     Prediction {
-        wait,
-        work,
-        company: company
-            + if age < config.warmup {
-                config.company_seconds
-            } else {
-                0.0
-            },
-        warming: if age < config.warmup {
-            config.warmup / age.max(config.warmup * 0.1)
-        } else {
-            1.0
-        },
+        wait: endpoint.rest_of_step(step, now)
+            + queue.max(endpoint.answering() * room.max(places))
+            + endpoint.late(now)
+            + loading,
+        work: alone + step,
+        company: config.company_seconds * load + CACHE_SECONDS * held / size,
+        full: held / size,
+        evictions: endpoint.residency.evictions(own.tokens, cache),
     }
 }

@@ -7,6 +7,7 @@ const PROMPT: Request<'static> = Request {
     blocks: &[],
     excluded: &[],
     session: None,
+    adapter: None,
 };
 
 fn pool(policy: Policy) -> Pool {
@@ -115,6 +116,7 @@ fn requests_beyond_the_books_count_until_they_are_gone() {
         blocks: &[],
         excluded: &[],
         session: None,
+        ..Request::default()
     };
     pool.start(7, 1, &request, 0.0);
     pool.set_active(1, 1);

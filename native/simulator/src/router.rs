@@ -105,8 +105,7 @@ impl Router {
                 let request = Request {
                     tokens: seen.tokens,
                     blocks: seen.blocks,
-                    excluded: &[],
-                    session: None,
+                    ..Request::default()
                 };
                 let name = pool.pick(&request, now, random).map_or(0, |pick| pick.endpoint);
                 pool.start(seen.id, name, &request, now);
@@ -123,6 +122,13 @@ impl Router {
             Mind::Live(pool) => pool.first_token(id, now),
             Mind::TokenAware(aware) => aware.first_token(id),
             _ => {}
+        }
+    }
+
+    /// A token that is not an answer's first.
+    pub(crate) fn token(&mut self, id: u64, now: f64) {
+        if let Mind::Live(pool) = &mut self.mind {
+            pool.token(id, now);
         }
     }
 

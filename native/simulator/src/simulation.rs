@@ -220,6 +220,7 @@ impl Simulation {
             router.first_token(token.id, self.now);
         } else {
             self.outcome.gaps.add(self.now - self.last_token[id]);
+            router.token(token.id, self.now);
         }
         self.last_token[id] = self.now;
         if token.last {

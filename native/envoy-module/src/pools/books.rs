@@ -43,6 +43,7 @@ impl<'a> Wanted<'a> {
             blocks: self.blocks,
             excluded: &[],
             session: self.session.and_then(|session| books.sessions.get(session)),
+            ..Request::default()
         }
     }
 }

@@ -13,7 +13,7 @@ impl Pool {
     }
 
     /// Ends the prefills that should be over by now.
-    pub(super) fn settle_silent(&mut self, now: f64) {
+    pub(crate) fn settle_silent(&mut self, now: f64) {
         for at in 0..self.endpoints.len() {
             while let Some((id, ended)) = self.endpoints[at].overdue(now) {
                 self.begin(id, ended, false);

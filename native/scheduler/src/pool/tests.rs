@@ -15,8 +15,7 @@ fn request(tokens: f64, blocks: &[u64]) -> Request<'_> {
     Request {
         tokens,
         blocks,
-        excluded: &[],
-        session: None,
+        ..Request::default()
     }
 }
 
@@ -116,7 +115,7 @@ fn books_balance_whatever_order_events_come_in() {
     for endpoint in &pool.endpoints {
         assert_eq!(endpoint.in_flight, 0);
         assert_eq!(endpoint.left(200.0), Work::default());
-        assert_eq!(endpoint.residency.held_tokens(512.0), 0.0);
+        assert_eq!(endpoint.residency.claimed_tokens(512.0), 0.0);
     }
 }
 
