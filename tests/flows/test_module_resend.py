@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,36 @@ def test_streams_without_a_token_pass_at_their_end_or_when_they_grow(tmp_path: P
         assert ask(envoy, chat("x", stream=True)).body == b""
         books_are_empty(envoy)
     assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize("resend", [0, 1])
+@pytest.mark.parametrize(
+    ("steps", "limits", "status"),
+    [
+        (["hang"], {"first_token_seconds": 0.5}, 504),
+        (["headers", "hang"], {"first_token_seconds": 0.5}, None),
+        (["headers", ROLE, "hang"], {"first_token_seconds": 0.5}, None),
+        ([TOKEN, "hang"], {"first_token_seconds": 5, "between_tokens_seconds": 0.5}, 0),
+        ([TOKEN, *[0.1, TOKEN] * 60], {"between_tokens_seconds": 1, "total_seconds": 0.6}, 0),
+        (["hang"], {"total_seconds": 0.6}, 504),
+    ],
+    ids=["nothing", "headers", "role", "between-tokens", "total", "total-of-nothing"],
+)
+def test_limits_hold_wherever_a_server_hangs(
+    tmp_path: Path, servers: Upstreams, resend: int, steps: list[Any], limits: dict[str, float], status: int | None
+) -> None:
+    port = servers.add(ScriptedServer(steps).app())
+    bootstrap = resending(tmp_path, [port], timeouts=limits)
+    assert bootstrap.policy is not None
+    bootstrap.policy["resend"] = resend
+    expected = (504 if resend else 0) if status is None else status  # 0: headers went out, so the stream is cut
+    with pool_envoy(bootstrap) as envoy:
+        begin = time.monotonic()
+        found = 0
+        with contextlib.suppress(http.client.HTTPException, ConnectionError):
+            found = ask(envoy, chat("x", stream=True)).status
+        assert found == expected
+        assert time.monotonic() - begin < 10
+        books_are_empty(envoy)
+    (line,) = log_lines(tmp_path / "log")
+    assert line["outcome"] == "timeout"
