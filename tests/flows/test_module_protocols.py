@@ -50,12 +50,12 @@ CHAT_USAGE = {"prompt_tokens": 9, "completion_tokens": 2}
 NAMED_USAGE = {"input_tokens": 9, "output_tokens": 2}
 DELTAS = [{"choices": [{"delta": {"content": word}}]} for word in ("caf\u00e9", " au lait")]
 TEXTS = [{"choices": [{"text": word}]} for word in ("a", "b")]
-RESPONSES = [
+RESPONSES: list[dict[str, Any]] = [
     {"type": "response.created", "response": {"usage": None}},
     *[{"type": "response.output_text.delta", "delta": word} for word in ("a", "b")],
     {"type": "response.completed", "response": {"usage": NAMED_USAGE}},
 ]
-MESSAGES = [
+MESSAGES: list[dict[str, Any]] = [
     {"type": "message_start", "message": {"usage": {"input_tokens": 9, "output_tokens": 1}}},
     {"type": "content_block_start", "index": 0},
     {"type": "ping"},
@@ -64,13 +64,13 @@ MESSAGES = [
     {"type": "message_stop"},
 ]
 PROMPT: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
-STREAMS = {
+STREAMS: dict[str, tuple[dict[str, Any], bytes]] = {
     "/v1/chat/completions": ({"messages": PROMPT}, events(*DELTAS, {"choices": [], "usage": CHAT_USAGE})),
     "/v1/completions": ({"prompt": "hello"}, events(*TEXTS, {"choices": [], "usage": CHAT_USAGE})),
     "/v1/responses": ({"input": "hello", "instructions": "be"}, events(*RESPONSES, named=True)),
     "/v1/messages": ({"messages": PROMPT, "system": "be", "max_tokens": 2}, events(*MESSAGES, named=True)),
 }
-WHOLES = {
+WHOLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "/v1/chat/completions": ({"messages": PROMPT}, {"choices": [], "usage": CHAT_USAGE}),
     "/v1/completions": ({"prompt": ["hello", "you"]}, {"choices": [], "usage": CHAT_USAGE}),
     "/v1/responses": ({"input": [{"role": "user", "content": "hello"}]}, {"output": [], "usage": NAMED_USAGE}),
