@@ -5,11 +5,14 @@ Tests that cannot run here say why (`headrace.agent.netns.support`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +137,39 @@ def get(mesh: RunningMesh, replica: str, url: str, *options: str) -> tuple[int, 
         return int(status or 0), json.loads(body)
     except ValueError:
         return int(status or 0), None
+
+
+class Resolver:
+    """A name server of 127.0.0.0/8 that knows one name, once it has an `answer`."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self.asked: list[str] = []
+        self.answer = ""
+        self._name = name
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((address, 53))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                packet, client = self._socket.recvfrom(4096)
+                labels, at = [], 12
+                while packet[at]:
+                    labels.append(packet[at + 1 : at + 1 + packet[at]].decode())
+                    at += 1 + packet[at]
+                name, kind, question = ".".join(labels).lower(), packet[at + 2], packet[12 : at + 5]
+                self.asked.append(name)
+                records = b""
+                known = name == self._name and bool(self.answer)
+                if known and kind == 1:
+                    records = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04" + socket.inet_aton(self.answer)
+                code = 0 if known else 3
+                head = packet[:2] + bytes((0x81, 0x80 | code, 0, 1, 0, 1 if records else 0, 0, 0, 0, 0))
+                self._socket.sendto(head + question + records, client)
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def crash(mesh: RunningMesh) -> None:

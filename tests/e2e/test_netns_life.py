@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,9 +13,7 @@ from collections.abc import Iterator
 import pytest
 from tests.e2e.conftest import StartMesh
 from tests.e2e.netns_rig import DOCUMENTS, ECHO, as_app, crash, get, leftovers, needs_netns, place_of, service, workload
-from tests.e2e.running import READY_SECONDS, RunningMesh, until
-
-from headrace.floor.files import write_private
+from tests.e2e.running import RunningMesh, until
 
 pytestmark = needs_netns
 CLIENT = "default/client-0"
@@ -180,60 +177,3 @@ def test_a_crash_of_everything_leaves_a_working_mesh_that_goes_on_or_goes_away(m
     assert done.code == 0, done.err
     assert leftovers(mesh.state) == []
     assert mesh.processes() == []
-
-
-def test_names_outside_the_mesh_come_from_the_machines_own_resolver(start_mesh: StartMesh) -> None:
-    """The mesh is started where /etc/resolv.conf names a server of this test's, on a loopback address."""
-    mesh = RunningMesh.make({"client.yaml": workload("client")})
-    resolver = Resolver("127.77.0.53", "model.example", "198.18.9.9")
-    try:
-        write_private(mesh.root / "resolv.conf", b"nameserver 127.77.0.53\n")
-        inner = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
-        up = [sys.executable, "-m", "headrace", "up", str(mesh.documents), "--state", str(mesh.state), "--wait"]
-        up += ["--detach", "--timeout", f"{READY_SECONDS:g}", "--capture", "netns"]
-        command = ["unshare", "--mount", "sh", "-c", inner, str(mesh.root / "resolv.conf"), *up]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr + mesh.logs()
-        found = as_app(mesh, CLIENT, "getent", "ahostsv4", "model.example").stdout
-        assert "198.18.9.9" in found
-        began = time.monotonic()
-        assert as_app(mesh, CLIENT, "getent", "hosts", "nobody.default.svc.cluster.local").returncode != 0
-        assert time.monotonic() - began < 10
-        assert not any(name.endswith("cluster.local") for name in resolver.asked), "the mesh's own names went outside"
-    finally:
-        resolver.close()
-        mesh.down()
-        mesh.remove()
-    assert leftovers(mesh.state) == []
-
-
-class Resolver:
-    """A name server that knows one name."""
-
-    def __init__(self, address: str, name: str, answer: str) -> None:
-        self.asked: list[str] = []
-        self._answer = {name: socket.inet_aton(answer)}
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((address, 53))
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                packet, client = self._socket.recvfrom(4096)
-                labels, at = [], 12
-                while packet[at]:
-                    labels.append(packet[at + 1 : at + 1 + packet[at]].decode())
-                    at += 1 + packet[at]
-                name, kind, question = ".".join(labels).lower(), packet[at + 2], packet[12 : at + 5]
-                self.asked.append(name)
-                data = self._answer.get(name)
-                records = b""
-                if data is not None and kind == 1:
-                    records = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04" + data
-                code = 0 if data is not None else 3
-                head = packet[:2] + bytes((0x81, 0x80 | code, 0, 1, 0, 1 if records else 0, 0, 0, 0, 0))
-                self._socket.sendto(head + question + records, client)
-
-    def close(self) -> None:
-        self._socket.close()

@@ -24,7 +24,7 @@ from headrace.agent.capture import Attachment, CaptureError, LoopbackCapture, Pr
 from headrace.agent.netns import egress, enter, leftovers, links
 from headrace.agent.netns.inside import in_namespace
 from headrace.agent.netns.plan import RUNTIME, MeshNet, Place, known_net, mesh_id, mesh_net
-from headrace.agent.netns.rules import ruleset
+from headrace.agent.netns.rules import PROXY_PORTS, ruleset
 from headrace.agent.process import Launch, StartFailed
 from headrace.agent.spec import ReplicaSpec
 from headrace.floor.places import Places
@@ -126,7 +126,9 @@ class NetnsCapture:
             with contextlib.suppress(links.LinkError):
                 links.remove_namespace(place.namespace)
             raise CaptureError(f"no namespace for {spec.id}: {error}") from error
-        ports = tuple((port, port or _OTHER_PORTS.start) for port in spec.port_numbers() or (0,))
+        others = iter(_OTHER_PORTS)
+        own = spec.port_numbers() or (0,)
+        ports = tuple((port, port if port and port not in PROXY_PORTS else next(others)) for port in own)
         attachment = Attachment(
             str(place.address), app_ports=ports, namespace=place.namespace, address6=str(place.address6 or "")
         )
@@ -140,7 +142,7 @@ class NetnsCapture:
         taken = {local for _, local in current.app_ports}
         chosen: list[tuple[int, int]] = []
         for port in spec.port_numbers() or (0,):
-            candidates = (port, *_OTHER_PORTS) if port else _OTHER_PORTS
+            candidates = (port, *_OTHER_PORTS) if port and port not in PROXY_PORTS else _OTHER_PORTS
             local = next(item for item in candidates if item not in taken and self._is_free(place, item))
             taken.add(local)
             chosen.append((port, local))

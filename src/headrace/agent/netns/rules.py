@@ -14,6 +14,8 @@ from headrace.model.exclusions import Exclusions
 OUTBOUND = 15001
 INBOUND = 15006
 DNS = 15053
+PROXY_PORTS = (OUTBOUND, INBOUND, DNS)
+"""What a proxy listens on in its replica's namespace: no process can have those."""
 TABLE = "headrace"
 LOCAL_SOURCE6 = "::6"
 
