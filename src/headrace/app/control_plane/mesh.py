@@ -170,6 +170,8 @@ class Mesh:
             "state": report.state,
             "detail": report.detail,
             "address": report.address,
+            "address6": report.address6 or None,
+            "capture": report.capture or "loopback",
             "app_pid": report.app_pid or None,
             "proxy_pid": report.proxy_pid or None,
             "restarts": report.restarts,

@@ -66,8 +66,19 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
     own = tuple(inbound.resources(memo, view))
     app_ports = view.instance.capture.app_ports
     found = memo.get("own namespace", (own, view.inbound, view.scope.mesh, app_ports), _inbound, own, view)
-    table = _table(view)
-    return (*found, memo.latest("names", view.scope.key, table, _listener, table))
+    return (*found, _names_listener(memo, view))
+
+
+def _names_listener(memo: Memo, view: ProxyView) -> XdsResource:
+    """The listener for names: one for all proxies of a scope, new where services or headless endpoints changed."""
+    scope = view.scope
+    headless = memo.latest("headless names", scope.key, scope.targets, _headless, scope.targets)
+    key = (scope.targets, tuple(view.endpoints_of(target) for target in headless))
+    return memo.latest("names", scope.key, key, lambda: _listener(_table(view)))
+
+
+def _headless(targets: Iterable[Target]) -> tuple[Target, ...]:
+    return tuple(target for target in targets if target.service.headless)
 
 
 def _inbound(own: Sequence[XdsResource], view: ProxyView) -> tuple[XdsResource, ...]:

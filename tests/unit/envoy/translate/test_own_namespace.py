@@ -98,6 +98,17 @@ def test_other_sidecars_of_the_scope_stay_as_they_are() -> None:
         assert mine == {name: item.version for name, item in plain.of_type(type_url).items()}
 
 
+def test_the_table_of_names_is_made_once_for_all_replicas() -> None:
+    translator, scopes, found = Translator(), Scopes(), mesh()
+    snapshot = build_snapshot(found, found.replicas, addressed=True)
+    for number in range(5):
+        proxy = sidecar(f"chat-{number}", address=f"10.7.0.{number + 2}", capture=OWN, workload="chat")
+        translator.resources(view_of(snapshot, proxy, scopes))
+    assert translator.memo.built["names"] == 1
+    moved = found.observe(replica(CHAT, 2, "10.7.0.4"))
+    assert names(translated(translator, OWN, scopes, moved))["each"] == ["10.7.0.2", "10.7.0.3", "10.7.0.4"]
+
+
 def test_an_unchanged_mesh_gives_the_same_objects() -> None:
     translator, scopes, found = Translator(), Scopes(), mesh()
     first = translated(translator, OWN, scopes, found).of_type(LISTENER)
