@@ -14,7 +14,10 @@ import aiohttp
 import pytest
 from tests.e2e.asking import EXAMPLES, Answer, at_once, burst, example, needs_module
 from tests.e2e.conftest import StartMesh
+from tests.e2e.load import burst as paced
+from tests.e2e.load import through_client
 from tests.e2e.running import RunningMesh, until
+from tests.e2e.shop import CLIENT
 
 pytestmark = needs_module
 
@@ -28,7 +31,7 @@ def throttle(start_mesh: StartMesh) -> RunningMesh:
 
 @pytest.fixture(scope="module")
 def overflow(start_mesh: StartMesh) -> RunningMesh:
-    mesh = start_mesh(example("overflow"))
+    mesh = start_mesh({**example("overflow"), "client.yaml": CLIENT})
     assert {answer.status for answer in burst(mesh.gateway(), ["warm"])} == {200}
     return mesh
 
@@ -95,6 +98,15 @@ def test_a_burst_is_queued_redirected_and_rejected(overflow: RunningMesh) -> Non
     assert max(answer.after for answer in refused) < 0.5
     assert {answer.redirected for answer in answers if answer.model == "small"} == {"queue-full"}
     assert {answer.redirected for answer in answers if answer.model == "large"} == {""}
+
+
+def test_a_sidecar_redirects_too(overflow: RunningMesh) -> None:
+    """Where no VirtualService speaks for the service, and with books of its own."""
+    time.sleep(1.5)
+    tally = paced(through_client(overflow), 30, at_once=30, tokens=20)
+    models = tally.models()
+    assert models["large"] >= 6 and models["small"] >= 8, tally
+    assert {answer.status for answer in tally.answers} == {200, 429}, tally
 
 
 def test_a_client_cannot_ask_for_the_other_model(overflow: RunningMesh) -> None:
