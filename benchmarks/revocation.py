@@ -6,10 +6,10 @@ A real mesh: a chat service on two Workloads with an identity each, a client and
 round revokes a server (chat-v2), the others a client (the visitor). Before each, four long streams flow between the
 revoked party and the others, four more between others, and requests without end go from or to the revoked party, each
 on a new connection (so with a new handshake). Then the command runs. `refused` is when the last request that the
-revoked one made (or answered) had begun, `closed` when the last of its streams ended as the client's application sees
-it (its own Envoy tells it 1 s after the connection of the mesh ended); both in seconds from the start of the command,
-and from its answer. The streams between others must all go on. At the end of a round the identity is lifted, and the
-next begins when the replica serves (or asks) again.
+revoked one made (or answered) had begun, `closed` when the kernel has none of the connections between the proxies any
+more that were there when the command began, `told` when the client's application saw the last of the streams end (its
+own Envoy waits 1 s with that); all in seconds from the start of the command, and from its answer. The streams between
+others must all go on. At the end of a round the identity is lifted, and the next begins when it serves (or asks) again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from rigs import report
 from rigs.mesh import Mesh, headrace, running_mesh, until
 
 GOAL = 2.0
+PORT = 8000
 _WORKLOAD = """\
 apiVersion: headrace.dev/v1alpha1
 kind: Workload
@@ -135,6 +137,53 @@ class Asker:
         self._thread.join(70)
 
 
+class Watch:
+    """The connections that a workload's proxy has now to some servers' proxies, as the kernel lists them; `end` waits
+    until they are gone, and says since when."""
+
+    def __init__(self, mesh: Mesh, caller: str, servers: Collection[str]) -> None:
+        rows = mesh.proxies()
+        self._pid = rows[f"default/{caller}-0"]["proxy_pid"]
+        self._addresses = {_hex(rows[f"default/{name}-0"]["address"]) for name in servers}
+        self._first = self._sockets()
+        self._last = time.monotonic()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._over = threading.Event()
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            if self._first & self._sockets():
+                self._last = time.monotonic()
+            time.sleep(0.01)
+
+    def _sockets(self) -> set[str]:
+        own = set()
+        for entry in Path(f"/proc/{self._pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                own.add(entry.readlink().name)
+        found = set()
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            address, _, port = fields[2].partition(":")
+            established = fields[3] == "01" and int(port, 16) == PORT
+            if established and address in self._addresses and f"socket:[{fields[9]}]" in own:
+                found.add(fields[9])
+        return found
+
+    def end(self) -> float:
+        """When the last connection was seen (monotonic seconds)."""
+        until(lambda: time.monotonic() - self._last > 0.3, "the connections end", 30.0)
+        self._over.set()
+        self._thread.join(10)
+        return self._last
+
+
+def _hex(address: str) -> str:
+    """An address as /proc/net/tcp writes it."""
+    return bytes(reversed([int(part) for part in address.split(".")])).hex().upper()
+
+
 @dataclass
 class Figures:
     """Seconds, a value a round."""
@@ -144,6 +193,7 @@ class Figures:
     refused_after: list[float] = field(default_factory=list)
     closed: list[float] = field(default_factory=list)
     closed_after: list[float] = field(default_factory=list)
+    told: list[float] = field(default_factory=list)
     cut: int = 0
     """Streams between others that ended."""
 
@@ -165,11 +215,13 @@ def one_round(mesh: Mesh, callers: dict[str, Caller], server: bool, figures: Fig
             (streams if concerned else others).append(made)
         expected = "chat-v2" if server else "chat-v"
         until(lambda: any(expected in model for _, model in asker.answers[-20:]), "requests are answered", 30.0)
+        watch = Watch(mesh, "client" if server else "visitor", {"chat-v2"} if server else {"chat-v1", "chat-v2"})
         began = time.monotonic()
         headrace("ca", "revoke", "--workload", f"default/{revoked}", "--state", str(mesh.state))
         answered = time.monotonic()
         until(lambda: all(item.ended for item in streams), "the streams end", 30.0)
-        closed = max(item.ended for item in streams)
+        told = max(item.ended for item in streams)
+        closed = watch.end()
         time.sleep(1.0)
         last = max(at for at, model in asker.answers if (model == "chat-v2" if server else model))
         figures.command.append(answered - began)
@@ -177,6 +229,7 @@ def one_round(mesh: Mesh, callers: dict[str, Caller], server: bool, figures: Fig
         figures.refused_after.append(max(0.0, last - answered))
         figures.closed.append(closed - began)
         figures.closed_after.append(max(0.0, closed - answered))
+        figures.told.append(told - began)
         figures.cut += sum(bool(item.ended) for item in others)
         headrace("ca", "revoke", "--lift", "--workload", f"default/{revoked}", "--state", str(mesh.state))
         until(lambda: any(expected in model for _, model in asker.answers[-10:]), "it is back", 60.0, 0.05)
@@ -188,7 +241,7 @@ def one_round(mesh: Mesh, callers: dict[str, Caller], server: bool, figures: Fig
 
 def rows(kind: str, figures: Sequence[Figures]) -> list[list[str]]:
     found = []
-    for name in ("command", "refused", "refused_after", "closed", "closed_after"):
+    for name in ("command", "refused", "refused_after", "closed", "closed_after", "told"):
         values = [value for item in figures for value in getattr(item, name)]
         found.append(
             [f"{kind}: {name.replace('_after', ', from the answer')}", str(len(values)), report.spread(values, 3)]
