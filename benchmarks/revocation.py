@@ -29,7 +29,19 @@ from urllib.parse import urlsplit
 from rigs import report
 from rigs.mesh import Mesh, headrace, running_mesh, until
 
+from headrace.identity.ledger import Ledger
+
 GOAL = 2.0
+NAMES = {
+    "command": "the command's answer",
+    "refused": "refused",
+    "closed": "closed",
+    "told": "told",
+    "refused_after": "refused, from the answer",
+    "closed_after": "closed, from the answer",
+    "refused_by_mesh": "refused, from the entry in the ledger",
+    "closed_by_mesh": "closed, from the entry in the ledger",
+}
 PORT = 8000
 _WORKLOAD = """\
 apiVersion: headrace.dev/v1alpha1
@@ -194,6 +206,8 @@ class Figures:
     closed: list[float] = field(default_factory=list)
     closed_after: list[float] = field(default_factory=list)
     told: list[float] = field(default_factory=list)
+    refused_by_mesh: list[float] = field(default_factory=list)
+    closed_by_mesh: list[float] = field(default_factory=list)
     cut: int = 0
     """Streams between others that ended."""
 
@@ -230,6 +244,8 @@ def one_round(mesh: Mesh, callers: dict[str, Caller], server: bool, figures: Fig
         figures.closed.append(closed - began)
         figures.closed_after.append(max(0.0, closed - answered))
         figures.told.append(told - began)
+        figures.refused_by_mesh.append(max(0.0, last - recorded(mesh)))
+        figures.closed_by_mesh.append(max(0.0, closed - recorded(mesh)))
         figures.cut += sum(bool(item.ended) for item in others)
         headrace("ca", "revoke", "--lift", "--workload", f"default/{revoked}", "--state", str(mesh.state))
         until(lambda: any(expected in model for _, model in asker.answers[-10:]), "it is back", 60.0, 0.05)
@@ -239,13 +255,20 @@ def one_round(mesh: Mesh, callers: dict[str, Caller], server: bool, figures: Fig
             item.close()
 
 
+def recorded(mesh: Mesh) -> float:
+    """When the control plane recorded the revocation (monotonic seconds): before that the command only started up."""
+    ledger = Ledger.read(mesh.places.ca / "ledger.sqlite")
+    try:
+        return ledger.blocked()[0].since - time.time() + time.monotonic()
+    finally:
+        ledger.close()
+
+
 def rows(kind: str, figures: Sequence[Figures]) -> list[list[str]]:
     found = []
-    for name in ("command", "refused", "refused_after", "closed", "closed_after", "told"):
+    for name in NAMES:
         values = [value for item in figures for value in getattr(item, name)]
-        found.append(
-            [f"{kind}: {name.replace('_after', ', from the answer')}", str(len(values)), report.spread(values, 3)]
-        )
+        found.append([f"{kind}: {NAMES[name]}", str(len(values)), report.spread(values, 3)])
     return found
 
 

@@ -132,6 +132,11 @@ class Authority:
         """When the first certificate of the way to the root expires: no leaf outlives it."""
         return self._material.not_after.timestamp()
 
+    @property
+    def life(self) -> float:
+        """For how long the whole way to the root is valid, in seconds."""
+        return (self._material.not_after - self._material.not_before).total_seconds()
+
     def sign(self, public_key: ec.EllipticCurvePublicKey, identity: Identity, lifetime: float) -> Leaf:
         """A leaf for `identity`, valid for `lifetime` seconds from now (and `skew` before), cut to the issuer's end.
 

@@ -25,6 +25,9 @@ EXTRA_LISTS = "ca-crl.pem"
 """Istio's name for the revocation lists of plugged-in CAs that we hold no key of."""
 _SHORTEST_LIST_LIFE = 30 * 86400.0
 _FILE_LIMIT = 4 << 20
+_SOON = 30 * 86400.0
+_SOON_PART = 0.2
+"""An authority that has less left, in seconds, than the smaller of these (a part of its life) is an alert."""
 
 
 class RevocationRefused(Exception):
@@ -149,7 +152,7 @@ class Trust:
             if self.state.crl_pem and signed.issuer in here and signed.next_update - now < late
         ]
         for authority in self.roots.authorities:
-            if authority.not_after - now < 30 * 86400.0:
+            if authority.not_after - now < min(_SOON, authority.life * _SOON_PART):
                 days = max(0.0, authority.not_after - now) / 86400.0
                 found.append(f"the authority {authority.issuer_id} expires in {days:.1f} days")
         return found

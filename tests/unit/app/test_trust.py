@@ -242,6 +242,13 @@ def test_certificates_that_are_not_renewed_are_an_alert(rig: Rig) -> None:
     assert rig.keeper.problem_of(SECOND, rig.reports[SECOND].certificate_serial) is None
 
 
+def test_a_host_without_the_module_is_named_once_somebody_is_revoked(rig: Rig) -> None:
+    rig.hosts.register(wire.RegisterRequest(host="a", version="0.1.0", envoy_version="1.40.0", module=False))
+    assert rig.keeper.problems() == []
+    rig.keeper.revoke({"workload": "default/chat-v1"})
+    assert "host a has no native module" in rig.keeper.problems()[0]
+
+
 def test_everything_is_listed_where_asked(rig: Rig) -> None:
     rig.renew(FIRST)
     rows: list[dict[str, Any]] = rig.keeper.listing()["certificates"]

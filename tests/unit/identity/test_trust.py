@@ -216,6 +216,11 @@ def test_no_list_of_a_ca_that_may_not_sign_one(rig: Rig, tmp_path: Path) -> None
     assert "lacks cRLSign" in rig.trust.problems()[0]
 
 
+def test_an_authority_that_ends_soon_is_an_alert(rig: Rig) -> None:
+    rig.clock.seconds = rig.roots.signer.not_after - 29 * 86400.0
+    assert rig.trust.problems() == [f"the authority {rig.roots.signer.issuer_id} expires in 29.0 days"]
+
+
 def test_an_older_ledger_is_migrated(tmp_path: Path, clock: Any) -> None:
     path = tmp_path / "ledger.sqlite"
     database = sqlite3.connect(path)

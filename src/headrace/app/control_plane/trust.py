@@ -61,12 +61,10 @@ class TrustKeeper:
                     refreshed = now
                     self._trust.refresh()
                 self.turn()
-            except (
-                AuthorityError,
-                LedgerError,
-            ) as error:  # the mesh goes on with what it has; the next turn tries again
-                self._trust.failures["authority"] = str(error)
-                _log.error("trust not renewed", reason=str(error))
+            except Exception as error:  # the mesh goes on with what it has; the next turn tries again
+                if self._trust.failures.get("authority") != str(error):
+                    _log.exception("trust not renewed")
+                self._trust.failures["authority"] = str(error) or type(error).__name__
             else:
                 self._trust.failures.pop("authority", None)
             self._publish()
@@ -191,6 +189,12 @@ class TrustKeeper:
     def problems(self) -> list[str]:
         """Faults of the authority, the lists, and certificates that are not renewed in time, one line each."""
         found = self._trust.problems()
+        if self._trust.state.identities or self._trust.state.fingerprints:
+            found += [
+                f"host {host.name} has no native module: live connections of the revoked end there by age only"
+                for host in self._hosts.hosts.values()
+                if host.connected and not host.module
+            ]
         late = sorted(report.id for _, report in self._reports() if self._late(report.certificate_serial))
         if late:
             found.append(f"certificates were not renewed in time: {', '.join(late[:10])}{' ...' if late[10:] else ''}")
