@@ -112,9 +112,10 @@ def outcomes(envoy: EnvoyProcess, pool: str = "") -> dict[str, int]:
 
 
 class HeldServer:
-    """Answers when told, and remembers what came."""
+    """Answers when told, after so many seconds, and remembers what came."""
 
-    def __init__(self, open_at_once: bool = False) -> None:
+    def __init__(self, open_at_once: bool = False, seconds: float = 0.0) -> None:
+        self.seconds = seconds
         self.gate = threading.Event()
         self.requests: list[dict[str, Any]] = []
         self.running = 0
@@ -134,6 +135,7 @@ class HeldServer:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
+            await asyncio.sleep(self.seconds)
             while not self.gate.is_set():
                 await asyncio.sleep(0.005)
         finally:

@@ -74,14 +74,16 @@ def wait_until(condition: Any, what: str, seconds: float = 15.0) -> Any:
 
 
 @contextlib.contextmanager
-def running_envoy(bootstrap: bytes, admin_socket: Path, environment: Mapping[str, str] = {}) -> Iterator[EnvoyProcess]:
+def running_envoy(
+    bootstrap: bytes, admin_socket: Path, environment: Mapping[str, str] = {}, workers: int = 1
+) -> Iterator[EnvoyProcess]:
     """Envoy with this bootstrap, from the moment its admin socket answers."""
     with tempfile.TemporaryDirectory(prefix="hr-envoy-") as directory:
         config, log = Path(directory) / "bootstrap.json", Path(directory) / "log"
         config.write_bytes(bootstrap)
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [pinned_envoy(), "-c", config, "--disable-hot-restart", "--concurrency", "1", "-l", "info"],
+                [pinned_envoy(), "-c", config, "--disable-hot-restart", "--concurrency", str(workers), "-l", "info"],
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,

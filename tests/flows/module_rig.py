@@ -241,10 +241,12 @@ def _access_log(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def pool_envoy(bootstrap: PoolBootstrap, more: Mapping[str, str] | None = None) -> Iterator[EnvoyProcess]:
-    """Envoy with the module, and with `more` in its environment."""
+def pool_envoy(
+    bootstrap: PoolBootstrap, more: Mapping[str, str] | None = None, workers: int = 1
+) -> Iterator[EnvoyProcess]:
+    """Envoy with the module, and with `more` in its environment; `workers`: its threads."""
     environment = {native.SEARCH_PATH: str(module_directory()), **(more or {})}
-    with running_envoy(bootstrap.encode(), bootstrap.admin, environment) as envoy:
+    with running_envoy(bootstrap.encode(), bootstrap.admin, environment, workers) as envoy:
         wait_until(lambda: envoy.listener_address("front")[1], "the listener listens")
         yield envoy
 

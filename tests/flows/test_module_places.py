@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from tests.flows.admission_rig import GatedBootstrap, HeldServer, Line, count, gated, opened, outcomes
 from tests.flows.envoy_process import EnvoyProcess, wait_until
-from tests.flows.module_rig import Upstreams, ask, chat, needs_pools, pool_envoy, upstreams
+from tests.flows.module_rig import Upstreams, ask, chat, connect, in_threads, needs_pools, pool_envoy, upstreams
 
 pytestmark = needs_pools
 
@@ -203,3 +205,32 @@ def test_each_subset_waits_for_places_of_its_own(tmp_path: Path, servers: Upstre
         held[0].gate.set()
         assert line.statuses() == [200] * 6
         assert (held[0].most, held[1].most, count(envoy, "overfull")) == (1, 1, 0)
+
+
+def test_many_workers_share_one_set_of_places(tmp_path: Path, servers: Upstreams) -> None:
+    """Requests that come, end and leave in four threads of Envoy at once: no place is given twice, none is lost."""
+    held = [HeldServer(open_at_once=True, seconds=seconds) for seconds in (0.001, 0.004, 0.009)]
+    bootstrap = gated(tmp_path, [servers.add(server.app()) for server in held], {}, log=None)
+    queue = {"requests": 1000, "seconds": 60}
+    tenant = {"header": "x-tenant"}
+    bootstrap.pools["models"] = {"admission": {"concurrency_per_endpoint": 2, "queue": queue, "tenant": tenant}}
+    with pool_envoy(bootstrap, workers=4) as envoy:
+
+        def work(thread: int) -> set[int]:
+            return {ask(envoy, chat("x"), x_tenant=f"{thread % 5}").status for _ in range(25)}
+
+        assert set.union(*in_threads(24, work)) == {200}
+        assert max(server.most for server in held) == 2
+        assert sum(len(server.requests) for server in held) == 600
+
+        def leave(thread: int) -> None:
+            for _ in range(15):
+                with contextlib.closing(connect(envoy)) as connection:
+                    connection.request("POST", "/v1/chat/completions", chat("x"))
+                    time.sleep(0.001 * (thread % 5))
+
+        in_threads(16, leave)
+        wait_until(lambda: sum(outcomes(envoy).values()) == 840, f"each is counted: {outcomes(envoy)}", 30)
+        wait_until(lambda: count(envoy, "in_flight") == count(envoy, "waiting") == 0, "no place is lost", 30)
+        assert (count(envoy, "overfull"), count(envoy, "panics")) == (0, 0)
+        assert ask(envoy, chat("x")).status == 200
