@@ -17,10 +17,11 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from rigs.mesh import Mesh, running_mesh
 
-REQUESTS = 400
+REQUESTS = 1500
 ADDED = 5
 SERVER = """\
 import http.server, os
@@ -67,16 +68,25 @@ def documents(replicas: int) -> dict[str, str]:
     }
 
 
-def median_request(mesh: Mesh) -> float:
-    """Seconds of the median request of the mesh's client."""
-    row = mesh.proxies()["default/client-0"]
+def processor_seconds(pids: list[int]) -> float:
+    """Processor time of these processes so far, all threads (/proc/PID/task/TID/schedstat)."""
+    tasks = (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def measure_requests(mesh: Mesh) -> tuple[float, float]:
+    """Seconds of the median request of the mesh's client, and processor seconds of both proxies for each request."""
+    rows = mesh.proxies()
+    row = rows["default/client-0"]
+    proxies = [rows["default/client-0"]["proxy_pid"], rows["default/server-0"]["proxy_pid"]]
     enter: list[str] = []
     if not row["address"].startswith("127."):
         enter = ["nsenter", f"--target={row['app_pid']}", "--net", "--mount"]
     environment = mesh.environment("default/client-0")
     command = [*enter, sys.executable, "-I", "-c", CLIENT, str(REQUESTS)]
+    before = processor_seconds(proxies)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
-    return statistics.median(json.loads(done.stdout))
+    return statistics.median(json.loads(done.stdout)), (processor_seconds(proxies) - before) / REQUESTS
 
 
 def seconds_until(mesh: Mesh, replicas: int) -> float:
@@ -96,18 +106,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     requests: dict[str, list[float]] = {"loopback": [], "netns": []}
+    processor: dict[str, list[float]] = {"loopback": [], "netns": []}
     starts: dict[str, list[float]] = {"loopback": [], "netns": []}
     with contextlib.ExitStack() as stack:
         meshes = {kind: stack.enter_context(running_mesh(documents(0), ("--capture", kind))) for kind in requests}
         for number in range(rounds):
             for kind in sorted(meshes, reverse=bool(number % 2)):
-                requests[kind].append(median_request(meshes[kind]))
+                seconds, spent = measure_requests(meshes[kind])
+                requests[kind].append(seconds)
+                processor[kind].append(spent)
                 starts[kind].append(seconds_until(meshes[kind], ADDED))
                 seconds_until(meshes[kind], 0)
     print(f"{rounds} rounds, load average {os.getloadavg()[0]:.1f}\n")
     print("| | loopback | netns | netns / loopback (median of rounds; range) |\n|---|---|---|---|")
     for title, found, factor, unit in (
         ("median request, one connection", requests, 1e6, "us"),
+        ("processor time of both proxies a request", processor, 1e6, "us"),
         (f"{ADDED} replicas more, until all are ready", starts, 1e3, "ms"),
     ):
         ratios = [two / one for one, two in zip(found["loopback"], found["netns"], strict=True)]
