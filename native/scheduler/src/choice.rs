@@ -25,8 +25,6 @@ struct Scales {
     /// Predicted seconds to the first token that are too many, since another endpoint is so much sooner: its share of
     /// what everybody saves by its staying is more than it owes them.
     too_late: f64,
-    /// Seconds that a prompt usually takes.
-    usual: f64,
 }
 
 impl Pool {
@@ -148,7 +146,6 @@ impl Pool {
                 + CROWD_WEIGHT * in_flight * full.powi(CROWD_POWER),
             slow,
             too_late: 2.0 * soonest + mean(&|place| waits[place]),
-            usual: self.usual_work,
         }
     }
 
@@ -161,8 +158,7 @@ impl Pool {
             + scales.slow * prediction.company;
         let age = now - endpoint.since;
         let warmed = if age < self.config.warmup {
-            // A new endpoint counts for more than it is, though it has nothing to do.
-            (score + scales.usual) * self.config.warmup / age.max(0.1 * self.config.warmup)
+            score * self.config.warmup / age.max(0.1 * self.config.warmup)
         } else {
             score
         };

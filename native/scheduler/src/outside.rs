@@ -10,7 +10,7 @@ const TRY_AGAIN: u32 = 100;
 /// Requests of others that are believed at most, waiting and running each.
 const MOST: f64 = 256.0;
 /// Belief does not fall below this.
-const LEAST_BELIEF: f64 = 1.0 / 64.0;
+const LEAST_BELIEF: f64 = 1.0 / 1024.0;
 
 /// Requests of others at one endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -97,9 +97,9 @@ impl Outside {
     /// A first token came after `seconds`; `without` and `with` it was foretold without and with what counted.
     pub(crate) fn proved(&mut self, seconds: f64, without: f64, with: f64) {
         self.belief = if seconds < (without + with) / 2.0 {
-            (self.belief / 2.0).max(LEAST_BELIEF)
+            (self.belief / 4.0).max(LEAST_BELIEF)
         } else {
-            (self.belief * 2.0).min(1.0)
+            (self.belief * 4.0).min(1.0)
         };
     }
 }

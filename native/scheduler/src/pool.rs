@@ -137,13 +137,8 @@ pub struct Pool {
     /// What all endpoints together are like.
     pub(crate) learned: Learned,
     pub(crate) forgotten: Forgotten,
-    /// Seconds that a prompt takes where it is sent, on average.
-    pub(crate) usual_work: f64,
     pub(crate) turn: usize,
 }
-
-/// Prompts that the average of their work remembers.
-const USUAL: f64 = 200.0;
 
 impl Pool {
     /// A pool without endpoints.
@@ -154,7 +149,6 @@ impl Pool {
             flights: HashMap::new(),
             learned: Learned::default(),
             forgotten: Forgotten::new(&config.cost, config.block_tokens),
-            usual_work: 0.0,
             turn: 0,
         }
     }
@@ -276,9 +270,7 @@ impl Pool {
         if let Some(adapter) = request.adapter {
             endpoint.adapters.started(adapter);
         }
-        let seconds = (work.seconds + work.tokens * burden) * endpoint.learned.factor();
         let number = endpoint.residency.sent(request.blocks, private, size);
-        self.usual_work += (seconds - self.usual_work) / USUAL;
         self.forgotten
             .wanted(&request.blocks[there..], &self.config.cost, self.config.block_tokens);
         let flight = Flight {
@@ -361,9 +353,9 @@ impl Pool {
         }
     }
 
-    /// What is foretold without and with the requests of others, where they count.
+    /// What is foretold without and with what the engine said of requests of others, if it said any.
     fn foretell(&self, at: usize, request: &Request<'_>, now: f64) -> Option<(f64, f64)> {
-        let others = self.endpoints[at].others(now);
+        let others = self.endpoints[at].outside.counted(0, now);
         if others == Counted::default() {
             return None;
         }
