@@ -140,7 +140,7 @@ fn what_was_said_once_fades() {
     servers.run(0.6, 10.0, &mut Random::new(5), |_, _| {});
     let first = servers.share(1);
     servers.run(0.6, 100.0, &mut Random::new(6), |_, _| {});
-    let _ = servers.run(0.6, 50.0, &mut Random::new(7), |_, _| {});
+    servers.run(0.6, 50.0, &mut Random::new(7), |_, _| {});
     println!("share while it is fresh {first:.3}, later {:.3}", servers.share(1));
     assert!(first < 0.15 && servers.share(1) > 0.15);
 }
