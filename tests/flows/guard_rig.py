@@ -7,6 +7,7 @@ that closes connections of revoked clients. Both read who is revoked from one fi
 from __future__ import annotations
 
 import contextlib
+import datetime
 import http.client
 import json
 import shutil
@@ -22,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.json_format import MessageToDict
 from tests.flows.envoy_process import EnvoyProcess, running_envoy, wait_until
 from tests.flows.identity_rig import (
@@ -42,6 +47,8 @@ from headrace.envoy.module_filter import guard_filter, guard_network_filter
 from headrace.envoy.secrets import validation_secret
 from headrace.envoy.translate.tls import mesh_downstream
 from headrace.floor.files import write_private
+from headrace.identity.keys import PrivateKey
+from headrace.identity.material import key_usage
 from headrace.identity.rotation import WorkloadCertificate
 from headrace.model.mesh import MeshConfig
 
@@ -238,6 +245,34 @@ def guard_rig(make_trust: Callable[[Path], Trust] = Trust, *, tcp: bool = False)
         rig = GuardRig(work, trust, secrets, client, server, port, front, pairs)
         wait_until(lambda: rig.ask() == 200, "both Envoys have their secrets", 30.0)
         yield rig
+
+
+def with_intermediate(directory: Path) -> Trust:
+    """An authority as an organisation plugs it in: root, intermediate that signs, no list of the root."""
+    directory.mkdir(mode=0o700)
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    end = start + datetime.timedelta(days=100)
+
+    def certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: ec.EllipticCurvePrivateKey) -> bytes:
+        subject, above = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in (name, issuer))
+        signed = (
+            x509.CertificateBuilder(above, subject, key.public_key(), x509.random_serial_number(), start, end)
+            .add_extension(x509.BasicConstraints(True, None), True)
+            .add_extension(key_usage(signs_certificates=True), True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), False)
+            .sign(by, hashes.SHA256())
+        )
+        return signed.public_bytes(Encoding.PEM)
+
+    root, middle = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    top = certificate("root", root, "root", root)
+    below = certificate("intermediate", middle, "root", root)
+    files = {"root-cert": top, "ca-cert": below, "cert-chain": below + top, "ca-key": PrivateKey(middle).reveal_pem()}
+    for name, data in files.items():
+        (directory / f"{name}.pem").write_bytes(data)
+        (directory / f"{name}.pem").chmod(0o600)
+    return Trust(directory)
 
 
 def _dict(message: Any) -> dict[str, Any]:

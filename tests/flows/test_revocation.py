@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import socket
 import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 from tests.flows.envoy_process import EnvoyProcess, wait_until
-from tests.flows.guard_rig import GuardRig, guard_rig, needs_guard
-from tests.flows.identity_rig import CLIENT, SERVER, STRANGER, Trust
+from tests.flows.guard_rig import GuardRig, guard_rig, needs_guard, with_intermediate
+from tests.flows.identity_rig import CLIENT, SERVER, STRANGER
 
 from headrace.envoy.secrets import validation_secret
 from headrace.floor.clock import SystemClock
 from headrace.identity.crl import Reason
-from headrace.identity.keys import PrivateKey
-from headrace.identity.material import key_usage
 from headrace.identity.roots import Roots
 from headrace.identity.rotation import WorkloadCertificate
 from headrace.identity.trust import ListRules, TrustState
@@ -200,34 +194,6 @@ def test_an_expired_list_would_refuse_everybody(rig: GuardRig) -> None:
     assert refused(rig, rig.trust.pair(STRANGER))
     send(rig, TrustState(trust.state.bundle_pem, trust.roots.signer.revocation_list([], 2, time.time(), 3600.0)))
     assert not refused(rig, rig.trust.pair(STRANGER))
-
-
-def with_intermediate(directory: Path) -> Trust:
-    """An authority as an organisation plugs it in: root, intermediate that signs, no list of the root."""
-    directory.mkdir(mode=0o700)
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-    end = start + datetime.timedelta(days=100)
-
-    def certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: ec.EllipticCurvePrivateKey) -> bytes:
-        subject, above = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)]) for text in (name, issuer))
-        signed = (
-            x509.CertificateBuilder(above, subject, key.public_key(), x509.random_serial_number(), start, end)
-            .add_extension(x509.BasicConstraints(True, None), True)
-            .add_extension(key_usage(signs_certificates=True), True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), False)
-            .sign(by, hashes.SHA256())
-        )
-        return signed.public_bytes(Encoding.PEM)
-
-    root, middle = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    top = certificate("root", root, "root", root)
-    below = certificate("intermediate", middle, "root", root)
-    files = {"root-cert": top, "ca-cert": below, "cert-chain": below + top, "ca-key": PrivateKey(middle).reveal_pem()}
-    for name, data in files.items():
-        (directory / f"{name}.pem").write_bytes(data)
-        (directory / f"{name}.pem").chmod(0o600)
-    return Trust(directory)
 
 
 def test_an_intermediate_s_list_refuses_only_the_revoked() -> None:

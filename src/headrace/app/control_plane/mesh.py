@@ -77,6 +77,7 @@ class Mesh:
         notes = [LOOPBACK_NOTE if self.settings.capture == "loopback" else NETNS_NOTE]
         if not self.plan.value:
             notes.append(f"nothing to run: no Workload and no Gateway in {', '.join(self.settings.documents)}")
+        notes += [f"certificates: {line}" for line in (self.trust.problems() if self.trust else [])]
         return notes + [
             f"{host.name}: no native module, balancing by least_request ({host.module_problem})"
             for host in self.hosts.hosts.values()
