@@ -23,7 +23,7 @@ _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x00020000, 0x040000
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_RDONLY, _MS_REMOUNT = 0x1000, 0x4000, 1 << 18, 1, 32
 _MS_NOSUID, _MS_NODEV = 2, 4
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECUREBITS = 24, 38, 28
-_SECURE_LOCKED = 0x2F  # no rights for user 0, none kept when users change, both locked (linux/securebits.h)
+_SECURE_LOCKED = 0x2B  # no rights for user 0, none kept when users change, all locked (linux/securebits.h)
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _PORTS = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
