@@ -1,13 +1,13 @@
 """What the native module costs when it does its whole work: against plain Envoy, round robin, in one run.
 
-    python benchmarks/module_overhead.py [--rounds N] [--seconds S] [--write]
+    python benchmarks/module_overhead.py [--rounds N] [--seconds S] [--resend] [--write]
 
 Two Envoys with one worker each take turns in every round before the same four constant backends (one more Envoy, which
 reads the whole body before it answers): one with the router alone and round robin, one with the filter and policy
 `pool`, which reads and hashes the body, keeps the books, picks by predicted drain, reads the usage in the answer and
 reports statistics and metadata. Bodies are chat completions of 1 KiB, 20 KB and 220 KB, each different in its last
-message. One connection gives the latency, 16 give the throughput. The proxies share one core; load and backends share
-the other.
+message. One connection gives the latency, 16 give the throughput; the processor's time is the proxy's for each request
+at 16, and depends less on what else the machine does. The proxies share one core; load and backends share the other.
 
 Needs wrk.
 """
@@ -86,17 +86,17 @@ def main() -> None:
     samples: dict[tuple[str, str, int], list[Sample]] = {}
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {LOAD_CORE})
-    with tempfile.TemporaryDirectory(prefix="hr-bench-") as name, ways(Path(name)) as rig:
+    with tempfile.TemporaryDirectory(prefix="hr-bench-") as name, ways(Path(name), resend=arguments.resend) as rig:
         plain, module = rig.ways
         scripts = {size: script(Path(name), size) for size in SIZES}
         for way in (plain, module):
             measure(wrk, way, scripts["1 KiB"], 16, 1.0)  # warm
         for number in range(arguments.rounds):
             order = (plain, module) if number % 2 == 0 else (module, plain)
-            for size, script in scripts.items():
+            for size, file in scripts.items():
                 for connections in CONNECTIONS:
                     for way in order:
-                        sample = measure(wrk, way, script, connections, arguments.seconds)
+                        sample = measure(wrk, way, file, connections, arguments.seconds)
                         samples.setdefault((way.name, size, connections), []).append(sample)
     os.sched_setaffinity(0, cores)
     publish(samples, arguments)
@@ -106,6 +106,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run of wrk")
+    parser.add_argument(
+        "--resend", action="store_true", help="with the filter attempt, so that requests can be sent again"
+    )
     parser.add_argument("--write", action="store_true", help="put the section into RESULTS.md")
     return parser.parse_args()
 
@@ -129,7 +132,7 @@ class Rig:
 
 
 @contextlib.contextmanager
-def ways(directory: Path) -> Iterator[Rig]:
+def ways(directory: Path, *, resend: bool = False) -> Iterator[Rig]:
     """The two Envoys, ready, and their backends."""
     with contextlib.ExitStack() as stack:
         backends = [free_port() for _ in range(BACKENDS)]
@@ -138,7 +141,8 @@ def ways(directory: Path) -> Iterator[Rig]:
         found = []
         for name in ("plain", "module"):
             port = free_port()
-            pid = _start(stack, directory, name, _proxy(port, backends, module=name == "module"), PROXY_CORE)
+            proxy = _proxy(port, backends, module=name == "module", resend=resend)
+            pid = _start(stack, directory, name, proxy, PROXY_CORE)
             found.append(Way(name, port, pid))
         yield Rig((found[0], found[1]), tuple(backends))
 
@@ -202,7 +206,7 @@ def _backend(port: int) -> dict[str, Any]:
     return listener
 
 
-def _proxy(port: int, backends: list[int], *, module: bool) -> dict[str, Any]:
+def _proxy(port: int, backends: list[int], *, module: bool, resend: bool = False) -> dict[str, Any]:
     endpoints = [{"endpoint": {"address": _address(backend)}} for backend in backends]
     cluster: dict[str, Any] = {
         "name": "models",
@@ -214,13 +218,23 @@ def _proxy(port: int, backends: list[int], *, module: bool) -> dict[str, Any]:
     filters = []
     if module:
         kind = f"{_API}extensions.load_balancing_policies.dynamic_modules.v3.DynamicModulesLoadBalancerConfig"
-        settings = {"@type": _STRING, "value": json.dumps({"pool": "bench/models"})}
+        settings = {"@type": _STRING, "value": json.dumps({"pool": "bench/models", "resend": int(resend)})}
         value = {**loaded, "lb_policy_name": "pool", "lb_policy_config": settings}
         typed = {"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "type_url": kind, "value": value}
         policy = {"name": "envoy.load_balancing_policies.dynamic_modules", "typed_config": typed}
         cluster["load_balancing_policy"] = {"policies": [{"typed_extension_config": policy}]}
         kind = f"{_API}extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
         filters.append({"name": "pool", "typed_config": {"@type": kind, **loaded, "filter_name": "pool"}})
+        if resend:
+            attempt = {"name": "attempt", "typed_config": {"@type": kind, **loaded, "filter_name": "attempt"}}
+            codec = {"@type": f"{_API}extensions.filters.http.upstream_codec.v3.UpstreamCodec"}
+            options = {
+                "@type": f"{_API}extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {}},
+                "http_filters": [attempt, {"name": "codec", "typed_config": codec}],
+            }
+            name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+            cluster["typed_extension_protocol_options"] = {name: options}
     route = {"route": {"cluster": "models", "timeout": "30s"}}
     return {"listeners": [_listener(port, route, *filters)], "clusters": [cluster]}
 
@@ -256,10 +270,11 @@ def publish(samples: dict[tuple[str, str, int], list[Sample]], arguments: argpar
                 f"{statistics.median(plain.p50 for plain, _ in one):.0f}",
                 report.spread([module.p50 - plain.p50 for plain, module in one], 0),
                 report.spread([module.cpu / plain.cpu for plain, module in many]),
+                report.spread([module.cpu - plain.cpu for plain, module in many], 0),
             ]
         )
     head = ["body", "plain, requests/s", "module, requests/s", "throughput ratio", "plain p50 µs, 1 connection"]
-    head += ["added p50 µs, 1 connection", "processor time ratio"]
+    head += ["added p50 µs, 1 connection", "processor time ratio", "added processor time µs"]
     explanation = (__doc__ or "").split("\n\n")[2].replace("\n", " ")
     lines = [explanation, "", *report.table(head, rows), "", f"{arguments.rounds} rounds, medians (lowest to highest)."]
     report.publish("Cost of the native module", lines, write=arguments.write)

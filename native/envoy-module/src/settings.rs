@@ -15,6 +15,8 @@ pub type Refusal = String;
 pub struct FilterSettings {
     /// Answers say which endpoint was picked and why.
     pub debug_headers: bool,
+    /// Nobody reads the metadata of requests, so none are written.
+    pub without_metadata: bool,
 }
 
 /// Settings of a pool, from the load-balancing policy of its clusters.
@@ -72,8 +74,16 @@ impl FilterSettings {
     pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
         let mut object = Object::read("", if text.is_empty() { b"{}" } else { text })?;
         let debug_headers = object.truth("debug_headers")?;
+        let without_metadata = match object.text("metadata")?.as_str() {
+            "" | "write" => false,
+            "none" => true,
+            _ => return Err("metadata must be \"write\" or \"none\"".to_string()),
+        };
         object.end()?;
-        Ok(FilterSettings { debug_headers })
+        Ok(FilterSettings {
+            debug_headers,
+            without_metadata,
+        })
     }
 }
 
@@ -206,6 +216,12 @@ mod tests {
                 .unwrap()
                 .debug_headers
         );
+        assert!(
+            FilterSettings::parse(br#"{"metadata":"none"}"#)
+                .unwrap()
+                .without_metadata
+        );
+        assert!(FilterSettings::parse(br#"{"metadata":"some"}"#).is_err());
         assert!(FilterSettings::parse(br#"{"pool":"p"}"#).is_err());
     }
 }

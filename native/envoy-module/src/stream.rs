@@ -136,7 +136,9 @@ impl StreamHooks for PoolStream {
                 account.redirected_from = detour.pool.name().to_string();
             }
             Statistics::note(&self.filter, &pool, Some(&account));
-            account.write(stream);
+            if !self.filter().map_or(false, |filter| filter.settings.without_metadata) {
+                account.write(stream);
+            }
         }
     }
 
