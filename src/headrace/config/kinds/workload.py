@@ -6,7 +6,7 @@ Field names follow Kubernetes' PodSpec and Container where these have the same t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -196,7 +196,10 @@ def _check(spec: WorkloadSpec, document: Document) -> Iterator[Finding]:
 
 def _check_capture(document: Document) -> Iterator[Finding]:
     """Istio's annotations of what capture leaves alone: a wrong one would open, or close, more than was meant."""
-    annotations = (document.data.get("metadata") or {}).get("annotations") or {}
+    metadata = document.data.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    if not isinstance(annotations, Mapping):
+        return  # not written, or refused elsewhere
     try:
         Exclusions.parse({str(name): str(value) for name, value in annotations.items()})
     except ExclusionError as error:
