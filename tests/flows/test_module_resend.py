@@ -108,6 +108,17 @@ def test_no_request_goes_on_after_two_answers_began_whatever_the_route_says(tmp_
     assert len(server.bodies) == 2
 
 
+def test_the_answer_to_a_mirror_s_copy_does_not_count(tmp_path: Path, servers: Upstreams) -> None:
+    copies, server = ScriptedServer(WHOLE), ScriptedServer(["headers", 0.3, "break"], WHOLE)
+    bootstrap = resending(tmp_path, [servers.add(server.app()) for _ in range(2)], AGAIN)
+    bootstrap.clusters["copies"] = [servers.add(copies.app())]
+    bootstrap.routes[0]["route"]["request_mirror_policies"] = [{"cluster": "copies"}]
+    with pool_envoy(bootstrap) as envoy:
+        assert ask(envoy, chat("x", stream=True)).body == b"".join(WHOLE)
+        books_are_empty(envoy)
+    assert (len(server.bodies), len(copies.bodies)) == (2, 1)
+
+
 @pytest.mark.parametrize("forbidden", ["by the route", "by the settings", "after a token", "beyond the buffer"])
 def test_it_is_not_sent_again(tmp_path: Path, servers: Upstreams, forbidden: str) -> None:
     begins: list[Any] = [TOKEN, 0.05] if forbidden == "after a token" else []

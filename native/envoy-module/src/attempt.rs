@@ -7,7 +7,7 @@
 use crate::abi::callbacks::{Body, Headers, Pieces, Stream};
 use crate::abi::http::StreamHooks;
 use crate::answer::Events;
-use crate::balancer::{request_number, REQUEST_HEADER};
+use crate::balancer::{is_marked, request_number, REQUEST_HEADER};
 use crate::inflate::{Coding, Inflate};
 use crate::requests::{find, Facts};
 use std::cell::RefCell;
@@ -74,6 +74,9 @@ impl StreamHooks for Attempt {
             .flatten()
             .and_then(find);
         if let Some(facts) = facts.filter(|facts| facts.resend) {
+            if stream.read_header(Headers::Request, ":authority", is_marked) == Some(true) {
+                return CONTINUE; // a mirror's copy, whose answer nobody awaits
+            }
             *self.phase.borrow_mut() = Phase::Waiting(facts);
         }
         CONTINUE

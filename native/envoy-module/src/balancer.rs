@@ -199,8 +199,8 @@ fn is_copy(facts: &Facts, request: &Choosing<'_>) -> bool {
     !locked(&facts.sent).tried.is_empty() && request.header(":authority", is_marked) == Some(true)
 }
 
-/// `host-shadow`, or `host-shadow:port`.
-fn is_marked(host: &[u8]) -> bool {
+/// Whether Envoy marks a request as a mirror's copy: its host is `host-shadow`, or `host-shadow:port`.
+pub fn is_marked(host: &[u8]) -> bool {
     host.split(|&byte| byte == b':')
         .next()
         .map_or(false, |name| name.ends_with(b"-shadow"))
