@@ -8,6 +8,8 @@ import http.client
 import json
 import os
 import re
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -47,6 +49,9 @@ def _has_pools() -> bool:
 needs_pools = pytest.mark.skipif(
     not _has_pools(), reason=f"the native module in {module_directory()} is not built, or has no pools"
 )
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl, the client over HTTP/2, is not installed")
 
 
 class Upstreams:
@@ -286,6 +291,16 @@ def ask(envoy: EnvoyProcess, body: bytes, path: str = "/v1/chat/completions", **
         content = response.read()
         headers_found = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, headers_found, content, time.monotonic() - begin)
+
+
+def ask_http2(
+    envoy: EnvoyProcess, body: bytes, path: str = "/v1/chat/completions"
+) -> subprocess.CompletedProcess[bytes]:
+    """One request over HTTP/2 without TLS: the answer's body on curl's standard output, its headers on the other."""
+    host, port = envoy.listener_address("front")
+    command = ["curl", "-sS", "-N", "-D", "/dev/stderr", "--http2-prior-knowledge", "--max-time", "30"]
+    command += ["-H", "content-type: application/json", "--data-binary", "@-", f"http://{host}:{port}{path}"]
+    return subprocess.run(command, input=body, capture_output=True, timeout=40, check=True)
 
 
 def in_threads(count: int, work: Any) -> list[Any]:

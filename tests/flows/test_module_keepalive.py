@@ -17,10 +17,12 @@ from tests.flows.module_rig import (
     PoolBootstrap,
     Upstreams,
     ask,
+    ask_http2,
     chat,
     connect,
     counters,
     log_lines,
+    needs_curl,
     needs_pools,
     pool_envoy,
     upstreams,
@@ -98,6 +100,30 @@ def test_a_stream_that_is_held_hears_comments_and_then_its_answer(tmp_path: Path
     held = log_lines(tmp_path / "log")[-1]
     assert (held["outcome"], held["tokens_out"]) == ("ok", 2)
     assert held["queue_ms"] > 500 and held["ttft_ms"] >= held["queue_ms"]
+
+
+@needs_curl
+def test_http2_clients_hear_comments_too(tmp_path: Path, servers: Upstreams) -> None:
+    server = ScriptedServer([0.7, *WHOLE])
+    with pool_envoy(keeping(tmp_path, [servers.add(server.app())])) as envoy:
+        answer = ask_http2(envoy, chat("x", stream=True))
+        assert answer.stderr.startswith(b"HTTP/2 200") and answer.stderr.count(b"HTTP/2 200") == 1
+        assert answer.stdout.startswith(SIGN) and answer.stdout.endswith(b"".join(WHOLE))
+        books_are_empty(envoy)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_who_leaves_after_a_comment_leaves_no_trace(tmp_path: Path, servers: Upstreams, held: bool) -> None:
+    server = ScriptedServer([1.5, b"{}"])
+    with pool_envoy(keeping(tmp_path, [servers.add(server.app())], admission=ONE_AT_A_TIME if held else {})) as envoy:
+        with one_running(envoy) if held else contextlib.nullcontext(), contextlib.closing(connect(envoy)) as client:
+            client.request("POST", "/v1/chat/completions", chat("leaves", stream=True))
+            assert client.getresponse().read(len(SIGN)) == SIGN
+            client.close()
+            wait_until(lambda: len(log_lines(tmp_path / "log")) >= 1, "it is over")
+        wait_until(lambda: set(counters(envoy, "waiting").values()) == {0}, "nobody waits")
+        books_are_empty(envoy)
+    assert log_lines(tmp_path / "log")[0]["outcome"] in ("reset", "left")
 
 
 def test_who_is_refused_after_comments_hears_it_in_the_stream(tmp_path: Path, servers: Upstreams) -> None:

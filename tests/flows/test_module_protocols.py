@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from tests.flows.module_rig import (
     PoolBootstrap,
     Upstreams,
     ask,
+    ask_http2,
     chat,
     connect,
     counters,
     log_lines,
+    needs_curl,
     needs_pools,
     pool_envoy,
     simulated,
@@ -158,22 +159,15 @@ def test_a_body_of_20_mb_streams_through_to_a_slow_server(tmp_path: Path, resend
         assert len(server.requests[1]) > huge
 
 
-def h2(envoy: EnvoyProcess, body: bytes, path: str = "/v1/chat/completions") -> subprocess.CompletedProcess[bytes]:
-    """What curl says of an answer over HTTP/2 without TLS."""
-    host, port = envoy.listener_address("front")
-    command = ["curl", "-sS", "-N", "-D", "/dev/stderr", "--http2-prior-knowledge", "--max-time", "30"]
-    command += ["-H", "content-type: application/json", "--data-binary", "@-", f"http://{host}:{port}{path}"]
-    return subprocess.run(command, input=body, capture_output=True, timeout=40, check=True)
-
-
+@needs_curl
 def test_http2_clients_get_streams_and_whole_answers(tmp_path: Path, servers: Upstreams) -> None:
     port = servers.add(simulated())
     with pool_envoy(pool(tmp_path, [port], policy={"usage": "inject", "resend": 1})) as envoy:
-        stream = h2(envoy, chat("one two three", 4, stream=True))
+        stream = ask_http2(envoy, chat("one two three", 4, stream=True))
         assert stream.stderr.startswith(b"HTTP/2 200") and stream.stdout.count(b'"content"') == 4
         assert b"usage" not in stream.stdout
-        assert b'"completion_tokens": 2' in h2(envoy, chat("one", 2)).stdout
-        assert h2(envoy, chat("x" * 3_000_000)).stderr.startswith(b"HTTP/2 200")
+        assert b'"completion_tokens": 2' in ask_http2(envoy, chat("one", 2)).stdout
+        assert ask_http2(envoy, chat("x" * 3_000_000)).stderr.startswith(b"HTTP/2 200")
         wait_until(lambda: set(counters(envoy, "in_flight").values()) == {0}, "the books are empty")
         assert counters(envoy, "panics") == {"": 0}
     assert [line["tokens_out"] for line in log_lines(tmp_path / "log")][:2] == [4, 2]
