@@ -6,6 +6,7 @@ them out; apart from all so that the agent, which only tries them out, need not 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from envoy.config.core.v3 import extension_pb2
@@ -13,7 +14,7 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.dynamic_modules.v3 import dynamic_modules_pb2 as module_pb2
 from envoy.extensions.filters.http.dynamic_modules.v3 import dynamic_modules_pb2 as module_filter_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, wrappers_pb2
 from google.protobuf.message import Message
 from xds.type.v3 import typed_struct_pb2
 
@@ -45,10 +46,11 @@ def module_filter() -> Any:
     return _filter("envoy.filters.http.dynamic_modules", MODULE_FILTER)
 
 
-def pool_filter() -> Any:
+def pool_filter(*, metadata: bool = True) -> Any:
     """The module's HTTP filter that reads, holds and observes requests to pools. Stands directly before the router; the
-    settings are those of the pools' clusters, so that a change of them replaces no listener."""
-    return _filter(POOL_FILTER, POOL)
+    settings are those of the pools' clusters, so that a change of them replaces no listener. `metadata`: whether
+    anybody reads the dynamic metadata that it can write of each request."""
+    return _filter(POOL_FILTER, POOL, "" if metadata else json.dumps({"metadata": "none"}))
 
 
 def keepalive_filter() -> Any:
@@ -89,11 +91,13 @@ def pool_balancer(settings: str) -> Any:
     return extension_pb2.TypedExtensionConfig(name=_LB_POLICY, typed_config=_packed(config))
 
 
-def _filter(name: str, filter_name: str) -> Any:
+def _filter(name: str, filter_name: str, settings: str = "") -> Any:
     config = module_filter_pb2.DynamicModuleFilter(
         dynamic_module_config=module_pb2.DynamicModuleConfig(name=MODULE_NAME, do_not_close=True),
         filter_name=filter_name,
     )
+    if settings:
+        config.filter_config.CopyFrom(_packed(wrappers_pb2.StringValue(value=settings)))
     return hcm_pb2.HttpFilter(name=name, typed_config=_packed(config))
 
 

@@ -160,7 +160,7 @@ def _http_filters(settings: HcmSettings) -> list[Any]:
     filters.append(http_filter("envoy.filters.http.grpc_stats", stats))
     filters.append(http_filter("envoy.filters.http.fault", fault_pb2.HTTPFault()))
     filters.append(http_filter("envoy.filters.http.cors", cors_pb2.Cors()))
-    filters += settings.pools.filters()
+    filters += settings.pools.filters(logged=bool(settings.mesh.access_log_file))
     filters.append(http_filter("envoy.filters.http.router", router_pb2.Router()))
     return filters
 

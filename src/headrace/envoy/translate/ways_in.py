@@ -54,12 +54,12 @@ class WayIn:
     claims: bool = False
     keepalive: bool = False
 
-    def filters(self) -> list[Any]:
-        """The HTTP filters directly before the router."""
+    def filters(self, *, logged: bool) -> list[Any]:
+        """The HTTP filters directly before the router; `logged`: an access log may read what is known of requests."""
         if not self.pools:
             return []
         before = [_claims_filter()] * self.claims + [keepalive_filter()] * self.keepalive
-        return [*before, pool_filter()]
+        return [*before, pool_filter(metadata=logged)]
 
     def early_mutations(self) -> list[Any]:
         """What is done to a request before it is routed: nobody may ask for the route of an overflow by himself."""

@@ -13,6 +13,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.dynamic_modules.v3 import dynamic_modules_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from google.protobuf import wrappers_pb2
 from xds.type.v3 import typed_struct_pb2
 
 from headrace.config.documents import read_text
@@ -262,14 +263,18 @@ def test_an_application_calls_a_pool_by_its_host_name() -> None:
     assert not [domain for domain in found if domain.partition(":")[0] in ("chat", "chat.default")]
 
 
-def test_the_filter_has_no_settings_of_its_own() -> None:
-    resources = translated(snapshot(SERVICE, POLICY), gateway())
+@pytest.mark.parametrize(("log", "settings"), [("/dev/stdout", ""), ("", '{"metadata": "none"}')])
+def test_the_filter_is_told_only_whether_anybody_reads_of_requests(log: str, settings: str) -> None:
+    mesh = snapshot(SERVICE, POLICY)
+    resources = translated(replace(mesh, mesh=replace(mesh.mesh, access_log_file=log)), gateway())
     (resource,) = resources.of_type(LISTENER).values()
     manager = hcm_pb2.HttpConnectionManager()
     listener_pb2.Listener.FromString(resource.body).filter_chains[0].filters[0].typed_config.Unpack(manager)
     config = dynamic_modules_pb2.DynamicModuleFilter()
     assert manager.http_filters[-2].typed_config.Unpack(config)
-    assert (config.filter_name, config.HasField("filter_config")) == ("pool", False)
+    told = wrappers_pb2.StringValue()
+    assert config.filter_config.Unpack(told) is bool(settings)
+    assert (config.filter_name, told.value) == ("pool", settings)
 
 
 def versions(resources: ResourceSet) -> dict[tuple[str, str], str]:
