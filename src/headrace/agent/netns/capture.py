@@ -119,8 +119,7 @@ class NetnsCapture:
         exclusions = _exclusions(spec)
         try:
             self._open_way_out_again()
-            links.build_place(place)
-            links.load_rules(place.namespace, ruleset(place, exclusions))
+            links.build_place(place, ruleset(place, exclusions))
             self._prepare(place, spec)
         except (links.LinkError, OSError) as error:
             with contextlib.suppress(links.LinkError):
@@ -199,7 +198,7 @@ class NetnsCapture:
         etc = self._home(place) / "etc"
         files = [(str(path), f"/etc/{path.name}") for path in sorted(etc.iterdir())]
         files += [("/dev/null", path) for path in _NAME_CACHES]
-        reveal = {launch.directory or str(Path.cwd()), str(Path(found).parent), *_installation()}
+        reveal = {launch.directory or str(Path.cwd()), *program_places(Path(found)), *_installation()}
         return _entering(launch, place, place.app_user, files, reveal)
 
     def proxy(self, attachment: Attachment, launch: Launch) -> Launch:
@@ -310,6 +309,17 @@ def _entering(
     environment = {f"{enter.PREFIX}{name}": value for name, value in launch.environment.items()}
     environment[f"{enter.PREFIX}HEADRACE_SUPERVISED"] = launch.mark
     return replace(launch, command=command, environment=environment, log_owner=user)
+
+
+def program_places(program: Path) -> set[str]:
+    """The directories that a program needs: its own, that of what it is a link to, and of either the installation that
+    it is part of (`lib` beside `bin`), as of a Python environment."""
+    found = set()
+    for directory in {program.parent, program.resolve().parent}:
+        found.add(str(directory))
+        if directory.name == "bin" and (directory.parent / "lib").is_dir():
+            found.add(str(directory.parent))
+    return found
 
 
 def _installation() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,26 +96,30 @@ def build_switch(net: MeshNet) -> None:
     _batch(None, [*own, f"link set {net.uplink} up"])
 
 
-def build_place(place: Place) -> None:
-    """A replica's namespace with its address, connected to the bridge; one that was half made is made anew."""
+def build_place(place: Place, rules: str) -> None:
+    """A replica's namespace with its address and its rules, connected to the bridge; what was half made is made anew.
+    Nothing runs in it yet, so that its parts may come at the same time."""
     net = place.net
     remove_namespace(place.namespace)
     cable = f"link add {place.port} netns {net.switch} type veth peer name eth0 netns {place.namespace}"
     _batch(None, [f"netns add {place.namespace}", cable])
-    _batch(net.switch, [f"link set {place.port} addrgenmode none master {_BRIDGE} up"])
     inside = ["link set lo up", f"addr add {place.address}/{net.block.prefixlen} dev eth0"]
     if place.address6 is not None and net.unique is not None:
         inside += [f"addr add {place.address6}/{net.unique.prefixlen} dev eth0 nodad", "addr add ::6/128 dev lo nodad"]
     inside += ["link set eth0 up", f"route add default via {net.gateway}"]
     if place.address6 is not None:
         inside.append(f"route add default via {net.gateway6}")
-    _batch(place.namespace, inside)
+    plug = f"link set {place.port} addrgenmode none master {_BRIDGE} up\n"
+    _run_together(
+        (("ip", "-n", net.switch, "-batch", "-"), plug),
+        (("ip", "-n", place.namespace, "-batch", "-"), "".join(f"{command}\n" for command in inside)),
+        ((*_entering(place.namespace), "nft", "-f", "-"), rules),
+    )
 
 
 def load_rules(namespace: str | None, rules: str) -> None:
     """Load rules for nft into a namespace (None: this machine's own)."""
-    enter = () if namespace is None else ("nsenter", f"--net={namespace_path(namespace)}")
-    _run(*enter, "nft", "-f", "-", text=rules)
+    _run(*(() if namespace is None else _entering(namespace)), "nft", "-f", "-", text=rules)
 
 
 def remove_namespace(name: str) -> None:
@@ -155,6 +160,17 @@ def processes_of(user: int) -> set[int]:
 def _batch(namespace: str | None, commands: Iterable[str]) -> None:
     where = () if namespace is None else ("-n", namespace)
     _run("ip", *where, "-batch", "-", text="".join(f"{command}\n" for command in commands))
+
+
+def _entering(namespace: str) -> tuple[str, ...]:
+    return ("nsenter", f"--net={namespace_path(namespace)}")
+
+
+def _run_together(*commands: tuple[tuple[str, ...], str]) -> None:
+    """Run commands, each with its input, at the same time."""
+    with ThreadPoolExecutor(len(commands)) as pool:
+        for done in [pool.submit(_run, *command, text=text) for command, text in commands]:
+            done.result()
 
 
 def _json(*command: str) -> list[dict[str, Any]]:
