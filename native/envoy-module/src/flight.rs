@@ -92,6 +92,7 @@ impl Flight {
         let gap = now - self.last_token;
         self.last_token = now;
         if self.first_token.is_some() {
+            facts.pool.token(facts.id, now);
             return Some(gap);
         }
         self.first_token = Some(now);

@@ -224,6 +224,11 @@ impl PoolState {
         locked(&self.books).pool.first_token(id, now);
     }
 
+    /// A later token of the request's answer came.
+    pub fn token(&self, id: u64, now: f64) {
+        locked(&self.books).pool.token(id, now);
+    }
+
     /// The request's answer came whole.
     pub fn answered(&self, id: u64, now: f64) {
         locked(&self.books).pool.answered(id, now);
