@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -170,20 +171,22 @@ class LoopbackCapture:
     """Capture by addresses of 127.0.0.0/8 and HTTP_PROXY. It gives every replica a door of its own; it does not
     isolate processes of one machine from each other."""
 
-    def __init__(self, state: Path, token: Callable[[], str]) -> None:
-        """`token` makes random secrets (32 bytes, URL-safe). The block of addresses follows from the state directory:
+    def __init__(self, state: Path, token: Callable[[], str], addresses: str | None = None) -> None:
+        """`token` makes random secrets (32 bytes, URL-safe). `addresses`: the range (CIDR) of this host that other
+        hosts reach; without one they are of the loopback interface, from a block that follows from the state directory:
         the same mesh gets the same addresses, two meshes most likely different ones, and both are checked."""
         digest = hashlib.blake2b(str(state).encode(), digest_size=8).digest()
         self._block = (127 << 24) + ((16 + int.from_bytes(digest[:4], "big") % _BLOCKS) << _BLOCK_BITS)
         self._port_offset = int.from_bytes(digest[4:], "big") % len(_APP_PORTS)
         self._token = token
+        self._range = ipaddress.IPv4Network(addresses) if addresses else None
         self._places = Places(state)
         self._attached: dict[str, Attachment] = {}
         self._remembered: dict[str, str] = {}
         self._extra: dict[str, set[int]] = {}
 
     def keep(self, replica: str, attachment: Attachment) -> bool:
-        if attachment.namespace:
+        if attachment.namespace or not self._in_range(attachment.address):
             return False
         self._attached[replica] = attachment
         self._remembered[replica] = attachment.address
@@ -253,6 +256,11 @@ class LoopbackCapture:
             refused.append(f"{address}:{busy}")
             if len(refused) >= _ADDRESS_TRIES:
                 break
+        if self._range is not None:
+            raise CaptureError(
+                f"no address for {replica} in {self._range}: {', '.join(refused[:3]) or 'all are given out'}; take a "
+                f"larger range, or make it local to this host: `ip route add local {self._range} dev lo`"
+            )
         raise CaptureError(
             f"no address for {replica}: {', '.join(refused[:3])} ... are taken by other processes; "
             "a server that listens on 0.0.0.0 takes its port on every address: stop it, or change the Workload's port"
@@ -261,9 +269,17 @@ class LoopbackCapture:
     def _candidates(self, replica: str) -> Iterator[str]:
         if replica in self._remembered:
             yield self._remembered[replica]
+        if self._range is not None:
+            yield from map(str, self._range.hosts())
+            return
         for offset in range(1, (1 << _BLOCK_BITS) - 1):
             if offset & 0xFF not in (0, 0xFF):
                 yield socket.inet_ntoa((self._block + offset).to_bytes(4, "big"))
+
+    def _in_range(self, address: str) -> bool:
+        if self._range is None:
+            return ipaddress.ip_address(address).is_loopback
+        return ipaddress.ip_address(address) in self._range
 
     def _app_ports(self, replica: str, ports: Iterable[int]) -> tuple[tuple[int, int], ...]:
         taken = {local for name, item in self._attached.items() if name != replica for _, local in item.app_ports}

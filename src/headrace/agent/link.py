@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -32,7 +32,7 @@ _UNCONNECTED_SECONDS = 1.0
 _LOADS_PAUSE = 0.25
 _LOADS_REPEAT = 2.0
 _LOADS_RETRY = 1.0
-_OPTIONS = (
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT),
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -41,6 +41,10 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.default_authority", "control-plane"),
 )
+
+
+OpenChannel = Callable[[Sequence[tuple[str, int | str]]], grpc.aio.Channel]
+"""Opens a channel with these options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +58,12 @@ class HostFacts:
 
 
 class ControlLink:
-    """One agent's connection to its control plane. `target` is a gRPC target (`unix:/path`)."""
+    """One agent's connection to its control plane. `target` is a gRPC target (`unix:/path`), or what opens a channel to
+    the control plane of another host with the newest credentials."""
 
-    def __init__(self, target: str, facts: HostFacts, backoff: Backoff, clock: Clock, loads: EngineLoads) -> None:
+    def __init__(
+        self, target: str | OpenChannel, facts: HostFacts, backoff: Backoff, clock: Clock, loads: EngineLoads
+    ) -> None:
         self._target = target
         self._facts = facts
         self._backoff = backoff
@@ -84,13 +91,18 @@ class ControlLink:
                     _log.warning("control plane lost; replicas go on", reason=problem)
                 self.connected = False
                 self._known.set(frozenset())
+                if not isinstance(self._target, str):
+                    await self._close()  # the next try has the newest credentials
                 if self._clock.monotonic() - began >= _STABLE_SECONDS:
                     self._backoff.reset()
                 await asyncio.sleep(self._backoff.next())
         finally:
-            channel, self._channel = self._channel, None
-            if channel is not None:
-                await channel.close(None)
+            await self._close()
+
+    async def _close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(None)
 
     async def sign(self, replica: str, csr_der: bytes) -> IssuedCertificate:
         """A certificate for the request; any exception means none."""
@@ -106,6 +118,10 @@ class ControlLink:
             not_after=reply.not_after_unix_ms / 1000,
             serial=reply.serial,
         )
+
+    async def sign_host(self, csr_der: bytes) -> IssuedCertificate:
+        """The next certificate of this host's agent itself, from the control plane of another host."""
+        return await self.sign("", csr_der)
 
     async def withdraw(self, replica: str, timeout: float) -> bool:
         """Take the replica out of the mesh; whether every proxy acknowledged within `timeout` seconds."""
@@ -233,7 +249,10 @@ class ControlLink:
 
     def _stub(self) -> agent_v1_pb2_grpc.ControlPlaneAsyncStub:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._target, options=list(_OPTIONS))
+            if isinstance(self._target, str):
+                self._channel = grpc.aio.insecure_channel(self._target, options=list(_OPTIONS))
+            else:
+                self._channel = self._target(list(_OPTIONS))
         return agent_v1_pb2_grpc.ControlPlaneStub(self._channel)
 
 

@@ -16,9 +16,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from headrace.agent.children import Children
 from headrace.agent.guardian import Charge, Guardian
@@ -28,18 +28,25 @@ from headrace.floor.clock import SystemClock
 from headrace.floor.places import Places, StateError
 from headrace.floor.processes import ProcessMark, write_mark
 
+if TYPE_CHECKING:
+    from headrace.app.membership import Membership
+
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
     """How one agent runs. `control_plane` is the command of the control plane that it starts and keeps running; empty:
     somebody else runs it. `log_bytes`: size beyond which a log is rotated. `capture`: how traffic reaches proxies
-    (`loopback` or `netns`)."""
+    (`loopback` or `netns`). `addresses`: the range of replicas' addresses. `join`: ADDRESS:PORT of another
+    host's control plane, with a join `token` where this host is not a member yet."""
 
     state: Path
     host: str = "local"
     control_plane: Sequence[str] = ()
     log_bytes: int = 32 << 20
     capture: str = "loopback"
+    addresses: str | None = None
+    join: str | None = None
+    token: str = field(default="", repr=False)
 
 
 def run_agent(options: AgentOptions) -> None:
@@ -51,11 +58,17 @@ def run_agent(options: AgentOptions) -> None:
     lock = _lock(places)
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # processes are started by vfork, which needs no help
     envoy = pinned_envoy()
+    membership = None
+    if options.join is not None:
+        from headrace.app.membership import member
+
+        membership = member(places, options.join, options.token, SystemClock())
+        options = replace(options, host=membership.host)
     own = ProcessMark.of(os.getpid())
     assert own is not None, "/proc does not know this process"
     write_mark(places.pid_file("agent"), own)
     try:
-        asyncio.run(_run(options, places, envoy))
+        asyncio.run(_run(options, places, envoy, membership))
     finally:
         places.pid_file("agent").unlink(missing_ok=True)
         lock.close()
@@ -71,7 +84,7 @@ def headrace_command(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "headrace", *arguments)
 
 
-async def _run(options: AgentOptions, places: Places, envoy: Path) -> None:
+async def _run(options: AgentOptions, places: Places, envoy: Path, membership: Membership | None) -> None:
     loop = asyncio.get_running_loop()
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -99,7 +112,18 @@ async def _run(options: AgentOptions, places: Places, envoy: Path) -> None:
     # Not before: this takes as long as the control plane takes to load itself, at the same time.
     from headrace.app.agent_host import HostStart, run_host
 
-    start = HostStart(places, options.host, envoy, guardian, own, mark, options.log_bytes, options.capture)
+    start = HostStart(
+        places,
+        options.host,
+        envoy,
+        guardian,
+        own,
+        mark,
+        options.log_bytes,
+        options.capture,
+        options.addresses,
+        membership,
+    )
     await run_host(start, stop, hurry)
 
 

@@ -23,7 +23,8 @@ class MeshSettings(BaseModel):
     of gateway listeners; `certificate_lifetime`: life of workload certificates (rotated at half of it);
     `capture`: how traffic reaches the proxies of this machine (`loopback` or `netns`);
     `strict_mtls`: add a root PeerAuthentication STRICT where the documents bring none; `ca_directory`: a plugged-in
-    root (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem).
+    root (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem). `join_listen`: IP:PORT where other hosts join (they
+    may not where it is None); `addresses`: the range that this machine's replicas take their addresses from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +37,8 @@ class MeshSettings(BaseModel):
     strict_mtls: bool = True
     capture: Literal["loopback", "netns"] = "loopback"
     ca_directory: str | None = None
+    join_listen: str | None = None
+    addresses: str | None = None
 
     def save(self, places: Places) -> None:
         """Keep the settings in the state directory (mode 0600)."""

@@ -43,12 +43,13 @@ class MeshProcess:
     asked: threading.Event = field(default_factory=threading.Event)
     _agent: subprocess.Popen[bytes] | None = None
     _capture: str = "loopback"
+    _addresses: str | None = None
 
     def start(self, settings: MeshSettings) -> None:
         """Start the agent; CommandFailed where a mesh already runs here."""
         refuse_second(self.places)
         settings.save(self.places)
-        self._capture = settings.capture
+        self._capture, self._addresses = settings.capture, settings.addresses
         become_subreaper()  # children of a killed agent come to us, not to a PID 1 that may never wait for them
         own = ProcessMark.of(os.getpid())
         assert own is not None
@@ -60,7 +61,7 @@ class MeshProcess:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._agent = subprocess.Popen(
-                _agent_command(self.places, self._capture),
+                _agent_command(self.places, self._capture, self._addresses),
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=handle,
@@ -130,8 +131,9 @@ class MeshProcess:
         return graceful
 
 
-def _agent_command(places: Places, capture: str) -> list[str]:
-    return [sys.executable, "-m", "headrace", "agent", "--state", str(places.state), "--capture", capture]
+def _agent_command(places: Places, capture: str, addresses: str | None) -> list[str]:
+    command = [sys.executable, "-m", "headrace", "agent", "--state", str(places.state), "--capture", capture]
+    return [*command, "--addresses", addresses] if addresses else command
 
 
 def _path_with_headrace() -> str:

@@ -137,12 +137,12 @@ class Authority:
         """For how long the whole way to the root is valid, in seconds."""
         return (self._material.not_after - self._material.not_before).total_seconds()
 
-    def sign(self, public_key: ec.EllipticCurvePublicKey, identity: Identity, lifetime: float) -> Leaf:
+    def sign(self, public_key: ec.EllipticCurvePublicKey, identity: Identity, lifetime: float, dns: str = "") -> Leaf:
         """A leaf for `identity`, valid for `lifetime` seconds from now (and `skew` before), cut to the issuer's end.
 
         Empty subject and one critical URI SAN (SPIFFE X.509-SVID section 2), digitalSignature and keyAgreement,
-        server and client authentication. Raises IssueRefused for an identity of another trust domain and where the
-        authority itself has expired.
+        server and client authentication. `dns`: a DNS name beside it, for the control plane only. Raises
+        IssueRefused for an identity of another trust domain and where the authority itself has expired.
         """
         if identity.trust_domain != self._trust_domain:
             raise IssueRefused(
@@ -156,7 +156,7 @@ class Authority:
         if not_after <= now:
             raise IssueRefused(Stage.SIGN, f"the authority's own certificates expired at {self._material.not_after}")
         serial = self._rules.serials()
-        builder = _leaf(public_key, identity).issuer_name(self._material.signing.subject).serial_number(serial)
+        builder = _leaf(public_key, identity, dns).issuer_name(self._material.signing.subject).serial_number(serial)
         builder = builder.not_valid_before(_date(not_before)).not_valid_after(_date(not_after))
         builder = builder.add_extension(self._issuer_id, critical=False)
         leaf = builder.sign(self._material.key, _hash_for(self._material))
@@ -175,14 +175,17 @@ class Authority:
         return f"Authority({self._trust_domain!r}, {self._material!r})"
 
 
-def _leaf(public_key: ec.EllipticCurvePublicKey, identity: Identity) -> x509.CertificateBuilder:
+def _leaf(public_key: ec.EllipticCurvePublicKey, identity: Identity, dns: str) -> x509.CertificateBuilder:
     """All of a leaf that does not depend on the issuer and the time."""
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
+    if dns:
+        names.append(x509.DNSName(dns))
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
         .public_key(public_key)
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=True)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)

@@ -39,6 +39,11 @@ class PrivateKey:
         request = builder.add_extension(names, critical=True).sign(self._key, hashes.SHA256())
         return request.public_bytes(Encoding.DER)
 
+    def bare_csr(self) -> bytes:
+        """A DER certificate request that proves possession of the key and names nobody: who asks is known otherwise."""
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(self._key, hashes.SHA256())
+        return request.public_bytes(Encoding.DER)
+
     def public_der(self) -> bytes:
         """The public half: DER SubjectPublicKeyInfo."""
         return self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -90,10 +90,10 @@ class Trust:
         """The roots that proxies trust, PEM."""
         return self.roots.bundle_pem
 
-    def sign(self, public_key: ec.EllipticCurvePublicKey, identity: Identity, lifetime: float) -> Leaf:
+    def sign(self, public_key: ec.EllipticCurvePublicKey, identity: Identity, lifetime: float, dns: str = "") -> Leaf:
         """As `Authority.sign`, by the authority that signs now; failures are counted."""
         try:
-            leaf = self.roots.signer.sign(public_key, identity, lifetime)
+            leaf = self.roots.signer.sign(public_key, identity, lifetime, dns)
         except IssueRefused as refusal:
             self.signing_failures += 1
             self.failures["signing"] = refusal.reason

@@ -63,7 +63,8 @@ class Workload:
 
     `labels` go onto every replica (endpoint labels); `command` may use `$(NAME)` of its environment;
     `directory` is the working directory (absolute; default: that of the document). `grace_period` seconds bound the
-    drain of one replica (Kubernetes' terminationGracePeriodSeconds).
+    drain of one replica (Kubernetes' terminationGracePeriodSeconds). `hosts` run the replicas in turn (none named: the
+    host of the control plane does).
     """
 
     meta: Metadata
@@ -80,6 +81,7 @@ class Workload:
     liveness: Probe | None = None
     startup: Probe | None = None
     grace_period: float = 30.0
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

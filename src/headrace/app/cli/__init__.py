@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "translate": ("translate", "Print what one proxy would be sent, offline."),
     "proxy": ("proxy", "Look at proxies: status, config, logs."),
     "ca": ("ca", "Certificates: list, inspect, revoke, rotate-root."),
+    "token": ("token", "Join tokens of other hosts: create, list, delete."),
     "simulate": ("simulate", "Compare ways of choosing a model server on a workload."),
     "model-server": ("model_server", "Run a model server: simulated, or llama.cpp with a small model."),
 }

@@ -111,7 +111,7 @@ def rotate_root(
     """Replace the mesh's own root: announce the new one, renew every certificate, drop the old one."""
     from headrace.app.api.client import ApiClient
 
-    found = ApiClient(state).call("POST", "/v1/authority/rotation", {"overlap_seconds": _seconds(overlap)})
+    found = ApiClient(state).call("POST", "/v1/authority/rotation", {"overlap_seconds": seconds(overlap)})
     if output is not Format.TABLE:
         print_data(found, output)
         return
@@ -144,7 +144,7 @@ def _serial(text: str) -> str:
     return plain
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     from pydantic import TypeAdapter, ValidationError
 
     from headrace.config.fields import Duration

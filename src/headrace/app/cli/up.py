@@ -34,6 +34,12 @@ def up(
         str,
         typer.Option(help="How traffic reaches the proxies: netns, loopback, or auto (netns where it is possible)."),
     ] = "auto",
+    join_listen: Annotated[
+        str | None, typer.Option(help="IP:PORT where other hosts may join (see `headrace token`); needs --addresses.")
+    ] = None,
+    addresses: Annotated[
+        str | None, typer.Option(help="Range (CIDR) of this host for its replicas, which other hosts reach.")
+    ] = None,
     mesh_config: Annotated[Path | None, typer.Option(help="File with Istio's MeshConfig.")] = None,
     ca_directory: Annotated[
         Path | None, typer.Option(help="Plugged-in root: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem.")
@@ -56,7 +62,8 @@ def up(
         places = Places.open(state)
     except (StateError, OSError) as error:
         raise CommandFailed(f"cannot use the state directory: {error}") from error
-    chosen = choose(capture)
+    chosen = choose("loopback") if addresses and capture == "auto" else choose(capture)
+    addresses = _check_hosts(join_listen, addresses, chosen.kind)
     settings = MeshSettings(
         documents=(str(directory.resolve()),),
         mesh_config=str(mesh_config.resolve()) if mesh_config else None,
@@ -64,10 +71,14 @@ def up(
         certificate_lifetime=lifetime,
         ca_directory=str(ca_directory.resolve()) if ca_directory else None,
         capture=chosen.kind,
+        join_listen=join_listen,
+        addresses=addresses,
     )
     if detach:
         arguments = [str(directory.resolve()), "--state", str(places.state), "--gateway-bind", gateway_bind]
         arguments += ["--certificate-lifetime", certificate_lifetime, "--capture", chosen.kind]
+        for name, text in (("--join-listen", join_listen), ("--addresses", addresses)):
+            arguments += [name, text] if text else []
         for name, path in (("--mesh-config", mesh_config), ("--ca-directory", ca_directory)):
             arguments += [name, str(path.resolve())] if path else []
         mark = start_detached(arguments, places)
@@ -85,6 +96,25 @@ def up(
             print("headrace: stopping", file=sys.stderr)
             if not mesh.stop():
                 print("headrace: something did not stop in time and was killed", file=sys.stderr)
+
+
+def _check_hosts(join_listen: str | None, addresses: str | None, capture: str) -> str | None:
+    """The range of addresses, or CommandFailed where what was asked for several hosts does not fit together."""
+    from headrace.app.membership import check_addresses
+    from headrace.floor.places import StateError
+
+    if join_listen and not addresses:
+        raise CommandFailed("--join-listen needs --addresses CIDR: replicas here must be reachable from other hosts")
+    if addresses and capture == "netns":
+        raise CommandFailed("--addresses does not go with netns capture: use --capture loopback")
+    if join_listen:
+        from headrace.app.control_plane.hosts_door import parse_listen
+    try:
+        if join_listen:
+            parse_listen(join_listen)
+        return check_addresses(addresses) if addresses else None
+    except StateError as error:
+        raise CommandFailed(str(error)) from error
 
 
 def _say(chosen: Choice) -> None:

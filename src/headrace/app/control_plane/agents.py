@@ -6,28 +6,34 @@ A thin adapter over `HostBook`, `Issuer` and `Hub`; the service definition is pr
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from typing import NoReturn, Protocol, cast
 
 import grpc
 import structlog
 
 from headrace import __version__
+from headrace.app.control_plane.answers import Refused
 from headrace.app.control_plane.assignments import PlannedReplica, assignment
+from headrace.app.control_plane.callers import Callers, NotAnAgent
 from headrace.app.control_plane.engine_loads import EngineLoadBook
 from headrace.app.control_plane.hosts import HostBook
 from headrace.app.settings import MeshSettings
 from headrace.floor.cell import LatestValue
 from headrace.identity.attest import Assigned, IssueRefused, Stage
-from headrace.identity.issuer import Issuer
+from headrace.identity.hosts import reserved
+from headrace.identity.issuer import IssuedCertificate, Issuer
 from headrace.identity.trust import TrustState
 from headrace.wire import agent_v1_pb2 as wire
 from headrace.wire import agent_v1_pb2_grpc
 
 _log = structlog.get_logger()
 REPORT_GRACE = 10.0
-"""Seconds for which a host's endpoints stay after its report stream broke."""
+"""Seconds for which this machine's endpoints stay after its report stream broke."""
+REMOTE_GRACE = 2.0
+"""The same for another host, whose stream breaks up to three seconds after the host vanished."""
 _WITHDRAW_LIMIT = 60.0
 _LOADS_PAUSE = 0.25
 """Seconds between two messages of engines' loads to the same agent."""
@@ -63,6 +69,9 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         self._discovery = discovery
         self._bind = settings.gateway_bind
         self._host = settings.host
+        self.callers = Callers()
+        self.host_certificate: Callable[[str, bytes], IssuedCertificate] | None = None
+        """Signs for the agent of another host; None where none may join."""
         self._losses: dict[str, asyncio.TimerHandle] = {}
         self._reporting: dict[str, object] = {}
         self.issuer: Issuer | None = None
@@ -76,11 +85,36 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
 
     def assigned(self, replica_id: str) -> Assigned | None:
         """The host that runs a replica and the identity it has, also while it drains: what attestation checks a
-        request against. One host takes every replica."""
+        request against. A replica that names no host belongs to that of the control plane."""
         plan = self._hosts.known(replica_id)
-        return None if plan is None else Assigned(self._hosts.host_of(replica_id) or self._host, plan.identity)
+        if plan is None or reserved(plan.identity):
+            return None
+        return Assigned(plan.host or self._hosts.host_of(replica_id) or self._host, plan.identity)
+
+    async def _caller(self, claimed: str, context: object) -> str:
+        """The host that calls: over TCP the one of its certificate; over this machine's owner-only socket the one that
+        the agent says, which is nobody's but the owner's. Others are sent away."""
+        try:
+            certified = self.callers.host(context, self.trust.value if self.trust else None, self.trust_domain)
+        except NotAnAgent as refusal:
+            await _abort(context, grpc.StatusCode.PERMISSION_DENIED, str(refusal))
+        return claimed if certified is None else certified
+
+    def _belongs(self, plan: PlannedReplica, host: str, context: object) -> bool:
+        """Whether the plan gives the replica to the calling host."""
+        if self.callers.local(context):
+            return plan.host in ("", host, self._host)
+        return plan.host == host
+
+    async def _own(self, replica: str, host: str, context: object) -> None:
+        """Send away who asks for a replica that is not its own."""
+        plan = self._hosts.known(replica)
+        if plan is None or not self._belongs(plan, host, context):
+            problem = f"no replica {replica[:200]!r} is assigned to host {host[:200]!r}"
+            await _abort(context, grpc.StatusCode.PERMISSION_DENIED, problem)
 
     async def Register(self, request: wire.RegisterRequest, context: object) -> wire.RegisterResponse:
+        request.host = await self._caller(request.host, context)
         self._hosts.register(request)
         _log.info("agent registered", host=request.host, version=request.version, envoy=request.envoy_version)
         warnings = []
@@ -94,9 +128,9 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         )
 
     async def Assignments(self, request: wire.AssignmentsRequest, context: object) -> AsyncIterator[wire.Assignment]:
-        revision = None
+        host, revision = await self._caller(request.host, context), None
         async for planned in self._planned.changes():
-            wanted = assignment(planned, self._bind)
+            wanted = assignment([item for item in planned if self._belongs(item, host, context)], self._bind)
             if wanted.revision != revision:
                 revision = wanted.revision
                 yield wanted
@@ -107,7 +141,8 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         host, token = "", object()
         try:
             async for report in request_iterator:
-                host = report.host
+                host = report.host = await self._caller(report.host, context)
+                self._drop_foreign(report, context)
                 self._reporting[host] = token
                 timer = self._losses.pop(host, None)
                 if timer is not None:
@@ -117,7 +152,23 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
                 yield wire.ReportReply(sequence=report.sequence)
         finally:
             if host and self._reporting.get(host) is token:
-                self._losses[host] = asyncio.get_running_loop().call_later(REPORT_GRACE, self._lose, host)
+                self._losses[host] = asyncio.get_running_loop().call_later(self._grace(context), self._lose, host)
+
+    def _grace(self, context: object) -> float:
+        return REPORT_GRACE if self.callers.local(context) else REMOTE_GRACE
+
+    def _drop_foreign(self, report: wire.HostReport, context: object) -> None:
+        """Of another host count only its own replicas, at addresses that others can reach."""
+        if self.callers.local(context):
+            return
+        kept = []
+        for replica in report.replicas:
+            plan = self._hosts.known(replica.id)
+            if plan is not None and self._belongs(plan, report.host, context) and reachable(replica.address):
+                kept.append(replica)
+        if len(kept) != len(report.replicas):
+            del report.replicas[:]
+            report.replicas.extend(kept)
 
     def _lose(self, host: str) -> None:
         self._losses.pop(host, None)
@@ -133,9 +184,17 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the certificate authority is not open yet")
         assert self.issuer is not None
         try:
-            issued = self.issuer.issue(request.host, request.replica_id, request.csr_der)
+            host = await self._caller(request.host, context)
+            if not request.replica_id and self.host_certificate and not self.callers.local(context):
+                issued = self.host_certificate(host, request.csr_der)
+            else:
+                if not self.callers.local(context):
+                    await self._own(request.replica_id, host, context)
+                issued = self.issuer.issue(host, request.replica_id, request.csr_der)
         except IssueRefused as refusal:
             await context.abort(_REFUSALS[refusal.stage], str(refusal))
+        except Refused as refusal:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refusal))
         return wire.SignCertificateResponse(
             certificate_chain_pem=issued.chain_pem,
             trust_bundle_pem=issued.bundle_pem,
@@ -145,6 +204,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         )
 
     async def Trust(self, request: wire.TrustRequest, context: object) -> AsyncIterator[wire.TrustState]:
+        await self._caller(request.host, context)
         if self.trust is None:
             return  # not open yet: the agent asks again
         async for state in self.trust.changes():
@@ -158,6 +218,9 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
             )
 
     async def Withdraw(self, request: wire.WithdrawRequest, context: object) -> wire.WithdrawResponse:
+        host = await self._caller(request.host, context)
+        if not self.callers.local(context):
+            await self._own(request.replica_id, host, context)
         self._hosts.withdraw(request.replica_id)
         timeout = min(request.timeout_ms / 1000, _WITHDRAW_LIMIT)
         try:
@@ -178,8 +241,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         replica = metadata.get("replica-id", "")
         if isinstance(replica, bytes):
             replica = replica.decode("utf-8", "replace")
-        if self._hosts.known(replica) is None:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"no replica {replica[:200]!r} is assigned here")
+        await self._own(replica, await self._caller(self._host, context), context)
 
         async def frames() -> AsyncIterator[bytes]:
             async for frame in request_iterator:
@@ -201,7 +263,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         host = ""
         try:
             async for message in request_iterator:
-                host = message.host
+                host = message.host = await self._caller(message.host, context)
                 self.loads.hear(message)
                 if relaying is None:
                     relaying = asyncio.create_task(self._relay_loads(host, context), name=f"engine loads {host[:200]}")
@@ -220,3 +282,19 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
                 await context.write(table)
                 told = table
             await asyncio.sleep(_LOADS_PAUSE)
+
+
+async def _abort(context: object, code: grpc.StatusCode, why: str) -> NoReturn:
+    await cast("grpc.aio.ServicerContext[object, object]", context).abort(code, why)
+    raise AssertionError("abort returned")
+
+
+def reachable(address: str) -> bool:
+    """Whether a replica's address (empty: it has none yet) can be one that other hosts reach."""
+    if not address:
+        return True
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return not (found.is_loopback or found.is_unspecified or found.is_multicast or found.is_link_local)

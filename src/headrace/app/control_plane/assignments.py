@@ -37,6 +37,8 @@ class PlannedReplica:
     labels: Labels
     ports: tuple[WorkloadPort, ...]
     spec: Workload | None
+    host: str = ""
+    """The host that must run it; empty: that of the control plane."""
 
     @cached_property
     def spec_hash(self) -> str:
@@ -81,6 +83,7 @@ def plan(workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshC
                 labels=labels,
                 ports=ports,
                 spec=workload,
+                host=workload.hosts[index % len(workload.hosts)] if workload.hosts else "",
             )
             for index in range(workload.replicas)
         ]

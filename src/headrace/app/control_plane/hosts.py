@@ -39,7 +39,8 @@ class HostBook:
         self.hosts: dict[str, HostEntry] = {}
         self._planned: dict[str, PlannedReplica] = {}
         self._running: dict[str, PlannedReplica] = {}
-        self._withdrawn: set[str] = set()
+        self._withdrawn: dict[str, int | None] = {}
+        """Start time of the process that was withdrawn, None while no report has named it."""
         self._observed: dict[str, ObservedReplica] = {}
         self._proxies: dict[str, tuple[tuple[object, ...], Proxy]] = {}
         self._bind = "127.0.0.1"
@@ -64,10 +65,15 @@ class HostBook:
         spec or start time) counts again."""
         entry = self.hosts.setdefault(report.host, HostEntry(report.host))
         newest = {replica.id: replica for replica in report.replicas}
-        for name in list(self._withdrawn):
-            now, before = newest.get(name), entry.replicas.get(name)
-            if now is None or (before is not None and now.started_unix_ms != before.started_unix_ms):
-                self._withdrawn.discard(name)
+        for name, started in list(self._withdrawn.items()):
+            now = newest.get(name)
+            if now is None:
+                if name in entry.replicas:
+                    del self._withdrawn[name]
+            elif started is None:
+                self._withdrawn[name] = now.started_unix_ms
+            elif now.started_unix_ms != started:
+                del self._withdrawn[name]
         self._settle_running(newest)
         changed = newest != entry.replicas or not entry.connected
         entry.replicas, entry.connected = newest, True
@@ -105,7 +111,8 @@ class HostBook:
 
     def withdraw(self, replica: str) -> None:
         """From now on the replica takes no new requests."""
-        self._withdrawn.add(replica)
+        host = self.host_of(replica)
+        self._withdrawn[replica] = None if host is None else self.hosts[host].replicas[replica].started_unix_ms
 
     def host_of(self, replica: str) -> str | None:
         """The host that reports the replica."""

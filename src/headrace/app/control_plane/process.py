@@ -20,11 +20,13 @@ import uvloop
 from aiohttp import web
 
 from headrace.app.api.server import api
+from headrace.app.api.tokens import add_tokens
 from headrace.app.api.trust import add_trust
 from headrace.app.control_plane.agents import REPORT_GRACE, AgentService
 from headrace.app.control_plane.assignments import PlannedReplica, plan
 from headrace.app.control_plane.documents import LiveDocuments
 from headrace.app.control_plane.hosts import HostBook
+from headrace.app.control_plane.hosts_door import HostsDoor, TokenDesk, new_tokens
 from headrace.app.control_plane.mesh import Mesh
 from headrace.app.control_plane.pipeline import Pipeline
 from headrace.app.control_plane.sources import follow
@@ -83,6 +85,8 @@ class ControlPlane:
         self._agents = AgentService(self._hosts, self._planned, self._hub, settings)
         self._agents.changed = self._observed
         self._agents.settle = self._pipeline.run
+        self._tokens = new_tokens(places.agent, self._clock)
+        self._door: HostsDoor | None = None
         self._awaited: set[str] = set()
         self._recorded: list[str] | None = None
         """The hosts that the state directory names; written only when they change, not with every report."""
@@ -157,6 +161,9 @@ class ControlPlane:
         keeper = TrustKeeper(trust, self._hosts, self._planned, self._clock, self._touch)
         self._agents.issuer = Issuer(self._agents, trust, ledger, self._clock, lifetime)
         self._agents.trust = keeper.states
+        if self._settings.join_listen:
+            self._door = HostsDoor(trust, ledger, trust_domain, self._clock, lifetime)
+            self._agents.host_certificate = self._door.issue
         return keeper
 
     async def serve(self) -> None:
@@ -177,6 +184,9 @@ class ControlPlane:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(unix_server(self._places.agent_socket, _handlers(self._agents)))
             await self._serve_api(stack, trust)
+            if self._door is not None and self._settings.join_listen:
+                listen, directory = self._settings.join_listen, self._places.ca
+                await self._door.open(stack, listen, self._tokens, _handlers(self._agents), directory)
             group = await stack.enter_async_context(asyncio.TaskGroup())
             tasks = [
                 group.create_task(self._publish_changes(), name="publish"),
@@ -196,6 +206,8 @@ class ControlPlane:
         mesh.loads = self._agents.loads
         application = api(mesh)
         add_trust(application, trust)
+        listen = self._settings.join_listen or ""
+        add_tokens(application, TokenDesk(self._door, self._tokens, listen, self._settings.host))
         runner = web.AppRunner(application, access_log=None, handle_signals=False)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

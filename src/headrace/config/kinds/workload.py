@@ -34,6 +34,8 @@ from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.workload import Engine, Probe, Workload, WorkloadPort, WorkloadRole
 
+HOST_ANNOTATION = "headrace.dev/host"
+"""Which hosts run a Workload's replicas, in turn: names with commas between."""
 MAX_REPLICAS = 1000
 
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]{0,252}")
@@ -188,6 +190,7 @@ def _check(spec: WorkloadSpec, document: Document) -> Iterator[Finding]:
     elif not spec.command[0]:
         yield Finding(("spec", "command", 0), "the program's name is empty", "Name a program.")
     yield from _check_capture(document)
+    yield from _check_hosts(document)
     yield from _check_ports(spec)
     yield from _check_env(spec)
     for name, probe in spec.probes():
@@ -204,6 +207,20 @@ def _check_capture(document: Document) -> Iterator[Finding]:
         Exclusions.parse({str(name): str(value) for name, value in annotations.items()})
     except ExclusionError as error:
         yield Finding(("metadata", "annotations", error.annotation), str(error), error.remedy)
+
+
+def _check_hosts(document: Document) -> Iterator[Finding]:
+    for name in _hosts(document):
+        if not is_dns_label(name):
+            path: Path = ("metadata", "annotations", HOST_ANNOTATION)
+            yield Finding(path, f"{shown(name)} is not the name of a host", "Use a-z, 0-9 and '-', commas between.")
+
+
+def _hosts(document: Document) -> tuple[str, ...]:
+    """The hosts that an annotation names; empty where there is none."""
+    annotations = (document.data.get("metadata") or {}).get("annotations") or {}
+    text = str(annotations.get(HOST_ANNOTATION) or "")
+    return tuple(part.strip() for part in text.split(",")) if text else ()
 
 
 def _check_ports(spec: WorkloadSpec) -> Iterator[Finding]:
@@ -260,6 +277,7 @@ def _lower(meta: Metadata, spec: WorkloadSpec, document: Document) -> Workload:
         liveness=_probe(spec.liveness_probe, spec),
         startup=_probe(spec.startup_probe, spec),
         grace_period=float(spec.termination_grace_period_seconds),
+        hosts=_hosts(document),
     )
 
 
