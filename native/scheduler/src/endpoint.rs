@@ -311,9 +311,9 @@ impl Endpoint {
             .map(|head| head.request)
     }
 
-    /// That request, and when its prefill ended, if it should have by now.
-    pub(crate) fn overdue(&self, now: f64) -> Option<(u64, f64)> {
-        let ends = self.head_since + self.head_seconds * self.learned.factor();
+    /// That request, and when its prefill ended, if it should have by now. `factor`: of all endpoints.
+    pub(crate) fn overdue(&self, factor: f64, now: f64) -> Option<(u64, f64)> {
+        let ends = self.head_since + self.head_seconds * self.learned.factor().max(factor);
         self.silent_head()
             .filter(|_| ends <= now)
             .map(|request| (request, ends))

@@ -2,6 +2,7 @@
 //! only, and else they would seem to be prefilled until they end, and hold up in the books what comes after them.
 
 use super::Pool;
+use crate::cost::Learned;
 
 impl Pool {
     /// Nobody will see the first token of this request, which was started: its prefill counts as over when it should be by
@@ -12,10 +13,15 @@ impl Pool {
         }
     }
 
-    /// Ends the prefills that should be over by now.
+    /// Ends the prefills that should be over by now. Where no first token was ever seen, nobody knows how fast prompts are
+    /// computed here, and they count until their answers come: that tells at least which endpoint has more of them.
     pub(crate) fn settle_silent(&mut self, now: f64) {
+        if self.learned == Learned::default() {
+            return;
+        }
+        let factor = self.learned.factor();
         for at in 0..self.endpoints.len() {
-            while let Some((id, ended)) = self.endpoints[at].overdue(now) {
+            while let Some((id, ended)) = self.endpoints[at].overdue(factor, now) {
                 self.begin(id, ended, false);
                 if self.endpoints[at].silent_head() == Some(id) {
                     break;

@@ -201,11 +201,21 @@ fn a_full_cache_is_a_wait() {
 #[test]
 fn prompts_whose_first_token_nobody_sees_are_done_when_they_should_be() {
     let mut pool = pool(Policy::PredictedDrain, &[1, 2]);
-    for id in 0..4 {
-        pool.start(id, 1, &request(20_000.0, &[]), 0.0);
-        pool.expect_no_first_token(id);
-    }
     let one = CostModel::default().prefill(20_000.0, 0.0);
+    let all_start = |pool: &mut Pool, now| {
+        for id in 0..4 {
+            pool.start(id, 1, &request(20_000.0, &[]), now);
+            pool.expect_no_first_token(id);
+        }
+    };
+    all_start(&mut pool, -10.0 * one);
+    let _ = pool.pick(&request(20_000.0, &[]), 0.0, 0.5);
+    assert_eq!(pool.own_load(1).unwrap().prefilling, 4); // nothing is known of the engine's speed
+    (0..4).for_each(|id| pool.finish(id, -one));
+    pool.start(9, 1, &request(20_000.0, &[]), -one);
+    pool.first_token(9, 0.0);
+    pool.finish(9, 0.0);
+    all_start(&mut pool, 0.0);
     let wait = |pool: &mut Pool, now| {
         let pick = pool.pick(
             &Request {
