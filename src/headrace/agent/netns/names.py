@@ -17,6 +17,7 @@ from typing import cast
 
 from headrace.agent.netns.links import name_servers
 from headrace.agent.netns.plan import DNS_PORT
+from headrace.model.inference import POOL_DOMAIN
 from headrace.model.names import CLUSTER_DOMAIN
 
 _SECONDS = 1.5
@@ -29,7 +30,7 @@ _HEADER = struct.Struct("!6H")
 _RESPONSE, _NO_SUCH_NAME, _FAILED = 0x8080, 3, 2
 _LABEL_LIMIT = 63
 _NAME_LIMIT = 255
-_OWN = (CLUSTER_DOMAIN,)
+_OWN = (CLUSTER_DOMAIN, POOL_DOMAIN)
 
 
 class QuestionError(ValueError):

@@ -62,6 +62,7 @@ def test_any_bytes_are_a_question_or_none(data: bytes) -> None:
 
 def test_names_of_the_mesh_are_its_own() -> None:
     assert is_own("nobody.default.svc.cluster.local")
+    assert is_own("chat.default.inference.local")
     assert not is_own("notcluster.local")
     assert not is_own("api.example")
 
