@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,13 @@ def test_tcp_passes_both_ways_and_the_server_may_speak_first(mesh: RunningMesh) 
     )
     assert found == ["wire ready\n", "HELLO\n"]
     assert sum(mesh.stats("default/wire-0", "listener.0.0.0.0_15006.ssl.handshake").values()) > 0
+
+
+def test_a_port_that_a_service_has_not_leads_nowhere(mesh: RunningMesh) -> None:
+    for family in ("-4", "-6") if place_of(mesh, "default/client-0").address6 else ("-4",):
+        began = time.monotonic()
+        assert get(mesh, "default/client-0", "http://chat:81/", family)[0] in (0, 503)
+        assert time.monotonic() - began < 5, "it went looking for the address"
 
 
 def test_plaintext_is_refused_from_the_machine_itself(mesh: RunningMesh) -> None:

@@ -73,6 +73,9 @@ def _output(place: Place, exclusions: Exclusions) -> str:
 def _leaving(place: Place, exclusions: Exclusions) -> str:
     """Packets without a socket (the kernel's own) carry no user, so that the last rule never meets them."""
     rules = [
+        # Virtual addresses (`registry.addresses`) lead nowhere: a port that the service has not goes no further.
+        "ip daddr 240.0.0.0/4 ip daddr != 255.255.255.255 reject with icmpx admin-prohibited",
+        "ip6 daddr 2001:2::/48 reject with icmpx admin-prohibited",
         f"meta skuid {place.proxy_user} accept",
         "ip daddr 127.0.0.0/8 accept",
         "ip6 daddr ::1 accept",

@@ -172,7 +172,7 @@ class Mesh:
             "detail": report.detail,
             "address": report.address,
             "address6": report.address6 or None,
-            "capture": report.capture or "loopback",
+            "capture": report.capture or (None if report.gateway_ports else "loopback"),
             "app_pid": report.app_pid or None,
             "proxy_pid": report.proxy_pid or None,
             "restarts": report.restarts,
