@@ -165,3 +165,18 @@ def test_two_gateways_share_no_port_and_a_change_keeps_what_stays() -> None:
 def test_an_attachment_survives_json() -> None:
     given = capture().attach(spec("chat-0", 8000, 9000))
     assert Attachment.parse(given.as_json()) == given
+
+
+def test_addresses_of_a_range_are_given_out_until_there_are_none(tmp_path: Path) -> None:
+    capture = LoopbackCapture(tmp_path, lambda: "s" * 43, "127.77.3.0/30")
+    given = [capture.attach(spec(f"chat-{index}")).address for index in range(2)]
+    assert given == ["127.77.3.1", "127.77.3.2"]
+    with pytest.raises(CaptureError, match=r"no address for default/chat-2 in 127.77.3.0/30"):
+        capture.attach(spec("chat-2"))
+
+
+def test_what_was_given_out_of_another_range_is_not_kept(tmp_path: Path) -> None:
+    capture = LoopbackCapture(tmp_path, lambda: "s" * 43, "10.80.1.0/24")
+    assert not capture.keep("default/chat-0", Attachment("127.1.2.3"))
+    assert capture.keep("default/chat-0", Attachment("10.80.1.7"))
+    assert not LoopbackCapture(tmp_path, lambda: "s" * 43).keep("default/chat-0", Attachment("10.80.1.7"))

@@ -90,3 +90,10 @@ def test_an_engine_is_told_without_replacing_the_process() -> None:
     before, after = (assignment(planned(text), "127.0.0.1").replicas[0] for text in (unnamed, WORKLOAD))
     assert (before.engine, after.engine) == ("", "vllm")
     assert before.spec_hash == after.spec_hash
+
+
+def test_replicas_go_to_the_hosts_of_the_annotation_in_turn() -> None:
+    annotated = WORKLOAD.replace("{name: chat-v1}", '{name: chat-v1, annotations: {headrace.dev/host: "b, local"}}')
+    assert [replica.host for replica in planned(annotated)] == ["b", "local"]
+    assert [replica.host for replica in planned(WORKLOAD)] == ["", ""]
+    assert [replica.spec_hash for replica in planned(annotated)] == [replica.spec_hash for replica in planned(WORKLOAD)]

@@ -105,3 +105,26 @@ def test_what_is_not_planned_is_no_part_of_the_mesh() -> None:
     hosts = book()
     hosts.report(report(replica("default/stranger-0")))
     assert not hosts.observed() and not hosts.proxies()
+
+
+def test_another_hosts_report_does_not_end_a_withdrawal() -> None:
+    hosts = book()
+    hosts.report(report(replica()))
+    hosts.report(wire.HostReport(host="b", sequence=1, replicas=[replica(SECOND)]))
+    hosts.withdraw(SECOND)
+    hosts.report(report(replica(state="unready"), sequence=2))
+    assert hosts.observed()[SECOND].state is ReplicaState.DRAINING
+    hosts.report(wire.HostReport(host="b", sequence=2, replicas=[]))
+    hosts.report(wire.HostReport(host="b", sequence=3, replicas=[replica(SECOND)]))
+    assert hosts.observed()[SECOND].state is ReplicaState.READY
+
+
+def test_a_withdrawn_replica_of_a_host_that_was_lost_stays_withdrawn() -> None:
+    hosts = book()
+    hosts.report(report(replica()))
+    hosts.withdraw(FIRST)
+    hosts.lost("a")
+    hosts.report(report(replica(), sequence=2))
+    assert hosts.observed()[FIRST].state is ReplicaState.DRAINING
+    hosts.report(report(replica(started=2), sequence=3))
+    assert hosts.observed()[FIRST].state is ReplicaState.READY

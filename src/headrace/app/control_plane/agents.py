@@ -208,6 +208,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         if self.trust is None:
             return  # not open yet: the agent asks again
         async for state in self.trust.changes():
+            await self._caller(request.host, context)  # it may be revoked by this very change
             yield wire.TrustState(
                 version=state.version,
                 trust_bundle_pem=state.bundle_pem,
@@ -249,6 +250,7 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
 
         # Written, not yielded: a suspended generator would keep each stream's last frame, which may be the whole mesh.
         async for message in self._discovery.stream(replica, frames()):
+            await self._caller(self._host, context)
             frame = wire.DiscoveryFrame(message=message)
             del message
             await context.write(frame)

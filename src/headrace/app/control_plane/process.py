@@ -182,11 +182,11 @@ class ControlPlane:
         assert mark is not None
         write_mark(self._places.pid_file("control-plane"), mark)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(unix_server(self._places.agent_socket, _handlers(self._agents)))
+            await stack.enter_async_context(unix_server(self._places.agent_socket, agent_handlers(self._agents)))
             await self._serve_api(stack, trust)
             if self._door is not None and self._settings.join_listen:
                 listen, directory = self._settings.join_listen, self._places.ca
-                await self._door.open(stack, listen, self._tokens, _handlers(self._agents), directory)
+                await self._door.open(stack, listen, self._tokens, agent_handlers(self._agents), directory)
             group = await stack.enter_async_context(asyncio.TaskGroup())
             tasks = [
                 group.create_task(self._publish_changes(), name="publish"),
@@ -242,7 +242,8 @@ class _Handlers:
         """The generic handlers serve these methods already."""
 
 
-def _handlers(service: AgentService) -> list[grpc.GenericRpcHandler[bytes, bytes]]:
+def agent_handlers(service: AgentService) -> list[grpc.GenericRpcHandler[bytes, bytes]]:
+    """The agent API's methods, for any number of servers."""
     collected = _Handlers()
     agent_v1_pb2_grpc.add_ControlPlaneServicer_to_server(service, collected)  # type: ignore[arg-type]
     return collected.generic
