@@ -59,6 +59,7 @@ class Mesh:
     stack: contextlib.AsyncExitStack
     translator: Translator = field(default_factory=Translator)
     scopes: Scopes = field(default_factory=Scopes)
+    running: dict[str, tuple[Proxy, Hub]] = field(default_factory=dict)
 
     def described(self, name: str) -> Proxy:
         return offline.find_proxy(self._loaded().snapshot, offline.ProxyName.parse(name))
@@ -81,6 +82,7 @@ class Mesh:
             )
         )
         hub = Hub(Sets({proxy.name: resources}), SystemClock())
+        self.running[proxy.name] = (proxy, hub)
         keys = Hub(Sets({proxy.name: secrets}), SystemClock())
         handler = discovery_handler(
             ads=functools.partial(hub.stream, proxy.name), sds=functools.partial(keys.stream, proxy.name)
@@ -91,6 +93,14 @@ class Mesh:
         envoy = await asyncio.to_thread(self.stack.enter_context, running_envoy(bootstrap, admin))
         await self._settled(hub, proxy.name, envoy)
         return envoy
+
+    async def change(self, documents: str) -> None:
+        """Let the documents be these, and wait until every Envoy that runs has acknowledged them."""
+        self.documents = documents
+        snapshot = self._loaded().snapshot
+        for name, (proxy, hub) in self.running.items():
+            resources = self.translator.resources(view_of(snapshot, proxy, self.scopes))
+            assert not await hub.acknowledged(hub.publish({name: resources}), 15)
 
     async def _settled(self, hub: Hub, name: str, envoy: EnvoyProcess) -> None:
         """Wait until Envoy has answered all that was sent, and refuse what it refused."""

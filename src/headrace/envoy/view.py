@@ -34,13 +34,15 @@ LOCALITY_LABELS = frozenset({"istio-locality", "topology.kubernetes.io/region", 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Target:
     """A service as one scope sees it: with the DestinationRule that speaks for it there, the SPIFFE URIs that its
-    workloads have (the SANs of mesh mutual TLS) and the InferencePolicy that is for it. Interned: same parts, same
-    object. Endpoints are not in it, so that they change without touching clusters and routes."""
+    workloads have (the SANs of mesh mutual TLS), the InferencePolicy that is for it, and the one whose credential the
+    scope's proxies put into requests (`injects`). Interned: same parts, same object. Endpoints are not in it, so that
+    they change without touching clusters and routes."""
 
     service: Service
     rule: DestinationRule | None
     accounts: tuple[str, ...]
     inference: InferencePolicy | None = None
+    injects: InferencePolicy | None = None
 
     @property
     def is_pool(self) -> bool:
@@ -61,10 +63,11 @@ class Target:
     @property
     def slot(self) -> tuple[Hashable, ...]:
         """What stays the same while the documents behind the target are edited."""
-        return (self.service.namespace, self.service.host, self.rule.meta.key if self.rule else None)
+        written = (item.meta.key if item else None for item in (self.rule, self.injects))
+        return (self.service.namespace, self.service.host, *written)
 
 
-_TargetParts = tuple[Service, DestinationRule | None, tuple[str, ...], InferencePolicy | None]
+_TargetParts = tuple[Service, DestinationRule | None, tuple[str, ...], InferencePolicy | None, InferencePolicy | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Scope:
     `targets`: visible services, sorted by host, and the same by host. `virtual_services`: those for `mesh` (sidecars);
     `gateways`: those whose selector selects the proxy (gateways), oldest first, with `gateway_virtual_services` for
     them by gateway name (`namespace/name`), oldest first. `secrets`: Secrets of the proxy's own namespace that its
-    gateways or DestinationRules name, by name.
+    gateways, DestinationRules or credentials name, by name.
     """
 
     key: ScopeKey
@@ -236,7 +239,8 @@ class Scopes:
 
     def _target(self, index: MeshIndex, snapshot: MeshSnapshot, service: Service, namespace: str) -> Target:
         accounts = snapshot.accounts.get((service.namespace, service.host), ())
-        parts = (service, index.rule_for(service, namespace), accounts, index.inference_for(service))
+        rule, injects = index.rule_for(service, namespace), index.credential_for(service, namespace)
+        parts = (service, rule, accounts, index.inference_for(service), injects)
         target = self._targets.get(parts)
         if target is None:
             target = self._targets[parts] = Target(*parts)
@@ -282,8 +286,12 @@ def _scope_key(index: MeshIndex, proxy: Proxy) -> ScopeKey:
 
 
 def _rule_credentials(targets: tuple[Target, ...]) -> frozenset[str]:
-    """Secrets that the DestinationRules of these targets name."""
-    names: set[str] = set()
+    """Secrets that the DestinationRules of these targets, and the policies whose credentials are injected, name."""
+    names = {
+        target.injects.credential.secret
+        for target in targets
+        if target.injects is not None and target.injects.credential is not None
+    }
     for rule in {target.rule for target in targets if target.rule is not None}:
         policies = [rule.policy, *(subset.policy for subset in rule.subsets)]
         for policy in policies:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from headrace.model.destination import DestinationRule, Subset
-from headrace.model.inference import InferencePolicy
+from headrace.model.inference import ENTRY_KIND, InferencePolicy
 from headrace.model.service import Service
 from headrace.model.traffic import VirtualService
 from headrace.registry.snapshot import MeshSnapshot
@@ -117,9 +117,12 @@ class MeshIndex:
         for table in (*self._local.values(), *self._exported.values()):
             table.seal()
         self._inference: dict[tuple[str, str], InferencePolicy] = {}
+        self._entries: dict[tuple[str, str], InferencePolicy] = {}
         for policy in snapshot.inference_policies:
             for target in policy.targets:
                 self._inference.setdefault((policy.meta.namespace, target.host(policy.meta.namespace)), policy)
+            for entry in policy.entries:
+                self._entries.setdefault((policy.meta.namespace, entry), policy)
         self.source_label_names = _source_label_names(snapshot.virtual_services)
         self.gateway_label_names = frozenset(name for gateway in snapshot.gateways for name, _ in gateway.selector)
 
@@ -190,6 +193,16 @@ class MeshIndex:
     def inference_for(self, service: Service) -> InferencePolicy | None:
         """The InferencePolicy that is for a service: of several the oldest, as Gateway API policies conflict."""
         return self._inference.get((service.namespace, service.host))
+
+    def credential_for(self, service: Service, namespace: str) -> InferencePolicy | None:
+        """The policy whose credential a proxy of `namespace` puts into requests to a service. A Secret stays in its
+        namespace: proxies of others than the policy's never get it, and send what their application sent."""
+        if service.namespace != namespace:
+            return None
+        policy = self._inference.get((service.namespace, service.host))
+        if service.meta.key.kind == ENTRY_KIND:
+            policy = self._entries.get((service.namespace, service.meta.name))
+        return policy if policy is not None and policy.credential is not None else None
 
 
 def _source_label_names(virtual_services: Iterable[VirtualService]) -> frozenset[str]:

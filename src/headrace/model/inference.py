@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from headrace.model.credential import Credential
 from headrace.model.names import service_fqdn
 from headrace.model.resource import Metadata
 
@@ -16,6 +17,10 @@ POOL_GROUP = "inference.networking.k8s.io"
 """API group of InferencePool (Gateway API Inference Extension 1.0)."""
 POOL_KIND = f"{POOL_GROUP}/InferencePool"
 """An InferencePool's kind as it stands in a ResourceKey."""
+ENTRY_GROUP = "networking.istio.io"
+"""API group of ServiceEntry."""
+ENTRY_KIND = f"{ENTRY_GROUP}/ServiceEntry"
+"""A ServiceEntry's kind as it stands in a ResourceKey."""
 POOL_DOMAIN = "inference.local"
 """What ends the host names of InferencePools; `check` refuses nothing else below it, but nobody should use it."""
 
@@ -158,7 +163,9 @@ class StreamTimeouts:
 class InferencePolicy:
     """A `headrace.dev/v1alpha1 InferencePolicy`. `retries`: how often a request may be sent again while no byte of an
     answer has reached the client (0 or 1; None: not written). `inject_usage`: streams are asked for their usage where
-    the client did not ask, and what came of it is taken out again."""
+    the client did not ask, and what came of it is taken out again. `entries`: the ServiceEntries of its namespace that
+    it is for; such a policy has no other targets, and says nothing but `credential`: what the proxies of its namespace
+    put into requests."""
 
     meta: Metadata
     targets: tuple[TargetRef, ...]
@@ -167,6 +174,8 @@ class InferencePolicy:
     timeouts: StreamTimeouts = field(default_factory=StreamTimeouts)
     retries: int | None = None
     inject_usage: bool = False
+    credential: Credential | None = None
+    entries: tuple[str, ...] = ()
 
     @property
     def redirects(self) -> TargetRef | None:

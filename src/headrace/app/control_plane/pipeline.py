@@ -6,6 +6,7 @@ they get here. Everything below is pure, so one pass is synchronous and sees one
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,7 @@ class Pipeline:
     store: Revisions
     hosts: HostBook
     publisher: Publisher
-    translator: Translator = field(default_factory=Translator)
+    translator: Translator = field(default_factory=lambda: Translator(salt=os.urandom(16)))
     scopes: Scopes = field(default_factory=Scopes)
     snapshot: MeshSnapshot | None = None
     failures: dict[str, str] = field(default_factory=dict)

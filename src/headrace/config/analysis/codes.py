@@ -48,6 +48,8 @@ class Code(Enum):
     OVERFLOW_NOT_FOUND = ("HR0104", "InferenceOverflowNotFound", Severity.WARNING)
     OVERFLOW_TO_ITSELF = ("HR0105", "InferenceOverflowToItself", Severity.WARNING)
     OVERFLOW_CYCLE = ("HR0106", "InferenceOverflowCycle", Severity.WARNING)
+    UNUSABLE_CREDENTIAL = ("HR0107", "CredentialNotUsable", Severity.ERROR)
+    CREDENTIAL_IN_CLEAR_TEXT = ("HR0108", "CredentialInClearText", Severity.WARNING)
     NO_AUTHORIZER = ("HR0121", "AuthorizerNotFound", Severity.WARNING)
     HOST_WITHOUT_PORT = ("HR0122", "DeniedHostWithoutPort", Severity.WARNING)
 

@@ -26,9 +26,11 @@ from headrace.config.fields import (
     shown,
     whole,
 )
+from headrace.config.kinds.credential import CredentialSpec
 from headrace.config.kinds.http_fields import check_subset_name
 from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec, refuse
 from headrace.model.inference import (
+    ENTRY_GROUP,
     POOL_GROUP,
     Admission,
     Deadline,
@@ -67,12 +69,21 @@ Sign = Annotated[float, BeforeValidator(duration(0.1, LONGEST_WAIT))]
 Span = Annotated[float, BeforeValidator(duration(0.001, LONGEST_ANSWER))]
 
 
-class TargetRefSpec(Spec):
+_GROUPS = {"Service": "", "InferencePool": POOL_GROUP, "ServiceEntry": ENTRY_GROUP}
+
+
+class ReferenceSpec(Spec):
     """LocalPolicyTargetReference: a Service (group "") or an InferencePool."""
 
     group: Text = ""
     kind: Annotated[str, Choice("Service", "InferencePool")]
     name: DnsName
+
+
+class TargetRefSpec(ReferenceSpec):
+    """What a policy may be for: also a ServiceEntry, if it says nothing but a credential."""
+
+    kind: Annotated[str, Choice(*_GROUPS)]
 
 
 class PickingSpec(Spec):
@@ -121,7 +132,7 @@ class DeadlineSpec(Spec):
         return self
 
 
-class BackendSpec(TargetRefSpec):
+class BackendSpec(ReferenceSpec):
     port: Port | None = None
     subset: NonEmpty | None = None
 
@@ -175,6 +186,7 @@ class InferencePolicySpec(Spec):
     timeouts: TimeoutsSpec = TimeoutsSpec()
     retries: RetriesSpec | None = None
     observation: ObservationSpec = ObservationSpec()
+    credential: CredentialSpec | None = None
 
 
 def _check(spec: InferencePolicySpec, document: Document) -> Iterator[Finding]:
@@ -188,6 +200,7 @@ def _check(spec: InferencePolicySpec, document: Document) -> Iterator[Finding]:
         message = f"warmup has no effect: {spec.picking.policy} treats new endpoints as all others"
         remedy = f"Use policy: {PickPolicy.PREDICTED_DRAIN}, or take warmup out."
         yield Finding(("spec", "picking", "warmup"), message, remedy, NO_EFFECT, Severity.WARNING)
+    yield from _check_entries(spec)
     yield from _check_names(spec.admission)
     yield from _check_admission(spec.admission)
     times = spec.timeouts
@@ -196,11 +209,24 @@ def _check(spec: InferencePolicySpec, document: Document) -> Iterator[Finding]:
         yield Finding(("spec", "timeouts", "firstToken"), "is longer than timeouts.total: it can never pass", remedy)
 
 
-def _check_target(target: TargetRefSpec, at: tuple[str | int, ...]) -> Iterator[Finding]:
-    wanted = "" if target.kind == "Service" else POOL_GROUP
+def _check_target(target: ReferenceSpec, at: tuple[str | int, ...]) -> Iterator[Finding]:
+    wanted = _GROUPS[target.kind]
     if target.group != wanted:
         message = f"{target.kind} does not belong to the API group {shown(target.group)}"
         yield Finding((*at, "group"), message, f"Its group is {shown(wanted)}.")
+
+
+def _check_entries(spec: InferencePolicySpec) -> Iterator[Finding]:
+    """A policy for ServiceEntries says nothing but a credential, and is for nothing else: they are no pools."""
+    kinds = {target.kind for target in spec.target_refs}
+    if "ServiceEntry" not in kinds:
+        return
+    if len(kinds) > 1:
+        yield Finding(("spec", "targetRefs"), "a policy for ServiceEntries is for nothing else", "Write two policies.")
+    for field in sorted(spec.model_fields_set - {"target_refs", "credential"}):
+        yield Finding(("spec", field), "a ServiceEntry's policy has only a credential", "Take it out.")
+    if spec.credential is None:
+        yield Finding(("spec",), "a ServiceEntry's policy needs a credential", "Add credential, with secretRef.")
 
 
 def _check_names(admission: AdmissionSpec) -> Iterator[Finding]:
@@ -275,7 +301,7 @@ def _check_overflow(overflow: OverflowSpec) -> Iterator[Finding]:
         yield from _check_target(overflow.backend, (*where, "backend"))
 
 
-def _target(target: TargetRefSpec) -> TargetRef:
+def _target(target: ReferenceSpec) -> TargetRef:
     return TargetRef(target.group, target.kind, target.name)
 
 
@@ -283,12 +309,14 @@ def _lower(meta: Metadata, spec: InferencePolicySpec, document: Document) -> Inf
     picking, times = spec.picking, spec.timeouts
     return InferencePolicy(
         meta=meta,
-        targets=tuple(_target(target) for target in spec.target_refs),
+        targets=tuple(_target(target) for target in spec.target_refs if target.kind != "ServiceEntry"),
         picking=Picking(picking.policy, (picking.session_header or "").lower(), picking.warmup),
         admission=_admission(spec.admission),
         timeouts=StreamTimeouts(times.first_token, times.between_tokens, times.total, times.keepalive),
         retries=spec.retries.attempts if spec.retries else None,
         inject_usage=spec.observation.usage == "Inject",
+        credential=spec.credential.lowered() if spec.credential else None,
+        entries=tuple(target.name for target in spec.target_refs if target.kind == "ServiceEntry"),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resources, ResourceSet, XdsResource
 from headrace.envoy.translate import (
+    credentials,
     file_secrets,
     gateways,
     guard_filters,
@@ -35,10 +36,12 @@ _MERGES_KEPT = 2048
 
 
 class Translator:
-    """Translates views; keeps what it built in one `Memo`. Not thread-safe."""
+    """Translates views; keeps what it built in one `Memo`. `salt` (random, at most 64 bytes) goes into the versions of
+    credentials, which are seen where their values are not. Not thread-safe."""
 
-    def __init__(self, memo: Memo | None = None) -> None:
+    def __init__(self, memo: Memo | None = None, salt: bytes = b"") -> None:
         self.memo = memo or Memo()
+        self._salt = salt
         self._merges = Memo(slots=_MERGES_KEPT)
         self._assignments: OrderedDict[ScopeKey, AssignmentKeeper] = OrderedDict()
 
@@ -120,6 +123,7 @@ class Translator:
     def _own(self, view: ProxyView) -> list[XdsResource]:
         """What depends on the proxy's own side: gateway listeners, inbound listeners and clusters, secrets."""
         found = [*file_secrets.resources(self.memo, view.scope), *guard_filters.resources(self.memo, view)]
+        found += credentials.resources(self.memo, view.scope, self._salt)
         if view.scope.secrets:
             found += secrets.resources(self.memo, view)
         if view.scope.is_gateway:

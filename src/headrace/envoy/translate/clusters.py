@@ -24,6 +24,7 @@ from headrace.envoy.translate.cluster_policy import (
     thresholds,
 )
 from headrace.envoy.translate.cluster_tls import TlsSettings, apply_tls, originates_tls
+from headrace.envoy.translate.credentials import apply_credential
 from headrace.envoy.translate.destination_rules import effective_policy
 from headrace.envoy.translate.endpoints import caller_locality, in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
@@ -114,6 +115,8 @@ def _build(
         if picks and cluster is not None:
             policy = effective_policy(target.rule, part.port.number, part.subset)
             apply_pool_balancer(cluster, target, part.port, policy, overflow_of(target, part.port.number, others))
+        if cluster is not None:
+            apply_credential(cluster, target, part.port)
     return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
 
 
