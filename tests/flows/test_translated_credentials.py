@@ -38,7 +38,7 @@ spec: {{host: api.example, trafficPolicy: {{tls: {{mode: SIMPLE, caCertificates:
 ---
 apiVersion: headrace.dev/v1alpha1
 kind: InferencePolicy
-metadata: {{name: api}}
+metadata: {{name: api, annotations: {{galley.istio.io/analyze-suppress: HR0107}}}}
 spec:
   targetRefs: [{{group: networking.istio.io, kind: ServiceEntry, name: api}}]
   credential: {{secretRef: {{name: api-key}}{more}}}
