@@ -101,7 +101,9 @@ class Mesh:
 
     def _not_ready(self, replica: PlannedReplica, report: wire.ReplicaReport | None) -> tuple[str, str] | None:
         if report is None:
-            return ("pending", "not started yet")
+            host = self.hosts.hosts.get(replica.host)
+            away = replica.host not in ("", self.settings.host) and (host is None or not host.connected)
+            return ("pending", f"host {replica.host} is not connected" if away else "not started yet")
         if report.state != "ready":
             return (report.state, report.detail)
         stream = self.hub.status(replica.id)
