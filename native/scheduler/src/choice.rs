@@ -97,6 +97,7 @@ impl Pool {
             config: &self.config,
             learned: &self.learned,
             cache: self.cache_size(at),
+            usual: self.usual,
             now,
         };
         let adapter = request.adapter.map(|name| endpoint.adapters.place(name));
@@ -135,7 +136,7 @@ impl Pool {
         let slow = self.learned.factor();
         let waiting = self.config.work_weight_growth * waits[(waits.len() - 1) / 2] / slow;
         let full = mean(&|place| predicted[place].full.min(1.5)).min(1.0);
-        let in_flight = mean(&|place| f64::from(self.endpoints[open[place]].in_flight));
+        let in_flight = mean(&|place| self.endpoints[open[place]].load(now));
         let warm = |place: &usize| now - self.endpoints[open[*place]].since >= self.config.warmup;
         let soonest = (0..open.len())
             .filter(warm)

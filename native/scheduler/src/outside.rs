@@ -9,6 +9,10 @@ const HALF_LIFE: f64 = 5.0;
 const TRY_AGAIN: u32 = 100;
 /// Requests of others that are believed at most, waiting and running each.
 const MOST: f64 = 256.0;
+/// Seconds of waiting that it must have foretold to be judged by them.
+const MATERIAL: f64 = 0.2;
+/// What came in less than this share of them was no honest guess.
+const GROSSLY: f64 = 0.1;
 /// Belief does not fall below this.
 const LEAST_BELIEF: f64 = 1.0 / 1024.0;
 
@@ -96,11 +100,15 @@ impl Outside {
 
     /// A first token came after `seconds`; `without` and `with` it was foretold without and with what counted.
     pub(crate) fn proved(&mut self, seconds: f64, without: f64, with: f64) {
-        self.belief = if seconds < (without + with) / 2.0 {
-            (self.belief / 4.0).max(LEAST_BELIEF)
-        } else {
-            (self.belief * 4.0).min(1.0)
-        };
+        let said = with - without;
+        if said < MATERIAL {
+            return;
+        }
+        if seconds - without < GROSSLY * said {
+            self.belief = (self.belief / 4.0).max(LEAST_BELIEF);
+        } else if seconds - without > said / 4.0 {
+            self.belief = (self.belief * 4.0).min(1.0);
+        }
     }
 }
 

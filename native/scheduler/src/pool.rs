@@ -137,8 +137,14 @@ pub struct Pool {
     /// What all endpoints together are like.
     pub(crate) learned: Learned,
     pub(crate) forgotten: Forgotten,
+    /// What computing a prompt means where it is sent, on average.
+    pub(crate) usual: Work,
     pub(crate) turn: usize,
 }
+
+/// Prompts that the average of their work remembers, and what they are taken to be before one was seen.
+const USUAL: f64 = 200.0;
+const USUAL_TOKENS: f64 = 2000.0;
 
 impl Pool {
     /// A pool without endpoints.
@@ -149,6 +155,11 @@ impl Pool {
             flights: HashMap::new(),
             learned: Learned::default(),
             forgotten: Forgotten::new(&config.cost, config.block_tokens),
+            usual: Work {
+                tokens: USUAL_TOKENS,
+                seconds: config.cost.prefill(USUAL_TOKENS, 0.0),
+                claim: 0.0,
+            },
             turn: 0,
         }
     }
@@ -270,6 +281,8 @@ impl Pool {
         if let Some(adapter) = request.adapter {
             endpoint.adapters.started(adapter);
         }
+        self.usual.tokens += (work.tokens - self.usual.tokens) / USUAL;
+        self.usual.seconds += (work.seconds - self.usual.seconds) / USUAL;
         let number = endpoint.residency.sent(request.blocks, private, size);
         self.forgotten
             .wanted(&request.blocks[there..], &self.config.cost, self.config.block_tokens);

@@ -35,6 +35,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) config: &'a PoolConfig,
     pub(crate) learned: &'a Learned,
     pub(crate) cache: CacheSize,
+    /// What computing a prompt usually means.
+    pub(crate) usual: Work,
     pub(crate) now: f64,
 }
 
@@ -56,8 +58,9 @@ pub(crate) fn predict(
     let step = endpoint.step(&config.cost, &config.steps, now) * factor;
     let left = endpoint.left(now);
     let alone = (own.seconds + own.tokens * burden) * factor;
-    // What others sent is known only by number; it is taken to be like this one.
-    let queue = (left.seconds + left.tokens * burden) * factor + others.waiting * alone;
+    // What others sent is known only by number; it is taken to be as usual.
+    let theirs = (facts.usual.seconds + facts.usual.tokens * burden) * others.waiting;
+    let queue = (left.seconds + left.tokens * burden + theirs) * factor;
     let held = endpoint.residency.claimed_tokens(cache.block_tokens)
         + endpoint.answered(&config.cost, &config.steps, now)
         + others.held * size;
