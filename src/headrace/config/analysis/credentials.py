@@ -101,22 +101,26 @@ def _targets(index: Index, policy: InferencePolicy, entries: dict[tuple[str, str
 
 def _judge_ports(index: Index, policy: InferencePolicy, target: Target) -> Iterator[Problem]:
     """HR0002 and HR0108."""
-    carrying = [port for port in target.source.ports if port.protocol.is_http or port.protocol is Protocol.UNDECLARED]
+    host, ports = target.host, target.source.ports
+    encrypted = {port.number for port in ports if _encrypted(index, host, port.number)}
+    carrying = {port.number for port in ports if port.protocol.is_http or port.protocol is Protocol.UNDECLARED}
+    carrying |= {port.number for port in ports if port.protocol is Protocol.HTTPS and port.number in encrypted}
     if not carrying:
         yield index.problem(
             policy.meta,
             Code.NO_EFFECT,
             "spec.credential",
-            f"credential has no effect: {target.host} has no port of HTTP, so that proxies see no headers.",
+            f"credential has no effect: {host} has no port of HTTP, so that proxies see no headers.",
             "Declare the port's protocol HTTP, and let a DestinationRule originate TLS (tls.mode SIMPLE).",
         )
-    elif target.source.external and not all(_encrypted(index, target.host, port.number) for port in carrying):
+    elif target.source.external and not carrying <= encrypted:
         yield index.problem(
             policy.meta,
             Code.CREDENTIAL_IN_CLEAR_TEXT,
             "spec.credential",
-            f"The credential leaves the mesh in clear text: no DestinationRule originates TLS to {target.host}.",
-            "Add a DestinationRule for the host with trafficPolicy.tls.mode SIMPLE.",
+            "The credential may leave the mesh in clear text: no DestinationRule originates TLS to port "
+            f"{min(carrying - encrypted)} of {host}.",
+            "Add a DestinationRule for the host with trafficPolicy.tls.mode SIMPLE, or take the port out.",
         )
 
 

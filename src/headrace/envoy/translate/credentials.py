@@ -36,11 +36,13 @@ _GENERIC = "envoy.http.injected_credentials.generic"
 
 
 def apply_credential(cluster: Any, target: Target, port: ServicePort) -> None:
-    """Let the cluster's requests have the credential of the target's policy; ports that are not HTTP cannot."""
+    """Let the cluster's requests have the credential of the target's policy. A port of HTTPS has requests where the
+    proxy originates its TLS (Istio's pattern for egress); where the application does, they cannot be seen."""
     policy = target.injects
     if policy is None or policy.credential is None:
         return
-    if not port.protocol.is_http and port.protocol is not Protocol.UNDECLARED:
+    originated = port.protocol is Protocol.HTTPS and cluster.HasField("transport_socket")
+    if not (port.protocol.is_http or port.protocol is Protocol.UNDECLARED or originated):
         return
     options = http_pb2.HttpProtocolOptions()
     held = cluster.typed_extension_protocol_options[HTTP_OPTIONS]

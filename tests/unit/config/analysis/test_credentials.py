@@ -112,3 +112,6 @@ def test_a_credential_in_clear_text(check: Check) -> None:
 def test_a_port_that_hides_its_headers(check: Check) -> None:
     hidden = ENTRY.replace("protocol: HTTP", "protocol: TLS")
     assert found(check(hidden, GOOD, policy())) == [("HR0002", "one", "spec.credential")]
+    https = ENTRY.replace("protocol: HTTP", "protocol: HTTPS")
+    assert found(check(https, GOOD, policy())) == [("HR0002", "one", "spec.credential")]
+    assert found(check(https, RULE, GOOD, policy())) == []
