@@ -246,6 +246,22 @@ def test_a_host_cut_off_from_the_control_plane_goes_on_serving_and_is_merged_aga
     assert not failures
 
 
+def test_a_change_of_roots_takes_both_hosts_along(hosts: TwoHosts) -> None:
+    failures: list[str] = []
+
+    def steady() -> bool:
+        answer = hosts.through_gateway()
+        failures.extend([answer] if answer.startswith("failed") else [])
+        return bool(hosts.mesh.api.call("GET", "/v1/authority")["rotation"]["phase"] == "steady")
+
+    before = hosts.mesh.api.call("GET", "/v1/authority")["issuer"]
+    assert hosts.mesh.run("ca", "rotate-root", "--overlap", "1s").code == 0
+    until(steady, f"the change of roots ends\n{hosts.log()}", 60.0)
+    assert hosts.mesh.api.call("GET", "/v1/authority")["issuer"] != before
+    assert not failures
+    assert hosts.spread(hosts.through_gateway)
+
+
 def test_a_control_plane_that_dies_costs_no_request_on_either_host(hosts: TwoHosts) -> None:
     proxy = hosts.mesh.proxy_url("default/client-0")
     failures: list[str] = []

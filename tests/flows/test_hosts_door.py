@@ -40,6 +40,7 @@ from headrace.model.workload import WorkloadPort, WorkloadRole
 from headrace.wire import agent_v1_pb2 as wire
 from headrace.wire import agent_v1_pb2_grpc
 
+PART = "istio-system/false-0"
 OURS, THEIRS, LOCAL = "default/llm-0", "default/llm-1", "default/llm-2"
 
 
@@ -114,7 +115,9 @@ def new_trust(directory: Path) -> Trust:
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[Door]:
     clock, hosts, trust = SystemClock(), HostBook(), new_trust(tmp_path / "cp")
-    plan = LatestValue((planned(OURS, "b"), planned(THEIRS, "c"), planned(LOCAL, "")))
+    plan = LatestValue(
+        (planned(OURS, "b"), planned(THEIRS, "c"), planned(LOCAL, ""), planned(PART, "b", "headrace-agent_c"))
+    )
     hosts.planned(plan.value, "127.0.0.1")
     service = AgentService(hosts, plan, Hub(NoResources(), clock), MeshSettings())
     service.publishing.set()
@@ -207,7 +210,7 @@ async def test_an_agent_speaks_for_its_own_host_whatever_it_claims(door: Door) -
         assert list(door.hosts.hosts) == ["b"]
         call = stub(channel).Assignments(wire.AssignmentsRequest(host="c"))
         given = await asyncio.wait_for(call.read(), 10)
-        assert [replica.id for replica in given.replicas] == [OURS]
+        assert [replica.id for replica in given.replicas] == [OURS, PART]
         call.cancel()
 
 
@@ -221,6 +224,15 @@ async def test_reports_of_others_replicas_and_of_unreachable_addresses_are_not_h
         await call.write(wire.HostReport(host="c", sequence=1, replicas=[*mine, report("default/none-0", "10.1.1.1")]))
         assert (await asyncio.wait_for(call.read(), 10)).sequence == 1
         assert list(door.hosts.observed()) == [OURS] and door.hosts.host_of(OURS) == "b"
+        for wrong in (
+            wire.ReplicaReport(id=OURS, address="10.80.2.1", state="better than ready"),
+            wire.ReplicaReport(id=OURS, address="10.80.2.1", state="ready", capture="netns"),
+            wire.ReplicaReport(id=OURS, address="10.80.2.1", state="ready", outbound_port=1 << 20),
+            wire.ReplicaReport(id=OURS, address="10.80.2.1", state="ready", proxy_credentials="x" * 10_000),
+        ):
+            await call.write(wire.HostReport(sequence=3, replicas=[wrong]))
+            await asyncio.wait_for(call.read(), 10)
+            assert not door.hosts.observed(), wrong
         for address in ("127.0.0.1", "0.0.0.0", "::1", "224.0.0.1", "x"):
             await call.write(wire.HostReport(sequence=2, replicas=[report(OURS, address)]))
             await asyncio.wait_for(call.read(), 10)
@@ -234,6 +246,9 @@ async def test_certificates_configuration_and_withdrawal_only_for_own_replicas(d
         csr = PrivateKey.generate().bare_csr()
         signed = await agent.SignCertificate(wire.SignCertificateRequest(replica_id=OURS, csr_der=csr), timeout=10)
         assert "BEGIN CERTIFICATE" in signed.certificate_chain_pem
+        assert (await refusal(agent.SignCertificate(wire.SignCertificateRequest(replica_id=PART, csr_der=csr))))[
+            0
+        ] is grpc.StatusCode.PERMISSION_DENIED
         for name in (THEIRS, LOCAL, "default/none-0"):
             request = wire.SignCertificateRequest(host="c", replica_id=name, csr_der=csr)
             assert (await refusal(agent.SignCertificate(request)))[0] is grpc.StatusCode.PERMISSION_DENIED

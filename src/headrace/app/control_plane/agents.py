@@ -6,7 +6,6 @@ A thin adapter over `HostBook`, `Issuer` and `Hub`; the service definition is pr
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import NoReturn, Protocol, cast
@@ -19,6 +18,7 @@ from headrace.app.control_plane.answers import Refused
 from headrace.app.control_plane.assignments import PlannedReplica, assignment
 from headrace.app.control_plane.callers import Callers, NotAnAgent
 from headrace.app.control_plane.engine_loads import EngineLoadBook
+from headrace.app.control_plane.foreign import sound
 from headrace.app.control_plane.hosts import HostBook
 from headrace.app.settings import MeshSettings
 from headrace.floor.cell import LatestValue
@@ -158,13 +158,13 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         return REPORT_GRACE if self.callers.local(context) else REMOTE_GRACE
 
     def _drop_foreign(self, report: wire.HostReport, context: object) -> None:
-        """Of another host count only its own replicas, at addresses that others can reach."""
+        """Of another host count only its own replicas, and of them only reports that can be true (`foreign`)."""
         if self.callers.local(context):
             return
         kept = []
         for replica in report.replicas:
             plan = self._hosts.known(replica.id)
-            if plan is not None and self._belongs(plan, report.host, context) and reachable(replica.address):
+            if plan is not None and self._belongs(plan, report.host, context) and sound(replica):
                 kept.append(replica)
         if len(kept) != len(report.replicas):
             del report.replicas[:]
@@ -289,14 +289,3 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
 async def _abort(context: object, code: grpc.StatusCode, why: str) -> NoReturn:
     await cast("grpc.aio.ServicerContext[object, object]", context).abort(code, why)
     raise AssertionError("abort returned")
-
-
-def reachable(address: str) -> bool:
-    """Whether a replica's address (empty: it has none yet) can be one that other hosts reach."""
-    if not address:
-        return True
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return not (found.is_loopback or found.is_unspecified or found.is_multicast or found.is_link_local)

@@ -5,8 +5,9 @@ Asked by `agents` before anything else. gRPC has verified the chain; here stands
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
@@ -14,7 +15,6 @@ from headrace.identity.hosts import host_of
 from headrace.identity.trust import TrustState
 
 _CERTIFICATE = "x509_pem_cert"
-_TRANSPORT = "transport_security_type"
 
 
 class NotAnAgent(Exception):
@@ -29,14 +29,14 @@ class Callers:
 
     def local(self, context: object) -> bool:
         """Whether the call came over this machine's socket (or, in a test, over none at all)."""
-        found = _authenticated(context)
-        return found is None or _TRANSPORT not in found or b"ssl" not in list(found[_TRANSPORT])
+        peer = getattr(context, "peer", None)
+        return peer is None or str(peer()).startswith("unix:")
 
     def host(self, context: object, trust: TrustState | None, trust_domain: str) -> str | None:
         """The host whose agent calls; None for this machine's own. NotAnAgent for anybody else."""
         if self.local(context):
             return None
-        found = _authenticated(context) or {}
+        found = cast("grpc.aio.ServicerContext[object, object]", context).auth_context()
         pem = next(iter(found.get(_CERTIFICATE, ())), b"")
         if not pem:
             raise NotAnAgent("a certificate is needed")
@@ -61,8 +61,3 @@ class Callers:
                 self._read.clear()
             self._read[pem] = known
         return known
-
-
-def _authenticated(context: object) -> Any:
-    ask = getattr(context, "auth_context", None)
-    return None if ask is None else ask()

@@ -259,6 +259,7 @@ class TrustKeeper:
         issuer, ledger = self._trust.state.issuer, self._trust.ledger
         blocked = set(self._trust.state.identities)
         alive = {report.id for _, report in self._reports()} | {item.id for item in self._planned.value}
+        alive |= {f"host/{host.name}" for host in self._hosts.hosts.values() if host.connected}
         found = {
             entry.replica
             for entry in ledger.current(self._clock.now(), limit=100_000)
