@@ -27,6 +27,7 @@ from tests.flows.module_rig import (
     pool_envoy,
     upstreams,
 )
+from tests.flows.raw_server import raw_server
 from tests.flows.stream_servers import DONE, ROLE, TOKEN, ScriptedServer
 
 pytestmark = needs_pools
@@ -202,3 +203,20 @@ def test_without_the_setting_nothing_is_said(tmp_path: Path, servers: Upstreams)
     server = ScriptedServer([0.6, *WHOLE])
     with pool_envoy(keeping(tmp_path, [servers.add(server.app())], keepalive_seconds=0)) as envoy:
         assert ask(envoy, chat("x", stream=True)).body == b"".join(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        (b"HTTP/1.1 500 Sorry\r\n", b'data: {"error":{"message":"the model server answered without a stream"'),
+        (b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n", b": end"),
+    ],
+    ids=["error", "stream"],
+)
+def test_an_answer_of_headers_alone_ends_the_stream(tmp_path: Path, head: bytes, rest: bytes) -> None:
+    pieces = [head, b"content-length: 0\r\n\r\n"]
+    with raw_server(pieces, pause=0.5) as server, pool_envoy(keeping(tmp_path, [server.port])) as envoy:
+        answer = ask(envoy, chat("x", stream=True))
+        assert answer.status == 200 and answer.body.startswith(SIGN)
+        assert rest in answer.body and answer.body.endswith(b"\n\n")
+        books_are_empty(envoy)

@@ -147,7 +147,7 @@ impl StreamHooks for PoolStream {
             VERDICT => self.hear_verdict(stream),
             TIME_IS_OVER => self.give_up(stream),
             SIGN_IS_DUE => self.give_sign(),
-            ANSWER_IS_EMPTY => self.end_empty_answer(),
+            ANSWER_IS_EMPTY => stream.continue_answer(),
             _ => {}
         }
     }

@@ -3,13 +3,16 @@
 //! Envoy shows a filter nothing more of an answer once that filter has said something itself. So the filter `keepalive`
 //! lends its voice to the filter `pool` of the same stream, which goes on to see everything.
 
-use super::callbacks::{pairs, Header};
+use super::callbacks::{pairs, Header, Stream};
 use super::http::StreamHooks;
 use super::{Envoy, ModuleBuffer};
 use std::cell::RefCell;
+use std::os::raw::c_int;
 use std::rc::{Rc, Weak};
 
 offered! {
+    fn envoy_dynamic_module_callback_http_append_body(stream: Envoy, body: c_int, data: ModuleBuffer) -> bool;
+    fn envoy_dynamic_module_callback_http_filter_continue_encoding(stream: Envoy);
     fn envoy_dynamic_module_callback_http_send_response_headers(stream: Envoy, headers: *mut Header, count: usize, end: bool);
     fn envoy_dynamic_module_callback_http_send_response_data(stream: Envoy, data: ModuleBuffer, end: bool);
 }
@@ -21,6 +24,23 @@ pub struct Voice {
 }
 
 impl StreamHooks for Voice {}
+
+impl Stream<'_> {
+    /// Adds to the body of an answer of headers alone, when those are stopped: it goes on with [`Stream::continue_answer`].
+    pub fn add_to_answer(&self, data: &[u8]) {
+        const BUFFERED_RESPONSE: c_int = 3;
+        // SAFETY: the stream is alive, Envoy copies the bytes during the call.
+        let _ = unsafe {
+            envoy_dynamic_module_callback_http_append_body(self.envoy, BUFFERED_RESPONSE, ModuleBuffer::of(data))
+        };
+    }
+
+    /// Lets a stopped answer go on.
+    pub fn continue_answer(&self) {
+        // SAFETY: the stream is alive.
+        unsafe { envoy_dynamic_module_callback_http_filter_continue_encoding(self.envoy) }
+    }
+}
 
 thread_local! {
     /// The voice of the chain of filters that is being made.

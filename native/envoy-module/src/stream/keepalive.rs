@@ -24,6 +24,8 @@ pub const ANSWER_IS_EMPTY: u64 = 4;
 
 /// Says nothing to clients: a comment of server-sent events.
 const SIGN: &[u8] = b": waiting\n\n";
+/// The same, where a stream ends without anything else.
+const END: &[u8] = b": end\n\n";
 /// What goes before the first.
 const HEADERS: [(&str, &str); 3] = [
     (":status", "200"),
@@ -153,11 +155,14 @@ impl PoolStream {
         let kind = stream.read_header(Headers::Response, "content-type", |kind| {
             kind.starts_with(b"text/event-stream")
         });
-        if good != Some(true) || kind != Some(true) {
-            *self.signs.strange.borrow_mut() = Some(Vec::new());
-        }
+        let strange = good != Some(true) || kind != Some(true);
         if end {
-            stream.waker().wake(ANSWER_IS_EMPTY);
+            let api = self.with_flight(|flight| flight.api).flatten();
+            let error = || error_event(api, "no-answer", "the model server answered without a stream");
+            stream.add_to_answer(&if strange { error() } else { END.to_vec() });
+            stream.waker().wake(ANSWER_IS_EMPTY); // an answer cannot go on before its headers have stopped
+        } else if strange {
+            *self.signs.strange.borrow_mut() = Some(Vec::new());
         }
         STOP
     }
@@ -183,16 +188,6 @@ impl PoolStream {
         stream.replace_body(Body::ReceivedResponse, &event);
         let _ = self.with_flight(Flight::complete);
         Some(CONTINUE)
-    }
-
-    /// The server's answer was nothing but headers.
-    pub(super) fn end_empty_answer(&self) {
-        let strange = self.signs.strange.borrow().is_some();
-        if strange {
-            self.tell_error("no-answer", "the model server answered without a stream", true);
-        } else {
-            self.signs.say(|voice| voice.send_data(b"", true));
-        }
     }
 
     /// Envoy answers in the server's stead: where it can no longer, because headers went out, it breaks the stream. Before
