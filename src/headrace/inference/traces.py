@@ -125,8 +125,11 @@ def _tokens(value: object, name: str, where: str) -> int:
     """A count of tokens; 0 counts as 1, since an engine computes and makes at least one."""
     if isinstance(value, str):
         value = int(value) if value.strip().isascii() and value.strip().isdigit() else value
+    if value is None:
+        raise WorkloadError(f"{where}: {name} is missing")
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_TOKENS:
-        raise WorkloadError(f"{where}: {name} must be a whole number of tokens, not {value!r:.40}")
+        message = f"{name} must be a whole number of tokens from 0 to {_MOST_TOKENS}, not {value!r:.40}"
+        raise WorkloadError(f"{where}: {message}")
     return max(1, value)
 
 
