@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 from tests.flows.agent_rig import until
@@ -30,7 +32,7 @@ from headrace.floor.clock import SystemClock
 from headrace.floor.places import Places, StateError
 from headrace.identity.attest import check_request
 from headrace.identity.hosts import CONTROL_PLANE_NAME, JoinToken, agent_identity, control_plane_identity
-from headrace.identity.issuer import Issuer
+from headrace.identity.issuer import IssuedCertificate, Issuer
 from headrace.identity.keys import PrivateKey
 from headrace.identity.ledger import Ledger
 from headrace.identity.roots import Roots
@@ -66,6 +68,7 @@ class Door:
     hosts: HostBook
     trust: Trust
     keeper: TrustKeeper
+    opened: HostsDoor
     desk: TokenDesk
     address: str
 
@@ -131,7 +134,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
     async with AsyncExitStack() as stack:
         await opened.open(stack, address, tokens, agent_handlers(service), tmp_path / "cp")
         desk = TokenDesk(opened, tokens, address, "local")
-        yield Door(tmp_path, service, hosts, trust, keeper, desk, address)
+        yield Door(tmp_path, service, hosts, trust, keeper, opened, desk, address)
 
 
 def stub(channel: grpc.aio.Channel) -> Any:
@@ -321,6 +324,43 @@ async def test_a_host_that_falls_silent_leaves_within_seconds(door: Door) -> Non
         assert list(door.hosts.observed()) == [OURS]
     gone: Callable[[], bool] = lambda: not door.hosts.observed()  # noqa: E731
     await until(gone, "its endpoints leave")
+
+
+async def test_the_host_certificate_is_renewed_at_half_of_its_life(door: Door) -> None:
+    door.opened.lifetime = 4.0
+    joined = await door.join(door.token())
+    first = joined._kept
+
+    async def sign(csr: bytes) -> IssuedCertificate:
+        async with joined.channel(()) as channel:
+            reply = await stub(channel).SignCertificate(wire.SignCertificateRequest(csr_der=csr), timeout=10)
+        return IssuedCertificate(
+            reply.certificate_chain_pem,
+            reply.trust_bundle_pem,
+            reply.not_before_unix_ms / 1000,
+            reply.not_after_unix_ms / 1000,
+            reply.serial,
+        )
+
+    renewing = asyncio.create_task(joined.keep(sign))
+    await until(lambda: time.time() > first.not_after + 1.0, "the first certificate has expired")
+    renewing.cancel()
+    assert joined._kept.key != first.key and joined._kept.not_after > time.time()
+    async with joined.channel(()) as channel:
+        await stub(channel).Register(wire.RegisterRequest(), timeout=10)
+    assert (await door.join("")).host == "b"
+
+
+async def test_requests_to_join_that_are_none_are_refused(door: Door) -> None:
+    context = ssl._create_unverified_context()
+    async with aiohttp.ClientSession() as session:
+        for body in (b"", b"[]", b"{}", b"[" * 16_000, b'{"secret": 1, "csr": 2}', b'{"secret": "\xff", "csr": ""}'):
+            async with session.post(f"https://{door.address}/v1/join", data=body, ssl=context) as answer:
+                assert answer.status == 400, body[:20]
+        async with session.post(f"https://{door.address}/v1/join", data=b"x" * 20_000, ssl=context) as answer:
+            assert answer.status == 413
+        async with session.get(f"https://{door.address}/v1/tokens", ssl=context) as answer:
+            assert answer.status == 404
 
 
 def test_desk_without_a_door_and_names_that_cannot_be(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ _KEEPALIVE: tuple[tuple[str, int | str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What a member has. `target`: ADDRESS:PORT of the agent API; `joined`: that of joining; times since the epoch."""
+    """What a member has. `target`: ADDRESS:PORT of the agent API; `joined`: that of joining; `since`: when it got
+    the certificate; times since the epoch."""
 
     joined: str
     target: str
@@ -50,7 +51,7 @@ class _Kept:
     key: str
     chain: str
     bundle: str
-    not_before: float
+    since: float
     not_after: float
 
     def __repr__(self) -> str:
@@ -87,7 +88,7 @@ class Membership:
         self._signer = issuer
 
     def _due(self) -> bool:
-        half = (self._kept.not_before + self._kept.not_after) / 2
+        half = (self._kept.since + self._kept.not_after) / 2
         return self._clock.now() >= half or bool(self._signer and self._signer != self._issuer)
 
     async def keep(self, sign: Callable[[bytes], Awaitable[IssuedCertificate]]) -> None:
@@ -100,7 +101,9 @@ class Membership:
             try:
                 issued = await sign(key.bare_csr())
             except ConnectionError as error:
-                _log.warning("this host's certificate is not renewed", reason=str(error))
+                ended = self._clock.now() >= self._kept.not_after
+                remedy = "it has expired: start the agent again with a new join token" if ended else "tried again"
+                _log.warning("this host's certificate is not renewed", reason=str(error), remedy=remedy)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             self._kept = replace(
@@ -108,7 +111,7 @@ class Membership:
                 key=key.reveal_pem().decode(),
                 chain=issued.chain_pem,
                 bundle=issued.bundle_pem,
-                not_before=issued.not_before,
+                since=self._clock.now(),
                 not_after=issued.not_after,
             )
             self._issuer = _issuer(issued.chain_pem)
@@ -135,7 +138,7 @@ def member(places: Places, address: str, token: str, clock: Clock) -> Membership
     except TokenError as error:
         raise StateError(str(error)) from None
     try:
-        made = Membership(places, _join(host, port, parsed), clock)
+        made = Membership(places, _join(host, port, parsed, clock.now()), clock)
     except ssl.SSLCertVerificationError as error:
         raise StateError(
             f"{address} has no certificate of the root that the token pins: {error.verify_message}"
@@ -148,7 +151,7 @@ def member(places: Places, address: str, token: str, clock: Clock) -> Membership
     return made
 
 
-def _join(host: str, port: int, token: JoinToken) -> _Kept:
+def _join(host: str, port: int, token: JoinToken, now: float) -> _Kept:
     address = f"{host}:{port}"
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.check_hostname = False
@@ -177,7 +180,7 @@ def _join(host: str, port: int, token: JoinToken) -> _Kept:
             key.reveal_pem().decode(),
             str(answer["certificate"]),
             str(answer["bundle"]),
-            leaf.not_valid_before_utc.timestamp(),
+            now,
             leaf.not_valid_after_utc.timestamp(),
         )
     except (ValueError, TypeError, KeyError) as error:

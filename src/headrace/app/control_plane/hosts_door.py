@@ -69,17 +69,18 @@ class _Served:
     key: bytes
     leaf: Leaf
     bundle: str
+    since: float
 
 
 class HostsDoor:
-    """One control plane's door. `own`: the name of its own host; `lifetime` of certificates in seconds."""
+    """One control plane's door. `lifetime` of certificates in seconds."""
 
     def __init__(self, trust: Trust, ledger: Ledger, trust_domain: str, clock: Clock, lifetime: float) -> None:
         self._trust = trust
         self._ledger = ledger
         self._trust_domain = trust_domain
         self._clock = clock
-        self._lifetime = lifetime
+        self.lifetime = lifetime
         self._served: _Served | None = None
         self._joining = asyncio.Semaphore(_JOINING_AT_ONCE)
 
@@ -95,7 +96,7 @@ class HostsDoor:
         spki = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
         if self._ledger.key_revoked(spki):
             raise Refused(403, "the key is that of a revoked certificate: make a new one")
-        leaf = self._trust.sign(key, identity, self._lifetime)
+        leaf = self._trust.sign(key, identity, self.lifetime)
         entry = Entry(
             serial=leaf.serial,
             identity=identity.uri,
@@ -120,15 +121,13 @@ class HostsDoor:
         """What the server proves itself with now: signed anew at half of its life, and by a new root."""
         served, now = self._served, self._clock.now()
         bundle, issuer = self._trust.bundle_pem, self._trust.state.issuer
-        old = (
-            served is None or now > (served.leaf.not_before + served.leaf.not_after) / 2 or served.leaf.issuer != issuer
-        )
+        old = served is None or now > (served.since + served.leaf.not_after) / 2 or served.leaf.issuer != issuer
         if served is None or old or served.bundle != bundle:
             key = PrivateKey.generate()
             identity = control_plane_identity(self._trust_domain)
             public = check_request(key.bare_csr(), identity)
-            leaf = self._trust.sign(public, identity, self._lifetime, CONTROL_PLANE_NAME)
-            served = self._served = _Served(key.reveal_pem(), leaf, bundle)
+            leaf = self._trust.sign(public, identity, self.lifetime, CONTROL_PLANE_NAME)
+            served = self._served = _Served(key.reveal_pem(), leaf, bundle, now)
         return served
 
     def pin(self) -> str:
@@ -218,7 +217,7 @@ class HostsDoor:
         try:
             found = json.loads(body)
             secret, csr = bytes.fromhex(found["secret"]), bytes.fromhex(found["csr"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise Refused(400, 'the body is {"secret": hex, "csr": hex}') from None
         host = tokens.use(secret)
         issued = self.issue(host, csr)
