@@ -270,7 +270,7 @@ impl Pool {
         let work = self.work_with(at, request, self.cached_tokens(at, request));
         let burden = self.burden(at, now);
         let size = self.cache_size(at);
-        let tokens = tokens_of(request, self.config.block_tokens);
+        let tokens = self.tokens_of(at, request);
         let private = tokens - request.blocks.len() as f64 * self.config.block_tokens;
         for endpoint in &mut self.endpoints {
             endpoint.elsewhere = endpoint.elsewhere.saturating_add(1);
@@ -419,7 +419,7 @@ impl Pool {
     }
 
     pub(crate) fn work_with(&self, at: usize, request: &Request<'_>, cached: f64) -> Work {
-        let tokens = tokens_of(request, self.config.block_tokens);
+        let tokens = self.tokens_of(at, request);
         let private = tokens - request.blocks.len() as f64 * self.config.block_tokens;
         let unclaimed = self.endpoints[at].residency.unclaimed(request.blocks) as f64;
         Work {
@@ -428,11 +428,14 @@ impl Pool {
             claim: private + unclaimed * self.config.block_tokens,
         }
     }
-}
 
-/// Tokens of a prompt: not fewer than its full blocks have, whatever was estimated.
-fn tokens_of(request: &Request<'_>, block_tokens: f64) -> f64 {
-    request.tokens.max(request.blocks.len() as f64 * block_tokens)
+    /// Tokens of a prompt: not fewer than its full blocks have, whatever was estimated, and else not more than a cache
+    /// holds, as engines refuse those. Clients may declare any length, and sums must survive it.
+    fn tokens_of(&self, at: usize, request: &Request<'_>) -> f64 {
+        let most = self.config.kv_tokens.max(self.endpoints[at].kv_tokens);
+        let blocks = request.blocks.len() as f64 * self.config.block_tokens;
+        request.tokens.min(most).max(blocks)
+    }
 }
 
 mod silent;

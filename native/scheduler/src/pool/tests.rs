@@ -250,3 +250,14 @@ fn a_first_token_says_that_the_silent_prompts_before_it_are_done() {
     pool.first_token(2, 0.02);
     assert_eq!(pool.own_load(1).unwrap().prefilling, 0);
 }
+
+#[test]
+fn a_forged_length_leaves_nothing_in_the_books() {
+    let mut pool = pool(Policy::PredictedDrain, &[1, 2]);
+    pool.start(1, 1, &request(1e19, &[]), 0.0); // content-length: 2^64 - 1, of a body that nobody reads
+    pool.start(2, 1, &request(20_000.0, &[]), 0.0);
+    pool.start(3, 2, &request(10_000.0, &[]), 0.0);
+    pool.finish(1, 0.0);
+    assert_eq!(pool.pick(&request(500.0, &[]), 0.0, 0.5).unwrap().endpoint, 2);
+    assert!(pool.usual.seconds < 1.0, "{}", pool.usual.seconds);
+}
