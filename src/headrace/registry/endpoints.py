@@ -51,11 +51,12 @@ def replica_endpoints(service: Service, replica: ObservedReplica, policies: Poli
     if health is None or not replica.address:
         return
     policy = policies.of(replica.namespace, replica.labels)
+    local = dict(replica.port_map)
     for port in service.ports:
         for number in target_ports(port, replica.ports):
             yield Endpoint(
                 address=replica.address,
-                port=number,
+                port=local.get(number, number),
                 service_port=port.number,
                 labels=replica.labels,
                 namespace=replica.namespace,

@@ -1,5 +1,6 @@
 """The book of hosts: what reports say becomes replicas and proxies, stable until something changes."""
 
+import pytest
 from tests.unit.app.documents import WORKLOAD, of_type, revision_of
 
 from headrace.app.control_plane.assignments import plan
@@ -128,3 +129,30 @@ def test_a_withdrawn_replica_of_a_host_that_was_lost_stays_withdrawn() -> None:
     assert hosts.observed()[FIRST].state is ReplicaState.DRAINING
     hosts.report(report(replica(started=2), sequence=3))
     assert hosts.observed()[FIRST].state is ReplicaState.READY
+
+
+DOOR = """
+apiVersion: headrace.dev/v1alpha1
+kind: Workload
+metadata: {name: way-out}
+spec: {role: gateway, labels: {istio: egressgateway}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("bind", "address"), [("127.0.0.1", "127.0.0.1"), ("10.9.8.7", "10.9.8.7"), ("0.0.0.0", "127.1.2.3")]
+)
+def test_a_gateway_is_found_where_it_listens(bind: str, address: str) -> None:
+    hosts = HostBook()
+    hosts.register(wire.RegisterRequest(host="a", version="0.1.0", envoy_version="1.40.0"))
+    hosts.planned(plan(of_type(revision_of(DOOR), Workload), [], MeshConfig()), bind)
+    door = wire.ReplicaReport(
+        id="default/way-out-0",
+        address="127.1.2.3",
+        state="ready",
+        started_unix_ms=1,
+        gateway_ports=[wire.PortMapping(port=443, local=8443)],
+    )
+    assert hosts.report(report(door))
+    observed = hosts.observed()["default/way-out-0"]
+    assert (observed.address, observed.port_map) == (address, ((443, 8443),))

@@ -290,3 +290,11 @@ def test_entries_of_one_namespace_for_one_host_make_one_service() -> None:
     assert mesh.put(workload("more")).snapshot().services["a.example.com"] is before.services["a.example.com"]
     mesh.drop(web)
     assert [item.number for item in mesh.snapshot().services["a.example.com"][0].ports] == [443, 80]
+
+
+def test_ports_that_are_others_where_a_gateway_listens() -> None:
+    door = workload("door", WorkloadPort(443, "tls"))
+    observed = replace(replica(door, 0, "127.0.0.1"), port_map=((443, 8443),))
+    assert places(
+        Mesh().put(service("door", port(443)), door).observe(observed), ("default", service("door").host)
+    ) == [("127.0.0.1", 8443, 443)]

@@ -150,15 +150,21 @@ class HostBook:
                 labels=tuple(sorted(plan.labels.items())),
                 service_account=plan.identity.service_account,
                 identity=plan.identity.uri,
-                address=report.address,
+                address=self._reached_at(plan, report),
                 ports=plan.ports,
                 state=state,
                 kind=ProxyKind(plan.role.value),
+                port_map=tuple((port.port, port.local) for port in report.gateway_ports),
             )
             before = self._observed.get(name)
             found[name] = before if before == value else value
         self._observed = found
         return found
+
+    def _reached_at(self, plan: PlannedReplica, report: wire.ReplicaReport) -> str:
+        """Where callers in the mesh find a replica: a gateway where it listens, all others at their own address."""
+        everywhere = self._bind in ("0.0.0.0", "::")  # noqa: S104
+        return self._bind if plan.role is WorkloadRole.GATEWAY and not everywhere else report.address
 
     @property
     def names_resolved(self) -> bool:
