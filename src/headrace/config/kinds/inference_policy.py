@@ -259,7 +259,28 @@ def _check_admission(admission: AdmissionSpec) -> Iterator[Finding]:
         yield Finding((*at, "priorities", "levels"), "a level is listed twice", "Remove one.")
     if admission.fairness is not None:
         yield from _check_fairness(admission.fairness, admission.queue)
+    yield from _without_effect(admission)
     yield from _check_overflow(admission.overflow)
+
+
+def _without_effect(admission: AdmissionSpec) -> Iterator[Finding]:
+    """What orders or bounds a queue, where nothing waits or nobody waits so long."""
+    at = ("spec", "admission")
+    queue, priorities, fairness = admission.queue, admission.priorities, admission.fairness
+    if queue is None or not queue.depth:
+        useless = {
+            "queue": queue is not None and queue.depth is None,
+            "priorities": priorities is not None,
+            "fairness": fairness is not None and fairness.tenant_queue is None,
+        }
+        for field in (name for name, given in useless.items() if given):
+            message = f"{field} has no effect: nothing waits without a queue.depth"
+            remedy = f"Add queue.depth and queue.time, or take {field} out."
+            yield Finding((*at, field), message, remedy, NO_EFFECT, Severity.WARNING)
+    elif priorities is not None and (priorities.starvation or 0.0) >= (queue.time or LONGEST_ANSWER):
+        message = "starvation has no effect: nobody waits longer than queue.time"
+        path = (*at, "priorities", "starvation")
+        yield Finding(path, message, "Make it the shorter one.", NO_EFFECT, Severity.WARNING)
 
 
 def _check_queue(admission: AdmissionSpec, queue: QueueSpec) -> Iterator[Finding]:

@@ -102,7 +102,7 @@ def test_a_policy_in_full() -> None:
           burst: 5
           concurrencyPerEndpoint: 8
           queue: {depth: 30, tokens: 100000, time: 1500ms}
-          priorities: {header: X-Priority, levels: [chat, api, batch], starvation: 10s}
+          priorities: {header: X-Priority, levels: [chat, api, batch], starvation: 1s}
           fairness: {key: header, name: X-Tenant, weights: {gold: 4, iron: 0.5}}
           firstTokenDeadline: {header: X-Slo-Ttft-Ms, default: 5s}
           overflow: {action: Reject}
@@ -125,7 +125,7 @@ def test_a_policy_in_full() -> None:
     admission = policy.admission
     assert (admission.rate, admission.burst, admission.concurrency) == (20.0, 5, 8)
     assert admission.queue == Queue(30, 100_000, 1.5)
-    assert admission.priorities == Priorities("x-priority", ("chat", "api", "batch"), 10.0)
+    assert admission.priorities == Priorities("x-priority", ("chat", "api", "batch"), 1.0)
     assert admission.fairness == Fairness(FairnessKey.HEADER, "x-tenant", (("gold", 4.0), ("iron", 0.5)))
     assert (policy.retries, policy.inject_usage) == (1, True)
     assert admission.deadline == Deadline("x-slo-ttft-ms", 5.0)
@@ -175,6 +175,27 @@ def test_a_bound_of_a_tenant_that_cannot_bind_is_said() -> None:
     result = judge(POLICY, REFS + f"admission: {{concurrency: 1, queue: {{depth: 3, time: 1s}}, {fairness}}}")
     assert [(problem.code, problem.field) for problem in result.problems] == [
         ("HR0002", "spec.admission.fairness.tenantQueue.depth")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("admission", "fields"),
+    [
+        ("requestsPerSecond: 5, queue: {tokens: 100}", ["queue"]),
+        ("requestsPerSecond: 5, queue: {depth: 0}", []),
+        ("concurrency: 1, priorities: {header: x-p, levels: [a]}", ["priorities"]),
+        ("fairness: {key: header, name: x-team}", ["fairness"]),
+        (
+            "concurrency: 1, queue: {depth: 3, time: 5s}, priorities: {header: x-p, levels: [a], starvation: 5s}",
+            ["priorities.starvation"],
+        ),
+        ("concurrency: 1, queue: {depth: 3, time: 5s}, priorities: {header: x-p, levels: [a], starvation: 4s}", []),
+    ],
+)
+def test_what_orders_a_queue_in_which_nothing_waits_is_said(admission: str, fields: list[str]) -> None:
+    result = judge(POLICY, REFS + f"admission: {{{admission}}}")
+    assert [(problem.code, problem.field) for problem in result.problems] == [
+        ("HR0002", f"spec.admission.{field}") for field in fields
     ]
 
 
