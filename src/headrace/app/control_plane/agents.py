@@ -32,7 +32,7 @@ from headrace.wire import agent_v1_pb2_grpc
 _log = structlog.get_logger()
 REPORT_GRACE = 10.0
 """Seconds for which this machine's endpoints stay after its report stream broke."""
-REMOTE_GRACE = 2.0
+REMOTE_GRACE = 1.5
 """The same for another host, whose stream breaks up to three seconds after the host vanished."""
 _WITHDRAW_LIMIT = 60.0
 _LOADS_PAUSE = 0.25
