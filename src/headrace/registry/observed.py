@@ -26,8 +26,8 @@ class ReplicaState(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ObservedReplica:
     """One replica of a Workload. `id` is `namespace/workload-index`, `labels` sorted pairs, `identity` its SPIFFE URI,
-    `ports` those of the Workload as the mesh sees them at `address`; `port_map` those that really are others there (of a
-    gateway whose ports were taken or privileged). Only a READY replica gets new requests. Compared by value."""
+    `ports` those of the Workload as the mesh sees them at `address`; `port_map` those that really are others there (a
+    gateway's, where they were taken or privileged). Only a READY replica gets new requests. Compared by value."""
 
     id: str
     namespace: str
