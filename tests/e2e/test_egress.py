@@ -1,4 +1,4 @@
-"""Egress of a running mesh (docs/guides/egress.md): closed but for what documents name, one way out that has the key."""
+"""Egress of a running mesh (docs/guides/egress.md): closed but for what is named, one way out that has the key."""
 
 from __future__ import annotations
 
