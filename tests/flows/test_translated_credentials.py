@@ -201,3 +201,57 @@ async def test_the_value_is_shown_nowhere(tmp_path: Path) -> None:
             assert base64.b64encode(text.encode()) not in shown
         dump = json.loads(envoy.admin("/config_dump"))
         assert "[redacted]" in json.dumps(dump) or "W3JlZGFjdGVkXQ==" in json.dumps(dump)
+
+
+ELSEWHERE = """
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: copies}}
+spec:
+  hosts: [copies.example]
+  ports: [{{name: http, number: 80, protocol: HTTP}}]
+  resolution: STATIC
+  endpoints: [{{address: 127.0.0.1, ports: {{http: {port}}}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: api}}
+spec:
+  hosts: [api.example]
+  http:
+  - route: [{{destination: {{host: api.example}}}}]
+    mirror: {{host: copies.example}}
+---
+apiVersion: headrace.dev/v1alpha1
+kind: MeshConfig
+metadata: {{name: default}}
+spec: {{accessLogFile: /dev/stderr, accessLogEncoding: JSON}}
+"""
+
+
+async def test_neither_a_copy_nor_the_default_access_log_has_it(tmp_path: Path) -> None:
+    copied: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def take(request: web.Request) -> web.Response:
+        await copied.put(request.headers.get("authorization"))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_route("*", "/{rest:.*}", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        async with provider(tmp_path) as api, mesh(api.documents(OLD) + ELSEWHERE.format(port=port)) as running:
+            client, envoy = await started(running)
+            assert await ask(client, authorization="mine") == 200
+            async with asyncio.timeout(30):
+                assert await copied.get() == "mine"
+                while "/v1/models" not in envoy.log_text():
+                    await asyncio.sleep(0.05)
+            assert api.authorizations() == [f"Bearer {OLD}"]
+            assert OLD not in envoy.log_text()
+    finally:
+        await runner.cleanup()

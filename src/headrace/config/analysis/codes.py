@@ -50,6 +50,7 @@ class Code(Enum):
     OVERFLOW_CYCLE = ("HR0106", "InferenceOverflowCycle", Severity.WARNING)
     UNUSABLE_CREDENTIAL = ("HR0107", "CredentialNotUsable", Severity.ERROR)
     CREDENTIAL_IN_CLEAR_TEXT = ("HR0108", "CredentialInClearText", Severity.WARNING)
+    CREDENTIAL_IN_ACCESS_LOG = ("HR0109", "CredentialInAccessLog", Severity.WARNING)
     NO_AUTHORIZER = ("HR0121", "AuthorizerNotFound", Severity.WARNING)
     HOST_WITHOUT_PORT = ("HR0122", "DeniedHostWithoutPort", Severity.WARNING)
 

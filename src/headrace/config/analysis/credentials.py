@@ -1,11 +1,12 @@
 """Credentials that an InferencePolicy has put into requests: is the Secret there, and is it kept from others?
 
-HR0107 and HR0108, HR0102 and HR0103 for ServiceEntries, HR0002 where no port is HTTP. Called by `analyse`. No message
+HR0107 to HR0109, HR0102 and HR0103 for ServiceEntries, HR0002 where no port is HTTP. Called by `analyse`. No message
 has a byte of a Secret.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from headrace.config.analysis.codes import Code
@@ -18,6 +19,8 @@ from headrace.model.problem import Problem
 from headrace.model.service import Protocol, ServiceEntry
 
 _SECRET = "spec.credential.secretRef"  # noqa: S105 - a field's path
+_OPERATOR = re.compile(r"%[^%]*%")
+"""One value in an access log's format."""
 _ENCRYPTED = (TlsMode.SIMPLE, TlsMode.MUTUAL, TlsMode.ISTIO_MUTUAL)
 
 
@@ -30,6 +33,7 @@ def judge_credentials(index: Index) -> Iterator[Problem]:
         if policy.credential is None:
             continue
         yield from _judge_secret(index, policy)
+        yield from _judge_access_log(index, policy)
         for target in _targets(index, policy, entries):
             yield from _judge_ports(index, policy, target)
 
@@ -84,6 +88,21 @@ def _judge_secret(index: Index, policy: InferencePolicy) -> Iterator[Problem]:
             f"Secret {namespace}/{credential.secret} cannot be used: {reason}. Requests are refused with 401.",
             "Give the policy's namespace a Secret with one line of printable ASCII under the key (`echo -n` writes no "
             "line end).",
+        )
+
+
+def _judge_access_log(index: Index, policy: InferencePolicy) -> Iterator[Problem]:
+    """HR0109: Envoy's request headers are those that were sent to the server when the access log is written."""
+    credential = policy.credential
+    if credential is None or not index.mesh.access_log_file:
+        return
+    if any(credential.header.lower() in word.lower() for word in _OPERATOR.findall(index.mesh.access_log_format)):
+        yield index.problem(
+            policy.meta,
+            Code.CREDENTIAL_IN_ACCESS_LOG,
+            "spec.credential.header",
+            f"MeshConfig's accessLogFormat writes the header {credential.header}, and with it the credential.",
+            "Take the header out of accessLogFormat.",
         )
 
 

@@ -1,4 +1,4 @@
-"""HR0107 and HR0108 of credentials, HR0102, HR0103 and HR0002 where they are for ServiceEntries."""
+"""HR0107 to HR0109 of credentials, HR0102, HR0103 and HR0002 where they are for ServiceEntries."""
 
 from __future__ import annotations
 
@@ -107,6 +107,20 @@ def test_a_credential_in_clear_text(check: Check) -> None:
         "mode: SIMPLE}", "mode: SIMPLE}, portLevelSettings: [{port: {number: 443}, tls: {mode: DISABLE}}]"
     )
     assert found(check(ENTRY, plain, GOOD, policy())) == [("HR0108", "one", "spec.credential")]
+
+
+@pytest.mark.parametrize(
+    ("form", "codes"),
+    [("%REQ(AUTHORIZATION)%", ["HR0109"]), ("%REQ(:PATH)% authorization: %RESPONSE_CODE%", []), ("", [])],
+)
+def test_a_credential_in_the_access_log(check: Check, form: str, codes: list[str]) -> None:
+    mesh = f"""
+    apiVersion: headrace.dev/v1alpha1
+    kind: MeshConfig
+    metadata: {{name: mesh}}
+    spec: {{accessLogFile: /dev/stdout, accessLogFormat: "{form}"}}
+    """
+    assert [code for code, _, _ in found(check(ENTRY, RULE, GOOD, policy(), mesh))] == codes
 
 
 def test_a_port_that_hides_its_headers(check: Check) -> None:
