@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.identity.hosts import JoinToken, TokenError, agent_identity, check_host, pinned, reserved
 from headrace.model.identity import Identity
@@ -43,3 +45,13 @@ def test_identities_of_the_meshs_own_parts_are_nobody_elses() -> None:
 )
 def test_bytes_that_are_no_roots_pin_nothing(bundle: str) -> None:
     assert pinned(bundle, PIN) == ""
+
+
+@given(st.text(max_size=600) | st.builds("hrj1.{}.{}".format, st.text(max_size=44), st.text(max_size=65)))
+def test_any_text_is_a_token_or_none(text: str) -> None:
+    try:
+        token = JoinToken.parse(text)
+    except TokenError as error:
+        assert not text.strip() or text.strip() not in str(error) or len(text) < 8
+    else:
+        assert JoinToken.parse(token.text()) == token and len(token.secret) == 32
