@@ -14,7 +14,9 @@ from headrace.floor.places import Places
 SECRET = """
 apiVersion: v1
 kind: Secret
-metadata: {name: cert}
+metadata:
+  name: cert
+  annotations: {kubectl.kubernetes.io/last-applied-configuration: '{"stringData": {"tls.key": "very-private"}}'}
 stringData: {tls.key: very-private, tls.crt: public}
 """
 

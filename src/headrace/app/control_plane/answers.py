@@ -28,6 +28,8 @@ _SHORT = {
     "wl": "workload",
 }
 _HIDDEN = "(hidden)"
+_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""Annotation in which kubectl keeps the whole document as it was applied: of a Secret, with its values."""
 
 
 class Refused(Exception):
@@ -83,6 +85,8 @@ def as_json(stored: Stored) -> dict[str, Any]:
         "headrace.dev/place": f"{stored.document.file}:{stored.document.line}",
     }
     if stored.key.kind == "Secret":
+        if _APPLIED in metadata["annotations"]:
+            metadata["annotations"][_APPLIED] = _HIDDEN
         for part in ("data", "stringData"):
             if isinstance(data.get(part), dict):
                 data[part] = dict.fromkeys(data[part], _HIDDEN)
