@@ -218,8 +218,9 @@ def _check_hosts(document: Document) -> Iterator[Finding]:
 
 def _hosts(document: Document) -> tuple[str, ...]:
     """The hosts that an annotation names; empty where there is none."""
-    annotations = (document.data.get("metadata") or {}).get("annotations") or {}
-    text = str(annotations.get(HOST_ANNOTATION) or "")
+    metadata = document.data.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    text = str(annotations.get(HOST_ANNOTATION) or "") if isinstance(annotations, Mapping) else ""
     return tuple(part.strip() for part in text.split(",")) if text else ()
 
 
