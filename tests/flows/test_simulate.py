@@ -95,6 +95,42 @@ def test_what_cannot_be_simulated_is_one_line_of_error(tmp_path: Path, text: str
     assert run.stderr.count("\n") == 1 and words in run.stderr
 
 
+def test_requests_that_no_cache_can_hold_are_left_out_and_stderr_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "w.jsonl"
+    lengths = [100, 2000, 300, 5000, 400]
+    lines = ({"timestamp": 9 - at, "input_length": tokens, "output_length": 1} for at, tokens in enumerate(lengths))
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    run = headrace("--workload", path, "--kv-tokens", 1024, "--policy", "predicted-drain", "-o", "json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)[0]["requests"] == 3
+    assert run.stderr.count("\n") == 1
+    assert f"{path}:2: 2000 + 1 tokens" in run.stderr and "2 of 5 requests are left out" in run.stderr
+
+
+def test_long_sessions_come_by_default_at_a_rate_that_is_carried(tmp_path: Path) -> None:
+    def part(mean: float, deviation: float = 0.0) -> dict[str, object]:
+        spread = {"standard_deviation": deviation, "min": mean / 8, "max": mean * 2}
+        return {"mean": mean, "distribution_type": "log_normal", **spread}
+
+    path = tmp_path / "sessions.json"
+    data = {
+        "input_sequence_length": part(60_000, 30_000),
+        "output_sequence_length": part(400, 200),
+        "number_of_turns": part(6),
+        "time_between_turns": part(5),
+        "system_prompt": part(1024),
+        "input_sequence_length_per_turn": part(4000),
+    }
+    path.write_text(json.dumps(data))
+    arguments = ["--workload", path, "--limit", 1500, "--policy", "predicted-drain", "-o", "json"]
+    default, idle = headrace(*arguments), headrace(*arguments, "--rate", 0.01)
+    assert default.returncode == 0, default.stderr
+    (figures,) = json.loads(default.stdout)
+    assert figures["ttft_mean_s"] <= 2 * json.loads(idle.stdout)[0]["ttft_mean_s"]
+    overloaded = headrace(*arguments, "--rate", 3 * 1500 / figures["span_s"])
+    assert json.loads(overloaded.stdout)[0]["ttft_mean_s"] > 5 * figures["ttft_mean_s"]
+
+
 @asynccontextmanager
 async def serving(settings: EngineSettings) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     runner = web.AppRunner(

@@ -124,9 +124,10 @@ impl Residency {
         for (kept, block) in blocks[..matching].iter().enumerate() {
             let last = self.blocks.get(block).map_or(0, |entry| entry.last);
             if last < user {
-                // Whoever uses a block uses those before it: users get older along a prompt.
+                // Whoever uses a block uses those before it: users get older along a prompt. Beyond a full cache it does
+                // not matter how many more are newer.
                 user = last;
-                while at > 0 && self.sent[at - 1].number > user {
+                while at > 0 && newer <= size.tokens && self.sent[at - 1].number > user {
                     at -= 1;
                     newer += self.sent[at].blocks as f64 * size.block_tokens + self.sent[at].private;
                 }

@@ -6,6 +6,7 @@
 
 mod chance;
 mod comparators;
+mod forecast;
 mod outcome;
 mod router;
 mod simulation;

@@ -1,7 +1,7 @@
 //! A router: who gets the next request. Either the scheduler that runs live, or a comparator.
 
 use crate::comparators::{Gie, TokenAware};
-use engine::{Engine, Job};
+use crate::forecast::Truth;
 use scheduler::{Observed, Policy, Pool, PoolConfig, Request};
 
 /// How a router chooses.
@@ -99,7 +99,7 @@ impl Router {
     }
 
     /// The worker for a request, which is sent there.
-    pub(crate) fn send(&mut self, seen: &Seen<'_>, now: f64, random: f64, truth: &Truth<'_>) -> usize {
+    pub(crate) fn send(&mut self, seen: &Seen<'_>, now: f64, random: f64, truth: &mut Truth<'_>) -> usize {
         match &mut self.mind {
             Mind::Live(pool) => {
                 let request = Request {
@@ -136,52 +136,5 @@ impl Router {
         if let Mind::Live(pool) = &mut self.mind {
             pool.finish(id, now);
         }
-    }
-}
-
-/// What only perfect information knows.
-pub(crate) struct Truth<'a> {
-    pub(crate) job: &'a Job,
-    pub(crate) engines: &'a [Engine],
-    /// When each engine's step under way ends; None where it is idle.
-    pub(crate) step_ends: &'a [Option<f64>],
-}
-
-impl Truth<'_> {
-    fn soonest(&self, now: f64) -> usize {
-        let mut best = (0, f64::INFINITY);
-        for at in 0..self.engines.len() {
-            let seconds = self.first_token_in(at, now, best.1);
-            if seconds < best.1 {
-                best = (at, seconds);
-            }
-        }
-        best.0
-    }
-
-    /// Seconds until the job's first token, were it sent to that engine and nothing after it. Gives up at `most`.
-    fn first_token_in(&self, at: usize, now: f64, most: f64) -> f64 {
-        let mut engine = self.engines[at].clone();
-        if engine.submit(self.job.clone()).is_err() {
-            return f64::INFINITY;
-        }
-        let mut elapsed = 0.0;
-        let mut produced = Vec::new();
-        if let Some(end) = self.step_ends[at] {
-            elapsed = end - now;
-            engine.end_step(&mut produced);
-        }
-        while elapsed < most {
-            produced.clear();
-            match engine.begin_step() {
-                Some(seconds) => elapsed += seconds,
-                None => break,
-            }
-            engine.end_step(&mut produced);
-            if produced.iter().any(|one| one.id == self.job.id) {
-                return elapsed;
-            }
-        }
-        f64::INFINITY
     }
 }

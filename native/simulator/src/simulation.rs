@@ -1,8 +1,9 @@
 //! The events: a request arrives, a worker's step ends.
 
 use crate::chance::Chance;
+use crate::forecast::{Forecasts, Truth};
 use crate::outcome::Outcome;
-use crate::router::{Router, RouterConfig, Scraped, Seen, Truth};
+use crate::router::{Router, RouterConfig, Scraped, Seen};
 use engine::{Engine, EngineConfig, Job, Produced};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -79,6 +80,7 @@ pub struct Simulation {
     step_ends: Vec<Option<f64>>,
     heap: BinaryHeap<StepEnd>,
     routers: Vec<Router>,
+    forecasts: Forecasts,
     chance: Chance,
     scrapes: f64,
     produced: Vec<Produced>,
@@ -112,6 +114,7 @@ impl Simulation {
         Ok(Simulation {
             engines: engines.collect(),
             routers: vec![Router::new(&config.router, workers, config.engine.kv_tokens, routers > 1); routers],
+            forecasts: Forecasts::new(workers),
             step_ends: vec![None; workers],
             heap: BinaryHeap::new(),
             next: 0,
@@ -183,14 +186,16 @@ impl Simulation {
             blocks: &arrival.blocks[..whole],
         };
         let random = self.chance.uniform();
-        let truth = Truth {
+        let mut truth = Truth {
             job: &job,
             engines: &self.engines,
             step_ends: &self.step_ends,
+            forecasts: &mut self.forecasts,
         };
         let router = id % self.routers.len();
-        let worker = self.routers[router].send(&seen, at, random, &truth);
+        let worker = self.routers[router].send(&seen, at, random, &mut truth);
         self.outcome.worker[id] = worker;
+        self.forecasts.sent(worker, &job);
         let accepted = self.engines[worker].submit(job);
         debug_assert!(accepted.is_ok());
         if self.step_ends[worker].is_none() {

@@ -25,6 +25,7 @@ POLICIES = {
 }
 """Policy → what it does."""
 _EVENTS = 50_000
+_PAGE_TOKENS = 16
 
 
 class CoreMissing(Exception):
@@ -89,6 +90,11 @@ class Result:
         return {"policy": self.policy, **rounded}
 
 
+def fits(request: TraceRequest, kv_tokens: int) -> bool:
+    """Whether a KV cache of so many tokens can hold the request, with the page that its last token may begin."""
+    return max(request.prompt, 1) + max(request.answer, 1) + _PAGE_TOKENS <= kv_tokens
+
+
 def simulate(
     requests: Sequence[TraceRequest],
     policy: str,
@@ -102,7 +108,7 @@ def simulate(
     """
     core = native_core()
     for place, one in enumerate(requests):
-        if one.prompt + one.answer + 16 > settings.kv_tokens:
+        if not fits(one, settings.kv_tokens):
             raise CannotServe(place)
     arrivals = [(one.at, one.prompt, one.answer, list(one.blocks)) for one in requests]
     run = core.TrafficSimulation(arrivals, _arguments(policy, settings))

@@ -22,7 +22,7 @@ _STEP, _TOKEN, _READ, _PAIR, _STEP_TOKENS = 7.72e-3, 29.6e-6, 52.7e-9, 1.06e-9, 
 
 def capacity(requests: Sequence[TraceRequest], workers: int, kv_tokens: int, sequences: int) -> float:
     """Requests a second that `workers` could just carry: an estimate, in which half of all KV caches holds prompts that
-    come again.
+    come again. It is too high where contexts are so long that they leave no such room (`simulate_rate` sees to that).
     """
     known: OrderedDict[int, None] = OrderedDict()
     room = workers * kv_tokens // (2 * BLOCK_TOKENS)

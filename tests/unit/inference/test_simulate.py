@@ -1,5 +1,6 @@
 """The simulator: deterministic, sane, and predicted drain does not lose on any made-up workload."""
 
+import time
 from random import Random
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from headrace.inference.simulate import CoreMissing, Objectives, PoolSettings, Result, compare, native_core, simulate
 from headrace.inference.simulate_arrivals import block_names, capacity, poisson, sessions, stretched
 from headrace.inference.simulate_plot import plot
+from headrace.inference.simulate_rate import default_rate
 from headrace.inference.simulate_workloads import WORKLOADS
 from headrace.inference.traces import TraceRequest
 
@@ -60,6 +62,22 @@ def test_a_slow_server_is_learned() -> None:
     ours, counting = compare(requests, ["predicted-drain", "least-request"], slow, OBJECTIVES)
     assert ours.figures["ttft_mean_s"] < counting.figures["ttft_mean_s"]
     assert ours.figures["ttft_p99_s"] < 2 * run(requests, "predicted-drain").figures["ttft_p99_s"]
+
+
+def test_overload_costs_perfect_information_little() -> None:
+    """Going through all that waits for every request took 10 s here, and grew with the cube of the requests."""
+    requests = workload("chat", 2.8, count=2000)
+    began = time.process_time()
+    waited = run(requests, "greedy").figures["ttft_mean_s"]
+    assert waited > 10.0
+    assert time.process_time() - began < 5.0
+
+
+@pytest.mark.parametrize("name", ["chat", "completion"])
+def test_the_default_rate_is_the_estimate_where_that_is_carried(name: str) -> None:
+    requests = WORKLOADS[name](1000, Random(1))
+    rate = default_rate(requests, lambda wanted: stretched(requests, wanted), PoolSettings())
+    assert rate == 0.7 * capacity(requests, 8, 400_000, 256)
 
 
 def test_routers_that_share_nothing_are_worse() -> None:

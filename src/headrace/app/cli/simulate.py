@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +32,6 @@ _COLUMNS = (
     ("preemptions", "PREEMPTED"),
 )
 _DEFAULT_COUNT = 5000
-_LOAD = 0.7
 
 
 @app.command()
@@ -62,7 +61,8 @@ def simulate(
     """Compare ways of choosing a model server on a workload, in a simulation of the engines' own steps.
 
     goodput is the share of requests that kept both --slo-ttft and --slo-itl. All times are simulated seconds; a run
-    depends only on the file, the options and the seed.
+    depends only on the file, the options and the seed. Requests that a KV cache can never hold are left out, and stderr
+    says how many.
     """
     from headrace.inference import simulate as simulation
     from headrace.inference.traces import WorkloadError
@@ -70,22 +70,14 @@ def simulate(
     policies = _policies(policy, list(simulation.POLICIES))
     settings = simulation.PoolSettings(workers=workers, routers=routers, seed=seed, scrape=scrape, kv_tokens=kv_tokens)
     objectives = simulation.Objectives(slo_ttft, slo_itl)
-    requests: list[TraceRequest] = []
     try:
-        requests = _requests(workload, limit, rate, settings)
-        requests = _faster(requests, speedup)
+        requests = _faster(_requests(workload, limit, rate, settings), speedup)
         results = [
             simulation.simulate(requests, name, settings, objectives, _progress(name, len(requests)))
             for name in policies
         ]
     except (WorkloadError, simulation.CoreMissing) as error:
         raise CommandFailed(str(error)) from None
-    except simulation.CannotServe as error:
-        one = requests[error.request]
-        where = f"{workload}:{one.line}" if one.line else str(workload)
-        raise CommandFailed(
-            f"{where}: {one.prompt} + {one.answer} tokens do not fit into a KV cache of {kv_tokens}: raise --kv-tokens"
-        ) from None
     finally:
         _clear_progress()
     if plot is not None:
@@ -106,22 +98,45 @@ def _policies(text: str, known: list[str]) -> list[str]:
 def _requests(path: Path, limit: int | None, rate: float | None, settings: object) -> list[TraceRequest]:
     """The workload; times are made where the file has none."""
     from headrace.inference.simulate import PoolSettings
-    from headrace.inference.simulate_arrivals import capacity, poisson, sessions, stretched
+    from headrace.inference.simulate_arrivals import poisson, sessions, stretched
+    from headrace.inference.simulate_rate import default_rate
     from headrace.inference.traces import Trace, read_trace
 
     assert isinstance(settings, PoolSettings)
     trace = read_trace(path, limit)
     source = Random(settings.seed)  # noqa: S311 - arrival times, not secrets
     if isinstance(trace, Trace):
-        found = list(trace.requests)
+        if trace.timed and rate is not None:
+            raise CommandFailed(f"{path} has arrival times: use --speedup instead of --rate")
+        found = _that_fit(path, trace.requests, settings.kv_tokens)
         if trace.timed:
-            if rate is not None:
-                raise CommandFailed(f"{path} has arrival times: use --speedup instead of --rate")
             return found
     else:
-        found = sessions(trace, f"{path}:1", limit or _DEFAULT_COUNT, source)
-    wanted = rate or _LOAD * capacity(found, settings.workers, settings.kv_tokens, settings.sequences)
-    return poisson(found, wanted, source) if isinstance(trace, Trace) else stretched(found, wanted)
+        found = _that_fit(path, sessions(trace, f"{path}:1", limit or _DEFAULT_COUNT, source), settings.kv_tokens)
+    chance = source.getstate()
+
+    def timed(wanted: float) -> list[TraceRequest]:
+        source.setstate(chance)
+        return poisson(found, wanted, source) if isinstance(trace, Trace) else stretched(found, wanted)
+
+    return timed(rate or default_rate(found, timed, settings))
+
+
+def _that_fit(path: Path, requests: Sequence[TraceRequest], kv_tokens: int) -> list[TraceRequest]:
+    """The requests without those that a server's KV cache can never hold, of which stderr is told."""
+    from headrace.inference.simulate import fits
+
+    kept = [one for one in requests if fits(one, kv_tokens)]
+    if len(kept) == len(requests):
+        return kept
+    first = min((one for one in requests if not fits(one, kv_tokens)), key=lambda one: one.line)
+    where = f"{path}:{first.line}" if first.line else str(path)
+    needed = f"{first.prompt} + {first.answer} tokens do not fit into a KV cache of {kv_tokens}"
+    if not kept:
+        raise CommandFailed(f"{where}: {needed}, nor does any other request: raise --kv-tokens")
+    left_out = len(requests) - len(kept)
+    typer.echo(f"{where}: {needed}: {left_out} of {len(requests)} requests are left out; raise --kv-tokens", err=True)
+    return kept
 
 
 def _faster(requests: list[TraceRequest], speedup: float) -> list[TraceRequest]:
