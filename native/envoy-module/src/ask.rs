@@ -66,6 +66,14 @@ impl Ask {
             && stream.header(Headers::Request, "content-encoding").is_none()
     }
 
+    /// Whether it shall ask for its place only when its body is whole or too long to be kept: else whoever sends slowly what
+    /// nobody reads would have a place so long. Not where both sides may speak at once: upgrades, and gRPC of no known API.
+    pub fn comes_whole(&self, stream: Stream<'_>) -> bool {
+        let kind = stream.header(Headers::Request, "content-type").unwrap_or_default();
+        let grpc = self.api.is_none() && kind.starts_with(b"application/grpc");
+        self.settings.admission.is_some() && !grpc && !is_upgrade(stream)
+    }
+
     pub fn decide(&self, id: u64, tokens: f64, now: f64) -> Decision {
         if self.settings.admission.is_none() {
             return Decision::Admit;
@@ -76,6 +84,20 @@ impl Ask {
             .admission()
             .arrive(&self.standing.arrival(id, group, tokens, prefill), now)
     }
+}
+
+/// Whether a client wants another protocol on this stream, which then has no end of a body: what Envoy calls an upgrade.
+fn is_upgrade(stream: Stream<'_>) -> bool {
+    let wants = |connection: &[u8]| {
+        let mut words = connection.split(|&byte| byte == b',');
+        words.any(|word| {
+            let word: Vec<u8> = word.iter().copied().filter(|byte| !b" \t".contains(byte)).collect();
+            word.eq_ignore_ascii_case(b"upgrade")
+        })
+    };
+    let connects = stream.header(Headers::Request, ":method").as_deref() == Some(b"CONNECT");
+    let upgrade = stream.header(Headers::Request, "upgrade").is_some();
+    connects || (upgrade && stream.read_header(Headers::Request, "connection", wants) == Some(true))
 }
 
 pub fn whole_number(text: &[u8]) -> Option<f64> {

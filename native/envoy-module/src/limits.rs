@@ -1,4 +1,5 @@
-//! Limits of the time that an answer takes: until its first token, between two, and in all.
+//! Limits of the time that an answer takes: until its first token, between two, and in all; and of the time that the rest
+//! of a request takes to come, once it has a place.
 //!
 //! A stream has one deadline, moved on by whatever comes; one alarm follows it, however many tokens there are.
 
@@ -18,6 +19,10 @@ pub struct Deadline {
     limits: Timeouts,
     sent: AtomicU64,
     at: AtomicU64,
+    /// Seconds for the rest of the request's body; 0 for no limit.
+    upload: f64,
+    upload_until: AtomicU64,
+    uploaded: AtomicBool,
     watched: AtomicBool,
 }
 
@@ -31,22 +36,43 @@ fn or_never(seconds: f64) -> f64 {
 
 impl Deadline {
     /// No deadline before the request is sent.
-    pub fn new(limits: Timeouts) -> Self {
+    pub fn new(limits: Timeouts, upload: f64) -> Self {
         Deadline {
             limits,
             sent: AtomicU64::new(0),
             at: AtomicU64::new(f64::INFINITY.to_bits()),
+            upload,
+            upload_until: AtomicU64::new(f64::INFINITY.to_bits()),
+            uploaded: AtomicBool::new(upload <= 0.0),
             watched: AtomicBool::new(false),
         }
     }
 
     fn any(&self) -> bool {
-        self.limits != Timeouts::default()
+        self.limits != Timeouts::default() || !self.uploaded.load(Ordering::Acquire)
     }
 
     /// When the time is over.
     pub fn at(&self) -> f64 {
-        f64::from_bits(self.at.load(Ordering::Acquire))
+        f64::from_bits(self.at.load(Ordering::Acquire)).min(self.upload_end())
+    }
+
+    fn upload_end(&self) -> f64 {
+        if self.uploaded.load(Ordering::Acquire) {
+            f64::INFINITY
+        } else {
+            f64::from_bits(self.upload_until.load(Ordering::Acquire))
+        }
+    }
+
+    /// The request is whole, or nobody waits for the rest of it.
+    pub fn uploaded(&self) {
+        self.uploaded.store(true, Ordering::Release);
+    }
+
+    /// Whether the rest of the request did not come in time.
+    pub fn upload_is_over(&self, now: f64) -> bool {
+        self.upload_end() <= now
     }
 
     /// The request was sent (again): its first token is due. The total counts from the first time.
@@ -55,6 +81,8 @@ impl Deadline {
         if !again {
             self.sent.store(now.to_bits(), Ordering::Release);
         }
+        let until = f64::from_bits(self.upload_until.load(Ordering::Acquire)).min(now + or_never(self.upload));
+        self.upload_until.store(until.to_bits(), Ordering::Release);
         let total = f64::from_bits(self.sent.load(Ordering::Acquire)) + or_never(self.limits.total);
         let at = (now + or_never(self.limits.first_token)).min(total);
         self.at.store(at.to_bits(), Ordering::Release);
@@ -127,11 +155,14 @@ mod tests {
 
     #[test]
     fn the_deadline_moves_with_the_tokens_up_to_the_total() {
-        let deadline = Deadline::new(Timeouts {
-            first_token: 1.0,
-            between_tokens: 2.0,
-            total: 5.0,
-        });
+        let deadline = Deadline::new(
+            Timeouts {
+                first_token: 1.0,
+                between_tokens: 2.0,
+                total: 5.0,
+            },
+            0.0,
+        );
         assert_eq!(deadline.at(), f64::INFINITY);
         deadline.sent(10.0);
         assert_eq!(deadline.at(), 11.0);
@@ -146,15 +177,39 @@ mod tests {
     }
 
     #[test]
+    fn an_upload_is_limited_from_the_first_attempt_until_it_is_whole() {
+        let limits = Timeouts {
+            total: 100.0,
+            ..Timeouts::default()
+        };
+        let deadline = Deadline::new(limits, 3.0);
+        assert_eq!(deadline.at(), f64::INFINITY);
+        deadline.sent(10.0);
+        deadline.sent(11.0);
+        assert_eq!(deadline.at(), 13.0);
+        assert!(!deadline.upload_is_over(12.9) && deadline.upload_is_over(13.0));
+        deadline.uploaded();
+        assert_eq!(deadline.at(), 110.0);
+        assert!(!deadline.upload_is_over(1e9));
+        let whole = Deadline::new(Timeouts::default(), 3.0);
+        whole.uploaded();
+        whole.sent(1.0);
+        assert_eq!(whole.at(), f64::INFINITY);
+    }
+
+    #[test]
     fn without_limits_there_is_none() {
-        let deadline = Deadline::new(Timeouts::default());
+        let deadline = Deadline::new(Timeouts::default(), 0.0);
         deadline.token(1.0);
         deadline.whole_answer();
         assert_eq!(deadline.at(), f64::INFINITY);
-        let only_first = Deadline::new(Timeouts {
-            first_token: 1.0,
-            ..Timeouts::default()
-        });
+        let only_first = Deadline::new(
+            Timeouts {
+                first_token: 1.0,
+                ..Timeouts::default()
+            },
+            0.0,
+        );
         only_first.sent(1.0);
         only_first.token(1.5);
         assert_eq!(only_first.at(), f64::INFINITY);

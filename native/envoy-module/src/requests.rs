@@ -177,7 +177,7 @@ mod tests {
             blocks: vec![1],
             session: None,
             sent: Mutex::new(Sent::default()),
-            deadline: Deadline::new(Timeouts::default()),
+            deadline: Deadline::new(Timeouts::default(), 0.0),
             verdict: Mutex::new(None),
             waker: None,
             api: None,

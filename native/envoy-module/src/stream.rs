@@ -59,6 +59,8 @@ pub struct PoolStream {
     state: RefCell<State>,
     /// Envoy was told to stop, and goes on only when told so.
     stopped: Cell<bool>,
+    /// Nothing more of the request's body is to come.
+    whole: Cell<bool>,
     /// The pool that the request was meant for did not take it.
     detour: RefCell<Option<Detour>>,
     /// What was said to a client that waits.
@@ -160,6 +162,7 @@ impl PoolStream {
             filter,
             state: RefCell::new(State::Passing),
             stopped: Cell::new(false),
+            whole: Cell::new(false),
             detour: RefCell::new(None),
             signs: SignsOfLife::new(Voice::take_newest()),
             load: Cell::default(),
@@ -218,9 +221,11 @@ impl PoolStream {
             None => return CONTINUE,
         };
         let ask = Ask::read(stream, pool, cluster);
-        if !end && ask.is_readable(stream) {
+        self.whole.set(end);
+        let readable = ask.is_readable(stream);
+        if !end && (readable || ask.comes_whole(stream)) {
             stream.allow_buffering(ask.settings.max_body_bytes as u64 + MARGIN);
-            *self.state.borrow_mut() = State::Collecting(Box::new(Collecting::new(ask)));
+            *self.state.borrow_mut() = State::Collecting(Box::new(Collecting::new(ask, readable)));
             return STOP;
         }
         match self.enter(stream, ask, None) {
@@ -232,6 +237,9 @@ impl PoolStream {
 
     /// A piece of the request's body came.
     fn see_request_body(&self, stream: Stream<'_>, end: bool) -> u32 {
+        if end {
+            self.note_whole();
+        }
         let (kept, too_long) = match &mut *self.state.borrow_mut() {
             State::Passing | State::Elsewhere(_) => return CONTINUE,
             State::Entered(flight) => return body_status(flight.standpoint, KEEP_SOME),
@@ -253,6 +261,7 @@ impl PoolStream {
 
     /// The request ended with trailers.
     fn see_request_trailers(&self, stream: Stream<'_>) -> u32 {
+        self.note_whole();
         if let State::Entered(flight) = &*self.state.borrow() {
             return if flight.standpoint == Standpoint::Sent {
                 CONTINUE
@@ -270,6 +279,11 @@ impl PoolStream {
             None | Some(Standpoint::Sent) => CONTINUE,
             Some(_) => STOP,
         }
+    }
+
+    fn note_whole(&self) {
+        self.whole.set(true);
+        let _ = self.with_flight(|flight| flight.entry.facts().deadline.uploaded());
     }
 
     fn take_collecting(&self) -> Option<Box<Collecting>> {
@@ -334,6 +348,8 @@ impl PoolStream {
         if keepalive > 0.0 {
             stream.set_header(Headers::Request, "accept-encoding", None); // what went out says that nothing is encoded
         }
+        let admission = ask.settings.admission.as_ref().filter(|_| !self.whole.get());
+        let upload = admission.map_or(0.0, |admission| admission.upload_seconds);
         let wakes = keepalive > 0.0 || ask.settings.admission.is_some() || ask.settings.timeouts != Default::default();
         let entry = Entry::new(Facts {
             id,
@@ -343,7 +359,7 @@ impl PoolStream {
             blocks,
             session: ask.session,
             sent: Mutex::new(Sent::default()),
-            deadline: Deadline::new(limits),
+            deadline: Deadline::new(limits, upload),
             verdict: Mutex::new(None),
             waker: if wakes { Some(stream.waker()) } else { None },
             api: ask.api,

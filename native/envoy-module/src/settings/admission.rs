@@ -35,6 +35,8 @@ pub struct AdmissionSettings {
     pub first_token_deadline_header: String,
     /// The deadline of those without one; 0 for none.
     pub first_token_deadline_seconds: f64,
+    /// Longest time that the rest of a body may take once its request has a place; 0 for no bound.
+    pub upload_seconds: f64,
     /// Where refused requests go instead, as the value of the header by which routes know them; None: nowhere.
     pub redirect_to: Option<String>,
 }
@@ -72,6 +74,8 @@ const MOST_WEIGHTS: usize = 1024;
 const MOST_PRIORITIES: usize = 16;
 const MOST_AT_ONCE: u32 = 1_000_000;
 const MOST_TOKENS: f64 = 1e12;
+const UPLOAD_SECONDS: f64 = 60.0;
+const LONGEST_UPLOAD: f64 = 86_400.0;
 /// Of a destination: names of clusters are longer than other texts.
 const LONGEST_NAME: usize = 1024;
 
@@ -92,6 +96,7 @@ pub fn admission(text: &[u8]) -> Result<AdmissionSettings, Refusal> {
         token_cost: object.number("token_cost", 1.0, (0.0, 1000.0))?,
         first_token_deadline_header: object.header("first_token_deadline_header")?,
         first_token_deadline_seconds: object.seconds("first_token_deadline_seconds")?,
+        upload_seconds: object.number("upload_seconds", UPLOAD_SECONDS, (0.0, LONGEST_UPLOAD))?,
         redirect_to: redirect_to(object.object("overflow", "admission.overflow.")?)?,
     };
     object.end()?;
@@ -210,7 +215,7 @@ mod tests {
               "priority_header": "p", "priorities": ["high", "low"], "starvation_seconds": 5,
               "tenant": {"header": "T"}, "weights": {"a": 2.5, "m\u00fcller": 3}, "token_cost": 0,
               "overflow": {"action": "redirect", "to": "spill.example:8000"},
-              "first_token_deadline_header": "d", "first_token_deadline_seconds": 4}"#,
+              "first_token_deadline_header": "d", "first_token_deadline_seconds": 4, "upload_seconds": 7}"#,
         )
         .unwrap();
         assert_eq!((settings.concurrency, settings.concurrency_per_endpoint), (64, 4));
@@ -218,7 +223,8 @@ mod tests {
         assert_eq!(settings.priorities, ["high", "low"]);
         assert_eq!(settings.tenant, TenantKey::Header("t".to_string()));
         assert_eq!(settings.weights.get("müller".as_bytes()), Some(&3.0));
-        assert_eq!(settings.token_cost, 0.0);
+        assert_eq!((settings.token_cost, settings.upload_seconds), (0.0, 7.0));
+        assert_eq!(admission(b"{}").unwrap().upload_seconds, UPLOAD_SECONDS);
         assert_eq!(settings.redirect_to.as_deref(), Some("spill.example:8000"));
     }
 

@@ -16,10 +16,11 @@ pub(super) struct Collecting {
 }
 
 impl Collecting {
-    /// Of the body nothing is known yet.
-    pub fn new(ask: Ask) -> Self {
+    /// Of the body nothing is known yet. `readable`: it is read, not only kept.
+    pub fn new(ask: Ask, readable: bool) -> Self {
+        let api = ask.api.filter(|_| readable);
         Collecting {
-            reading: ask.api.map(|api| Reading::new(api, ask.settings.config.block_tokens)),
+            reading: api.map(|api| Reading::new(api, ask.settings.config.block_tokens)),
             ask,
             bytes: 0,
         }

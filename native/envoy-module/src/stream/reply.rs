@@ -14,15 +14,27 @@ use crate::requests::reason_word;
 
 impl PoolStream {
     pub(super) fn give_up(&self, stream: Stream<'_>) {
+        let mut uploads = false;
         let answered = self.with_flight(|flight| {
             if flight.ended || !limits::is_over(flight.entry.facts()) {
                 return None;
             }
             flight.outcome = "timeout";
             flight.end();
+            uploads = flight.entry.facts().deadline.upload_is_over(clock::now());
             Some(flight.answered)
         });
         match answered.flatten() {
+            Some(false) if uploads => {
+                let mut headers = vec![("content-type", "text/plain"), ("x-headrace-reason", "upload-timeout")];
+                headers.extend(self.detour_header());
+                stream.respond(
+                    408,
+                    &headers,
+                    b"the request took too long to come\n",
+                    "headrace_upload_timeout",
+                );
+            }
             Some(true) => stream.reset("headrace_timeout"),
             Some(false) if self.has_signs_of_life() => {
                 self.tell_error("timeout", "the model server took too long", true);
@@ -68,6 +80,7 @@ impl PoolStream {
         let strips = self.with_flight(|flight| {
             flight.answered = true;
             let from_server = flight.outcome == "reset";
+            flight.entry.facts().deadline.uploaded(); // the server did not wait for the rest
             if from_server && !status.starts_with(b"2") {
                 flight.outcome = "error";
             }
