@@ -170,10 +170,11 @@ def test_streams_without_a_token_pass_at_their_end_or_when_they_grow(tmp_path: P
         (["headers", "hang"], {"first_token_seconds": 0.5}, None),
         (["headers", ROLE, "hang"], {"first_token_seconds": 0.5}, None),
         ([TOKEN, "hang"], {"first_token_seconds": 5, "between_tokens_seconds": 0.5}, 0),
+        ([TOKEN, "hang"], {"between_tokens_seconds": 0.5}, 0),
         ([TOKEN, *[0.1, TOKEN] * 60], {"between_tokens_seconds": 1, "total_seconds": 0.6}, 0),
         (["hang"], {"total_seconds": 0.6}, 504),
     ],
-    ids=["nothing", "headers", "role", "between-tokens", "total", "total-of-nothing"],
+    ids=["nothing", "headers", "role", "between-tokens", "between-tokens-alone", "total", "total-of-nothing"],
 )
 def test_limits_hold_wherever_a_server_hangs(
     tmp_path: Path, servers: Upstreams, resend: int, steps: list[Any], limits: dict[str, float], status: int | None

@@ -7,6 +7,7 @@ use crate::admission;
 use crate::answer::{Events, Usage, Whole};
 use crate::clock;
 use crate::inflate::Inflate;
+use crate::limits;
 use crate::pools::locked;
 use crate::request::Api;
 use crate::requests::{reason_word, Entry};
@@ -88,7 +89,7 @@ impl Flight {
     /// A token came; seconds since the one before.
     pub fn token(&mut self, now: f64) -> Option<f64> {
         let facts = self.entry.facts();
-        facts.deadline.token(now);
+        limits::token(facts, now);
         let gap = now - self.last_token;
         self.last_token = now;
         if self.first_token.is_some() {

@@ -89,7 +89,7 @@ impl Deadline {
     }
 
     /// A token came: the next is due.
-    pub fn token(&self, now: f64) {
+    fn token(&self, now: f64) {
         if self.any() {
             let sent = f64::from_bits(self.sent.load(Ordering::Acquire));
             let next = (now + or_never(self.limits.between_tokens)).min(sent + or_never(self.limits.total));
@@ -115,6 +115,18 @@ pub fn sent(facts: &Arc<Facts>, now: f64) {
     }
     deadline.sent(now);
     if !deadline.watched.swap(true, Ordering::AcqRel) {
+        watch(Arc::downgrade(facts), deadline.at());
+    }
+}
+
+/// A token of an answer came: watch until the next is due, also where nothing was due before.
+pub fn token(facts: &Arc<Facts>, now: f64) {
+    let deadline = &facts.deadline;
+    if !deadline.any() {
+        return;
+    }
+    deadline.token(now);
+    if deadline.at().is_finite() && !deadline.watched.swap(true, Ordering::AcqRel) {
         watch(Arc::downgrade(facts), deadline.at());
     }
 }
