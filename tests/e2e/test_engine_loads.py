@@ -145,7 +145,8 @@ def test_a_replica_that_is_busy_with_requests_past_the_mesh_is_avoided_while_it_
     with direct_requests(mesh, _BUSY, 10):
         until(lambda: metrics(mesh, _BUSY).get("waiting") == 8, "its queue is seen")
         until(lambda: avoided(mesh), "the gateway keeps away")
-        assert served(mesh, 20) == {_BUSY: 0, _IDLE: 20}
+        found = served(mesh, 20)  # now and then one request tries whether the busy one is still busy
+        assert found[_BUSY] <= 1 and found[_IDLE] >= 19, found
         described = mesh.run("describe", "workload", "llm", "-o", "json").json()
         shown = {row["proxy"]: row["engine_metrics"] for row in described["replicas"]}
         assert (shown[_BUSY]["waiting"], shown[_BUSY]["running"], shown[_BUSY]["kv_used"]) == (8, 2, 1.0)
