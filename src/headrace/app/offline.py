@@ -61,7 +61,7 @@ class ProxyName:
         if len(parts) != 3 or parts[0] not in kinds or not parts[1] or not parts[2]:
             raise OfflineError(
                 f"{text[:200]!r} names no proxy: write sidecar/NAMESPACE/NAME or gateway/NAMESPACE/NAME, "
-                "where NAMESPACE/NAME is a Pod, WorkloadEntry or Workload document"
+                "where NAMESPACE/NAME is a Pod, WorkloadEntry, Deployment (or another controller) or Workload document"
             )
         return cls(kinds[parts[0]], parts[1], parts[2])
 
@@ -113,7 +113,7 @@ def find_proxy(snapshot: MeshSnapshot, name: ProxyName, capture: Capture = Captu
     known = sorted(f"{meta.namespace}/{meta.name}" for meta in described)
     hint = f"described here: {', '.join(known[:10])}" if known else "the documents describe no workload at all"
     raise OfflineError(
-        f"no Pod, WorkloadEntry or Workload is called {name.namespace}/{name.name} ({hint}): "
+        f"no Pod, WorkloadEntry, Deployment or Workload is called {name.namespace}/{name.name} ({hint}): "
         "add its document to PATH or correct the name"
     )
 

@@ -30,7 +30,7 @@ def target_ports(port: ServicePort, ports: tuple[WorkloadPort, ...]) -> tuple[in
 def static_ports(port: ServicePort, workload: StaticWorkload) -> tuple[int, ...]:
     """A described workload's ports behind a service port. A WorkloadEntry's `ports` go by the service port's name
     first (istio.networking.v1.WorkloadEntry.ports); a Pod's only matter for a named targetPort."""
-    if workload.meta.key.short_kind == "WorkloadEntry":
+    if workload.meta.key.short_kind in ("WorkloadEntry", "WorkloadGroup"):
         for name in (port.name, port.target_name):
             number = next((own.number for own in workload.ports if name and own.name == name), 0)
             if number:

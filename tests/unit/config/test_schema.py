@@ -222,7 +222,7 @@ def test_the_namespace_is_default_and_age_is_place_where_none_is_written() -> No
         ("{apiVersion: networking.istio.io/v1, kind: Sidecar}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: telemetry.istio.io/v1, kind: Telemetry}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute}", "HR0001", Severity.WARNING, "kind"),
-        ("{apiVersion: apps/v1, kind: Deployment}", "HR0001", Severity.WARNING, "kind"),
+        ("{apiVersion: apps/v1, kind: ControllerRevision}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: v1, kind: ConfigMap}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: skaffold/v2, kind: Config}", "HR0002", Severity.WARNING, "kind"),
         ("{apiVersion: v1, kind: Servic}", "HR0003", Severity.ERROR, "kind"),

@@ -6,7 +6,7 @@ Read by `config.kinds`. A kind leaves this table when it gets its own file.
 from __future__ import annotations
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "networking.istio.io": ("EnvoyFilter", "ProxyConfig", "Sidecar", "WorkloadGroup", "TrafficExtension"),
+    "networking.istio.io": ("EnvoyFilter", "ProxyConfig", "Sidecar", "TrafficExtension"),
     "security.istio.io": (),
     "telemetry.istio.io": ("Telemetry",),
     "extensions.istio.io": ("WasmPlugin", "TrafficExtension"),
@@ -38,12 +38,10 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "PersistentVolume",
         "PersistentVolumeClaim",
         "PodTemplate",
-        "ReplicationController",
         "ResourceQuota",
     ),
-    "apps": ("ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"),
+    "apps": ("ControllerRevision",),
     "autoscaling": ("HorizontalPodAutoscaler",),
-    "batch": ("CronJob", "Job"),
     "networking.k8s.io": ("IPAddress", "Ingress", "IngressClass", "NetworkPolicy", "ServiceCIDR"),
     "policy": ("PodDisruptionBudget", "PodSecurityPolicy"),
     "rbac.authorization.k8s.io": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),

@@ -1,5 +1,7 @@
 """`v1 Pod`: the description of a workload that somebody else runs, as `headrace translate` needs it.
 
+Used by `controller`, too, for templates of Pods.
+
 Kubernetes' PodSpec is large and of no concern here: fields that are not used are accepted as they are, those that
 are used are checked. `status.podIP` is the address.
 """
@@ -7,15 +9,16 @@ are used are checked. `status.podIP` is the address.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from headrace.config.documents import Document
-from headrace.config.fields import Bool, Choice, DnsName, Port, Text, is_dns_label, shown
+from headrace.config.documents import Document, Path
+from headrace.config.fields import Bool, Choice, Port, Text, is_dns_label, is_dns_name, shown, text_of
 from headrace.config.kinds.istio_names import is_address
-from headrace.config.schema import Finding, Kind, Spec
-from headrace.model.resource import Metadata
+from headrace.config.schema import Finding, Kind, Spec, refuse
+from headrace.model.resource import Labels, Metadata
 from headrace.model.workload import StaticWorkload, WorkloadPort
 
 INJECT = "sidecar.istio.io/inject"
@@ -24,6 +27,17 @@ NETWORK = "topology.istio.io/network"
 LOCALITY = "istio-locality"
 """Label with `region.zone.subzone` (Istio's; a '/' may not stand in a label)."""
 _REGION, _ZONE, _SUBZONE = "topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"
+
+
+def _account(value: object) -> str:
+    """A ServiceAccount's name; empty: not written."""
+    text = text_of(value, "a name")
+    if text and not is_dns_name(text):
+        raise refuse(f"{shown(text)} is not the name of a ServiceAccount", "Use a-z, 0-9, '-' and dots.")
+    return text
+
+
+AccountName = Annotated[str, BeforeValidator(_account)]
 
 
 class Lenient(Spec):
@@ -52,8 +66,8 @@ class PodSpec(Lenient):
 
     containers: Annotated[list[Container], Field(min_length=1)]
     init_containers: list[Container] = []
-    service_account_name: DnsName | None = None
-    service_account: DnsName | None = None
+    service_account_name: AccountName = ""
+    service_account: AccountName = ""
     host_network: Bool = False
 
 
@@ -69,30 +83,41 @@ def _check(spec: PodSpec, document: Document) -> Iterator[Finding]:
     address = _status(document).get("podIP")
     if address is not None and not (isinstance(address, str) and is_address(address)):
         yield Finding(("status", "podIP"), f"{shown(address)} is not an IP address", "Correct or remove it.")
+    yield from pod_findings(spec, ("spec",))
+
+
+def pod_findings(spec: PodSpec, path: Path) -> Iterator[Finding]:
+    """Judge the specification of a Pod, or of a template for some, that stands at `path`."""
     names: set[str] = set()
     for at, container in enumerate(spec.containers):
+        place: Path = (*path, "containers", at, "name")
         if not is_dns_label(container.name):
-            yield Finding(("spec", "containers", at, "name"), f"{shown(container.name)} is not a container's name")
+            yield Finding(place, f"{shown(container.name)} is not a container's name", "Use a-z, 0-9 and '-'.")
         elif container.name in names:
-            yield Finding(("spec", "containers", at, "name"), f"container '{container.name}' is listed twice")
+            yield Finding(place, f"container '{container.name}' is listed twice", "Rename one.")
         names.add(container.name)
 
 
 def _lower(meta: Metadata, spec: PodSpec, document: Document) -> StaticWorkload:
     status = _status(document)
+    found = described(meta, meta.labels, meta.annotations, spec)
+    return replace(found, address=status.get("podIP") or "", ready=_is_ready(status))
+
+
+def described(meta: Metadata, labels: Labels, annotations: Labels, spec: PodSpec) -> StaticWorkload:
+    """The workload that a Pod's specification, labels and annotations describe, without an address."""
     containers = (*spec.containers, *spec.init_containers)
     ports = (port for container in containers for port in container.ports if port.protocol == "TCP")
-    inject = meta.labels.get(INJECT, meta.annotations.get(INJECT, ""))
+    inject = labels.get(INJECT, annotations.get(INJECT, ""))
     return StaticWorkload(
         meta=meta,
-        address=status.get("podIP") or "",
-        labels=meta.labels,
+        address="",
+        labels=labels,
         service_account=spec.service_account_name or spec.service_account or "default",
         ports=tuple(WorkloadPort(port.container_port, port.name) for port in ports),
-        locality=_locality(meta.labels),
-        network=meta.labels.get(NETWORK, ""),
+        locality=_locality(labels),
+        network=labels.get(NETWORK, ""),
         proxied=inject != "false" and not spec.host_network,
-        ready=_is_ready(status),
     )
 
 

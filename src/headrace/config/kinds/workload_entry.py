@@ -6,7 +6,8 @@ rules are Istio's (ValidateWorkloadEntry).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -79,12 +80,16 @@ def _check(spec: WorkloadEntrySpec, document: Document) -> Iterator[Finding]:
 
 
 def _lower(meta: Metadata, spec: WorkloadEntrySpec, document: Document) -> StaticWorkload:
-    labels = dict(sorted({**spec.labels, **meta.labels}.items()))
+    return replace(static_workload(meta, spec, {**spec.labels, **meta.labels}), address=spec.address)
+
+
+def static_workload(meta: Metadata, spec: WorkloadEntrySpec, labels: Mapping[str, str]) -> StaticWorkload:
+    """The workload with these labels that the fields describe, without an address."""
     mode = labels.get(TLS_MODE)
     return StaticWorkload(
         meta=meta,
-        address=spec.address,
-        labels=labels,
+        address="",
+        labels=dict(sorted(labels.items())),
         service_account=spec.service_account,
         ports=tuple(WorkloadPort(number, name) for name, number in sorted(spec.ports.items())),
         weight=spec.weight,
