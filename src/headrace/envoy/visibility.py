@@ -207,10 +207,4 @@ class MeshIndex:
 
 def _source_label_names(virtual_services: Iterable[VirtualService]) -> frozenset[str]:
     """Names of all labels that some VirtualService selects callers by."""
-    return frozenset(
-        name
-        for item in virtual_services
-        for route in item.http
-        for match in route.matches
-        for name, _ in match.source_labels
-    )
+    return frozenset(name for item in virtual_services for match in item.matches() for name, _ in match.source_labels)

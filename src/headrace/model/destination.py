@@ -132,6 +132,15 @@ class PortPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Tunnel:
+    """TrafficPolicy.TunnelSettings: where the proxy behind the service is asked to connect to, by CONNECT or `post`."""
+
+    host: str
+    port: int
+    post: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficPolicy:
     """TrafficPolicy; a subset's block overrides the rule's block whole, never by field."""
 
@@ -140,6 +149,7 @@ class TrafficPolicy:
     outlier_detection: OutlierDetection | None = None
     tls: ClientTls | None = None
     ports: tuple[PortPolicy, ...] = ()
+    tunnel: Tunnel | None = None
 
     def pool_of(self, port: int) -> ConnectionPool | None:
         """The connection pool of one port: that of its own settings, which replace all, else the policy's."""

@@ -6,6 +6,7 @@ istio.networking.v1.VirtualService; only what differs is said here. Times in sec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -189,15 +190,45 @@ class HttpRoute:
     position: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class L4Match:
+    """L4MatchAttributes or TLSMatchAttributes: all conditions hold together. `sni_hosts` (of TLS only) in lower case,
+    empty or with `*`: any; `subnets` are blocks of destination addresses as `address/length`, empty: any address."""
+
+    sni_hosts: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    port: int = 0
+    source_labels: Pairs = ()
+    source_namespace: str = ""
+    gateways: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class L4Route:
+    """TCPRoute or TLSRoute: connections that one of `matches` takes (none: every one) go to `route` as they are."""
+
+    matches: tuple[L4Match, ...]
+    route: tuple[RouteDestination, ...]
+    line: int = 0
+    position: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VirtualService:
     """A VirtualService; `hosts` are full names, `gateways` are `mesh` or `namespace/name` (default: mesh),
-    `export_to` as written (empty: the mesh's default). `opaque` are the destinations of its tls and tcp routes, which
-    are checked but not translated yet."""
+    `export_to` as written (empty: the mesh's default)."""
 
     meta: Metadata
     hosts: tuple[str, ...]
     gateways: tuple[str, ...]
     http: tuple[HttpRoute, ...]
     export_to: tuple[str, ...] = ()
-    opaque: tuple[Destination, ...] = ()
+    tls: tuple[L4Route, ...] = ()
+    tcp: tuple[L4Route, ...] = ()
+
+    def matches(self) -> Iterator[HttpMatch | L4Match]:
+        """Every condition of every route."""
+        for http in self.http:
+            yield from http.matches
+        for opaque in (*self.tls, *self.tcp):
+            yield from opaque.matches

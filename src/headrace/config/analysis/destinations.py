@@ -36,8 +36,10 @@ def written_destinations(rule: VirtualService) -> Iterator[Written]:
             yield Written(weighted.destination, f"{base}.route[{number}].destination")
         for number, mirror in enumerate(route.mirrors):
             yield Written(mirror.destination, f"{base}.mirrors[{number}].destination", mirror=True)
-    for destination in rule.opaque:
-        yield Written(destination, "spec")
+    for field, opaque in (("tls", rule.tls), ("tcp", rule.tcp)):
+        for way in opaque:
+            for number, weighted in enumerate(way.route):
+                yield Written(weighted.destination, f"spec.{field}[{way.position}].route[{number}].destination")
 
 
 def judge_destinations(index: Index) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ from headrace.model.resource import Metadata
 
 _POLICIES = ("spec.trafficPolicy", "spec.subsets[].trafficPolicy")
 _BLOCKS = tuple(f"{policy}{level}" for policy in _POLICIES for level in ("", ".portLevelSettings[]"))
-_POLICY_FIELDS = ("tunnel", "proxyProtocol", "retryBudget")
+_POLICY_FIELDS = ("proxyProtocol", "retryBudget")
 _BLOCK_FIELDS = (
     "loadBalancer.localityLbSetting",
     "loadBalancer.zoneAwareLbSetting",

@@ -107,7 +107,10 @@ def _label(value: object) -> str:
 def _subnet(value: object) -> str:
     text = text_of(value, "an IP address or CIDR block")
     try:
-        if "/" in text:
+        address, slash, length = text.partition("/")
+        if slash and not (length.isascii() and length.isdecimal()):
+            raise ValueError(address)  # a netmask, which Python would take
+        if slash:
             ipaddress.ip_network(text, strict=False)
         else:
             ipaddress.ip_address(text)

@@ -1,17 +1,19 @@
-"""TLSRoute and TCPRoute of a VirtualService: read and judged in full, translated in a later version.
+"""TLSRoute and TCPRoute of a VirtualService: read, judged, and made model routes.
 
 Used by `virtual_service`.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Sequence
 
 from pydantic import model_validator
 
 from headrace.config.documents import Path
 from headrace.config.fields import LabelMap, Text, UInt32, Weight, shown
-from headrace.config.kinds.http_fields import DestinationSpec
+from headrace.config.kinds.http_fields import DestinationSpec, lower_destination
+from headrace.config.kinds.http_lowering import lower_gateways
 from headrace.config.kinds.istio_names import (
     Subnet,
     gateway_findings,
@@ -21,8 +23,9 @@ from headrace.config.kinds.istio_names import (
     warning,
     why_not_wildcard,
 )
-from headrace.config.schema import Finding, Spec, refuse
+from headrace.config.schema import NO_EFFECT, Finding, Spec, refuse
 from headrace.model.problem import Severity
+from headrace.model.traffic import L4Match, L4Route, RouteDestination
 
 
 class RouteDestinationSpec(Spec):
@@ -121,6 +124,48 @@ def tls_findings(spec: TlsRouteSpec, hosts: list[str], gateway_only: bool, path:
             elif not any(subset_of(name, host) for host in hosts):
                 message = f"SNI host {shown(name)} is none of the VirtualService's hosts"
                 yield Finding(place, message, "Add it to hosts, or use one of them.")
+            elif not is_comparable_sni(name):
+                message = f"SNI host {shown(name)} matches nothing: Envoy knows '*' as a whole first label only"
+                yield Finding(place, message, "Write '*.example.com', or whole names.", NO_EFFECT, Severity.WARNING)
+
+
+def lower_tls_route(spec: TlsRouteSpec, namespace: str, position: int, line: int) -> L4Route:
+    """The model's route; SNI that Envoy cannot compare is left out, and a match that has no other with it."""
+    matches = tuple(found for found in (_tls_match(match, namespace) for match in spec.match) if found is not None)
+    return L4Route(matches, _destinations(spec.route, namespace), line, position)
+
+
+def lower_tcp_route(spec: TcpRouteSpec, namespace: str, position: int, line: int) -> L4Route:
+    """The model's route."""
+    matches = tuple(_l4_match(match, (), namespace) for match in spec.match)
+    return L4Route(matches, _destinations(spec.route, namespace), line, position)
+
+
+def _tls_match(spec: TlsMatchSpec, namespace: str) -> L4Match | None:
+    names = tuple(dict.fromkeys(name.lower() for name in spec.sni_hosts if is_comparable_sni(name)))
+    return _l4_match(spec, names, namespace) if names else None
+
+
+def _l4_match(spec: L4MatchSpec | TlsMatchSpec, names: tuple[str, ...], namespace: str) -> L4Match:
+    return L4Match(
+        sni_hosts=names,
+        subnets=tuple(
+            dict.fromkeys(str(ipaddress.ip_network(block, strict=False)) for block in spec.destination_subnets)
+        ),
+        port=spec.port,
+        source_labels=tuple(sorted(spec.source_labels.items())),
+        source_namespace=spec.source_namespace,
+        gateways=lower_gateways(spec.gateways, namespace),
+    )
+
+
+def _destinations(route: list[RouteDestinationSpec], namespace: str) -> tuple[RouteDestination, ...]:
+    return tuple(RouteDestination(lower_destination(found.destination, namespace), found.weight) for found in route)
+
+
+def is_comparable_sni(name: str) -> bool:
+    """Whether Envoy can compare it with a connection's SNI: `*` alone or as the first label, nowhere else."""
+    return name == "*" or "*" not in name.removeprefix("*.")
 
 
 def unreachable_findings(routes: Sequence[TlsRouteSpec | TcpRouteSpec], path: Path) -> Iterator[Finding]:

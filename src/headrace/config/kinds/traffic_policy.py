@@ -47,6 +47,7 @@ from headrace.model.destination import (
     TcpKeepalive,
     TlsMode,
     TrafficPolicy,
+    Tunnel,
 )
 from headrace.model.problem import Severity
 
@@ -290,7 +291,12 @@ def lower_policy(spec: TrafficPolicySpec | None) -> TrafficPolicy | None:
             )
             for port in spec.port_level_settings or ()
         ),
+        tunnel=_tunnel(spec.tunnel) if spec.tunnel else None,
     )
+
+
+def _tunnel(spec: TunnelSpec) -> Tunnel:
+    return Tunnel(spec.target_host, spec.target_port, post=spec.protocol == "POST")
 
 
 def _pool(spec: ConnectionPoolSpec) -> ConnectionPool:

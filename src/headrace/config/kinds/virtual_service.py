@@ -1,4 +1,4 @@
-"""VirtualService (networking.istio.io): HTTP routing policy. TLS and TCP routes are judged, not translated yet.
+"""VirtualService (networking.istio.io): where requests and connections go.
 
 Lowered to `model.traffic.VirtualService`. The rules are Istio's (ValidateVirtualService).
 """
@@ -11,7 +11,6 @@ from pydantic import model_validator
 
 from headrace.config.documents import Document, Path
 from headrace.config.fields import Text, shown
-from headrace.config.kinds.http_fields import lower_destination
 from headrace.config.kinds.http_lowering import lower_gateways, lower_http_route
 from headrace.config.kinds.http_route import HttpRouteSpec, route_findings
 from headrace.config.kinds.istio_names import (
@@ -27,6 +26,8 @@ from headrace.config.kinds.l4_route import (
     TcpRouteSpec,
     TlsRouteSpec,
     is_internal_sni,
+    lower_tcp_route,
+    lower_tls_route,
     tcp_findings,
     tls_findings,
     unreachable_findings,
@@ -117,20 +118,23 @@ def _check_claims(http: HttpRouteSpec, gateway_only: bool, path: Path) -> Iterat
 
 def _lower(meta: Metadata, spec: VirtualServiceSpec, document: Document) -> VirtualService:
     namespace = meta.namespace
+
+    def line(field: str, at: int) -> int:
+        return document.locate(("spec", field, at))[1]
+
     routes = []
     for at, http in enumerate(spec.http):
-        route = lower_http_route(http, namespace, at, document.locate(("spec", "http", at))[1])
+        route = lower_http_route(http, namespace, at, line("http", at))
         if route is not None:
             routes.append(route)
-    opaque = [found.destination for tls in spec.tls for found in tls.route]
-    opaque += [found.destination for tcp in spec.tcp for found in tcp.route]
     return VirtualService(
         meta=meta,
         hosts=tuple(resolve_host(host, namespace) for host in spec.hosts),
         gateways=lower_gateways(spec.gateways, namespace) or (MESH_GATEWAY,),
         http=tuple(routes),
         export_to=tuple(spec.export_to),
-        opaque=tuple(lower_destination(destination, namespace) for destination in opaque),
+        tls=tuple(lower_tls_route(tls, namespace, at, line("tls", at)) for at, tls in enumerate(spec.tls)),
+        tcp=tuple(lower_tcp_route(tcp, namespace, at, line("tcp", at)) for at, tcp in enumerate(spec.tcp)),
     )
 
 
@@ -142,5 +146,6 @@ KIND = Kind(
     lower=_lower,
     check=_check,
     body_required=True,
-    untranslated=("spec.tls", "spec.tcp", "spec.http[].delegate"),
+    untranslated=("spec.http[].delegate",),
+    without_effect=("spec.tcp[].match[].sourceSubnet",),
 )

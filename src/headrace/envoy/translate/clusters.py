@@ -29,7 +29,7 @@ from headrace.envoy.translate.destination_rules import effective_policy
 from headrace.envoy.translate.endpoints import caller_locality, in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
 from headrace.envoy.translate.memo import Memo, resource_of
-from headrace.envoy.translate.messages import ads, duration
+from headrace.envoy.translate.messages import ads, document_path, duration
 from headrace.envoy.translate.overflow import overflow_host, overflow_of
 from headrace.envoy.translate.pools import apply_pool_balancer
 from headrace.envoy.view import ProxyView, Target
@@ -185,8 +185,7 @@ def _describe(cluster: Any, target: Target, part: Part) -> None:
     about = cluster.metadata.filter_metadata["istio"]
     rule = target.rule
     if rule is not None:
-        path = f"namespaces/{rule.meta.namespace}/destination-rule/{rule.meta.name}"
-        about["config"] = f"/apis/networking.istio.io/v1alpha3/{path}"
+        about["config"] = document_path(rule.meta, "destination-rule")
     about["default_original_port"] = part.port.number
     service = target.service
     about.get_or_create_list("services").extend(

@@ -21,7 +21,6 @@ from headrace.envoy.resources import CLUSTER, LISTENER, XdsResource
 from headrace.envoy.translate.cluster_policy import apply_pool, http_options, set_http_options
 from headrace.envoy.translate.hcm import access_logs
 from headrace.envoy.translate.inbound_chains import (
-    TCP_PROXY,
     ChainSettings,
     ChainTarget,
     Inspection,
@@ -31,6 +30,7 @@ from headrace.envoy.translate.inbound_chains import (
 from headrace.envoy.translate.inspectors import http_inspector, not_on_ports, on_ports, original_dst, tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import duration, packed, socket_address, uint32
+from headrace.envoy.translate.tcp_proxy import TCP_PROXY
 from headrace.envoy.view import Inbound, ProxyView
 from headrace.model.destination import ConnectionPool
 from headrace.model.engine_connections import DESCRIBED_ELSEWHERE, ApplicationConnections, engine_connections

@@ -12,19 +12,18 @@ from typing import Any
 
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
 from headrace.envoy.guards import OPEN, Guard
 from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.translate.guard_filters import http_guards, network_guards
-from headrace.envoy.translate.hcm import Direction, HcmSettings, access_logs, hcm_filter
-from headrace.envoy.translate.messages import boolean, duration, packed, uint32
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
+from headrace.envoy.translate.messages import boolean, duration, uint32
+from headrace.envoy.translate.tcp_proxy import Way, way_filters
 from headrace.envoy.translate.tls import mesh_downstream
 from headrace.model.mesh import MeshConfig
 from headrace.model.security import MtlsMode
 from headrace.model.service import Protocol
 
-TCP_PROXY = "envoy.filters.network.tcp_proxy"
 TLS = "tls"
 RAW = "raw_buffer"
 SNIFFED_HTTP = ("http/1.1", "h2c")
@@ -125,7 +124,7 @@ def _filters(http: bool, mtls: bool, target: ChainTarget, settings: ChainSetting
     """The chain's filters, guarded by the workload's policies."""
     if http:
         return [_http(target, settings, mtls)]
-    return [*network_guards(target.guard, settings.mesh), tcp_filter(target, settings.mesh)]
+    return way_filters(Way.to(target.cluster), settings.mesh, guards=network_guards(target.guard, settings.mesh))
 
 
 def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> Any:
@@ -143,12 +142,6 @@ def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> Any:
             grpc_web=target.protocol is Protocol.GRPC_WEB,
         )
     )
-
-
-def tcp_filter(target: ChainTarget, mesh: MeshConfig) -> Any:
-    """A TCP proxy to the target's cluster."""
-    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=target.cluster, cluster=target.cluster, access_log=access_logs(mesh))
-    return listener_components_pb2.Filter(name=TCP_PROXY, typed_config=packed(proxy))
 
 
 def inbound_routes(target: ChainTarget) -> Any:

@@ -12,6 +12,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf import any_pb2, duration_pb2, wrappers_pb2
 from google.protobuf.message import Message
 
+from headrace.model.resource import Metadata
+
 _PREFIX = "type.googleapis.com/"
 
 
@@ -56,6 +58,11 @@ def ads(initial_fetch_timeout: float | None = 0.0) -> Any:
     if initial_fetch_timeout is not None:
         source.initial_fetch_timeout.CopyFrom(duration(initial_fetch_timeout))
     return source
+
+
+def document_path(meta: Metadata, kind: str) -> str:
+    """How Istio's metadata names the document that a resource comes from; `kind` as in `virtual-service`."""
+    return f"/apis/networking.istio.io/v1alpha3/namespaces/{meta.namespace}/{kind}/{meta.name}"
 
 
 def http_filter(name: str, config: Message) -> Any:

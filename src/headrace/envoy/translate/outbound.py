@@ -17,53 +17,59 @@ from typing import Any
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.listener.v3 import listener_components_pb2 as part_pb2
 from envoy.config.listener.v3 import listener_pb2
-from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
-from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.resources import LISTENER, XdsResource
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
 from headrace.envoy.translate.endpoints import is_address, taking_requests
-from headrace.envoy.translate.hcm import Direction, HcmSettings, access_logs, hcm_filter
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
 from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT, listener_access_logs
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
+from headrace.envoy.translate.l4_routes import (
+    BY_SNI,
+    L4Chain,
+    L4Rules,
+    l4_caller,
+    l4_services,
+    sidecar_chains,
+    without_taken,
+)
 from headrace.envoy.translate.memo import Memo, resource_of
-from headrace.envoy.translate.messages import boolean, duration, packed, socket_address, uint32
+from headrace.envoy.translate.messages import boolean, duration, socket_address, uint32
+from headrace.envoy.translate.tcp_proxy import Way, tcp_filter, way_filters
 from headrace.envoy.translate.virtual_hosts import PortTable
 from headrace.envoy.translate.ways_in import WayIn, way_in
 from headrace.envoy.view import ProxyView, Scope, Target
 from headrace.model.mesh import MeshConfig, OutboundMode
-from headrace.model.names import outbound_cluster
 from headrace.model.service import Protocol, ServicePort
+from headrace.model.traffic import VirtualService
 
 VIRTUAL_OUTBOUND = "virtualOutbound"
 VIRTUAL_OUTBOUND_PORT = 15001
 ANY = "0.0.0.0"  # noqa: S104 - the listeners bind no port, they only take what virtualOutbound hands over
 _HTTP_WORDS = ("http/1.1", "h2c")
-_BY_SNI = (Protocol.TLS, Protocol.HTTPS)
 
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A port of a service whose bytes are passed on as they are. `hosts` not empty: chosen by SNI; `blocks` not empty:
-    chosen by the destination's address; `routes`: what looks like HTTP goes through this route table."""
+    """Connections whose bytes are passed on as they are; `routes`: what looks like HTTP goes through that table."""
 
-    cluster: str
-    hosts: tuple[str, ...] = ()
+    chain: L4Chain
     routes: str = ""
-    blocks: tuple[str, ...] = ()
-
-    @property
-    def takes_all(self) -> bool:
-        """Whether it takes every connection of its listener."""
-        return not self.hosts and not self.blocks
 
 
 @dataclass(slots=True)
 class Plan:
-    """What one listener will hold, while it is gathered. `table` names the route table of its HTTP."""
+    """What one listener will hold, while it is gathered. `table` names the route table of its HTTP; `taken` is what
+    its chains have (`l4_routes.without_taken`)."""
 
     table: str = ""
     opaque: list[Opaque] = field(default_factory=list)
+    taken: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, chains: Iterable[L4Chain], routes: str) -> None:
+        """Add chains, of which only what no earlier one has remains."""
+        for chain in chains:
+            self.opaque += [Opaque(found, routes) for found in without_taken(chain, self.taken)]
 
 
 _Instances = tuple[tuple[tuple[str, str, int], tuple[str, ...]], ...]
@@ -76,8 +82,11 @@ def resources(memo: Memo, view: ProxyView, tables: Sequence[PortTable]) -> Seque
     scope, module = view.scope, view.instance.module
     ports = tuple(table.port for table in tables)
     instances = tuple(_instances(view))
-    key = (scope.mesh, scope.targets, ports, instances)
-    return memo.latest("outbound listeners", (scope.key, module), key, _build, memo, scope, ports, instances, module)
+    rules = memo.latest("l4 services", scope.key, scope.virtual_services, l4_services, scope.virtual_services)
+    key = (scope.mesh, scope.targets, rules, ports, instances)
+    return memo.latest(
+        "outbound listeners", (scope.key, module), key, _build, memo, scope, (rules, ports, instances), module
+    )
 
 
 def shared_tables(scope: Scope, tables: Sequence[PortTable]) -> tuple[PortTable, ...]:
@@ -113,14 +122,18 @@ def _instances(view: ProxyView) -> Iterable[tuple[tuple[str, str, int], tuple[st
 
 
 def _build(
-    memo: Memo, scope: Scope, ports: tuple[int, ...], instances: _Instances, module: bool
+    memo: Memo, scope: Scope, parts: tuple[tuple[VirtualService, ...], tuple[int, ...], _Instances], module: bool
 ) -> tuple[XdsResource, ...]:
+    """`parts`: VirtualServices with rules for connections, ports with a route table, where headless services are."""
+    virtual_services, ports, instances = parts
+    rules = L4Rules(virtual_services)
     plans: dict[tuple[str, int], Plan] = {(ANY, port): Plan(table=str(port)) for port in ports}
     known = dict(instances)
     for target in sorted(scope.targets, key=lambda item: item.service.meta.age()):
         for port in target.service.ports:
             headless = known.get((*target.key, port.number), ())
-            _plan_port(plans, target, port, headless if target.service.headless else _addresses(target))
+            addresses = headless if target.service.headless else _addresses(target)
+            _plan_port(plans, target, port, addresses, (rules, scope))
     mesh = scope.mesh
     pools = way_in(memo, scope, module)
     found = [memo.get("virtual outbound", mesh, _virtual_outbound, mesh)]
@@ -133,32 +146,31 @@ def _build(
 
 
 def _plan_port(
-    plans: dict[tuple[str, int], Plan], target: Target, port: ServicePort, addresses: tuple[str, ...]
+    plans: dict[tuple[str, int], Plan],
+    target: Target,
+    port: ServicePort,
+    addresses: tuple[str, ...],
+    known: tuple[L4Rules, Scope],
 ) -> None:
     """Plan the listeners of a port that is no HTTP; called oldest service first, which has what several ask for."""
     service = target.service
     if port.protocol.is_http or port.protocol is Protocol.UDP:
         return
-    cluster = outbound_cluster(port.number, "", service.host)
-    for address in addresses:
-        routes = f"{service.host}:{port.number}" if port.protocol is Protocol.UNDECLARED else ""
-        plan = plans.setdefault((address, port.number), Plan())
-        if not plan.opaque:
-            plan.opaque.append(Opaque(cluster, (), routes))
+    rules, scope = known
+    caller = l4_caller(scope, port.number)
+    sniffed = port.protocol is Protocol.UNDECLARED
+    if addresses:
+        chains = sidecar_chains(rules, caller, target, port, (), ())
+        for address in addresses:
+            routes = f"{service.host}:{port.number}" if sniffed else ""
+            plans.setdefault((address, port.number), Plan()).add(chains, routes)
     if addresses or service.headless:
         return
     plan = plans.setdefault((ANY, port.number), Plan())
     blocks = _blocks(target)
-    if port.protocol in _BY_SNI:
-        plan.opaque.append(Opaque(cluster, (service.host,), blocks=blocks))
-    elif blocks:
-        taken = {block for item in plan.opaque if not item.hosts for block in item.blocks}
-        free = tuple(block for block in blocks if block not in taken)
-        if free:  # Envoy refuses two chains for the same block
-            routes = plan.table if port.protocol is Protocol.UNDECLARED else ""
-            plan.opaque.append(Opaque(cluster, (), routes, free))
-    elif not any(item.takes_all for item in plan.opaque):  # without an address only one service can have a port
-        plan.opaque.append(Opaque(cluster))
+    sni = (service.host,) if port.protocol in BY_SNI else ()
+    chains = sidecar_chains(rules, caller, target, port, blocks, sni)
+    plan.add(chains, plan.table if sniffed else "")
 
 
 def _addresses(target: Target) -> tuple[str, ...]:
@@ -174,7 +186,7 @@ def _blocks(target: Target) -> tuple[str, ...]:
 
 def _virtual_outbound(mesh: MeshConfig) -> XdsResource:
     """The listener that the kernel's redirection leads to; nobody may connect to its own port."""
-    loop = part_pb2.FilterChain(name="virtualOutbound-blackhole", filters=[_tcp(BLACK_HOLE, BLACK_HOLE, mesh)])
+    loop = part_pb2.FilterChain(name="virtualOutbound-blackhole", filters=[tcp_filter(Way.to(BLACK_HOLE), mesh)])
     loop.filter_chain_match.destination_port.value = VIRTUAL_OUTBOUND_PORT
     rest = part_pb2.FilterChain(name="virtualOutbound-catchall-tcp", filters=[_unknown(mesh)])
     listener = listener_pb2.Listener(
@@ -198,8 +210,8 @@ def _listener(
     chains: list[Any] = []
     default = part_pb2.FilterChain(name="PassthroughFilterChain", filters=[_unknown(mesh)])
     for item in opaque:
-        if item.takes_all:
-            default = part_pb2.FilterChain(filters=_way_out(item.cluster, mesh, module))
+        if item.chain.takes_all:
+            default = _opaque_chain(item.chain, mesh, module)
             table = item.routes or table
         else:
             settings = HcmSettings(Direction.OUTBOUND, prefix, mesh, rds=item.routes, module=module, pools=pools)
@@ -220,7 +232,7 @@ def _listener(
         listener.continue_on_listener_filters_timeout = True
         listener.listener_filters_timeout.CopyFrom(duration(mesh.protocol_detection_timeout if table else 0))
     # An inspector waits for the client's first bytes, which never come where the server speaks first.
-    if any(item.hosts for item in opaque):
+    if any(item.chain.sni for item in opaque):
         listener.listener_filters.append(tls_inspector())
     if table:
         listener.listener_filters.append(http_inspector())
@@ -230,9 +242,9 @@ def _listener(
 def _chosen_chains(item: Opaque, settings: HcmSettings) -> list[Any]:
     """The chains of what is chosen by SNI or address. Envoy looks at the address before the protocol, so that HTTP to a
     block has a chain with the block too."""
-    chain = part_pb2.FilterChain(filters=_way_out(item.cluster, settings.mesh, settings.module))
-    chain.filter_chain_match.server_names.extend(item.hosts)
-    chain.filter_chain_match.prefix_ranges.extend(_range(block) for block in item.blocks)
+    chain = _opaque_chain(item.chain, settings.mesh, settings.module)
+    chain.filter_chain_match.server_names.extend(item.chain.sni)
+    chain.filter_chain_match.prefix_ranges.extend(_range(block) for block in item.chain.blocks)
     if not item.routes:
         return [chain]
     http = _http_chain(settings)
@@ -255,16 +267,12 @@ def _http_chain(settings: HcmSettings) -> Any:
 
 def _unknown(mesh: MeshConfig) -> Any:
     """What happens to connections to nobody that the mesh knows."""
-    cluster = PASSTHROUGH if mesh.outbound_mode is OutboundMode.ALLOW_ANY else BLACK_HOLE
-    return _tcp(cluster, cluster, mesh)
+    return tcp_filter(Way.to(PASSTHROUGH if mesh.outbound_mode is OutboundMode.ALLOW_ANY else BLACK_HOLE), mesh)
 
 
-def _way_out(cluster: str, mesh: MeshConfig, module: bool) -> list[Any]:
+def _opaque_chain(chain: L4Chain, mesh: MeshConfig, module: bool) -> Any:
     """TCP to a service, which ends when its server is revoked."""
-    guard = [guard_network_filter()] if module and mesh.guarded else []
-    return [*guard, _tcp(cluster, cluster, mesh)]
-
-
-def _tcp(cluster: str, stat_prefix: str, mesh: MeshConfig) -> Any:
-    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=stat_prefix, cluster=cluster, access_log=access_logs(mesh))
-    return part_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=packed(proxy))
+    found = part_pb2.FilterChain(filters=way_filters(chain.way, mesh, revocable=module))
+    if chain.document:
+        found.metadata.filter_metadata["istio"]["config"] = chain.document
+    return found

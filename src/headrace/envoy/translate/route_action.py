@@ -48,11 +48,12 @@ class Place:
 
 
 def destination_cluster(place: Place, destination: Destination) -> str:
-    """The cluster of a destination: its port as written, else the service's only one, else the listener's."""
-    return outbound_cluster(_port_of(place, destination), destination.subset, destination.host)
+    """The cluster of a destination."""
+    return outbound_cluster(destination_port(place, destination), destination.subset, destination.host)
 
 
-def _port_of(place: Place, destination: Destination) -> int:
+def destination_port(place: Place, destination: Destination) -> int:
+    """The port of a destination: as written, else the service's only one, else the listener's."""
     if destination.port:
         return destination.port
     target = place.targets.get(destination.host)
@@ -101,7 +102,7 @@ def overflow_destinations(http: HttpRoute, place: Place) -> list[Destination | N
     for item in http.route:
         target = place.targets.get(item.destination.host)
         if target is not None and (item.weight or len(http.route) == 1):
-            found.append(overflow_of(target, _port_of(place, item.destination), place.targets))
+            found.append(overflow_of(target, destination_port(place, item.destination), place.targets))
     return found
 
 
@@ -135,7 +136,7 @@ def _add_hash_policy(action: Any, place: Place, destination: Destination) -> boo
     target = place.targets.get(destination.host)
     if target is None:
         return False
-    key = consistent_hash(target.rule, _port_of(place, destination), destination.subset)
+    key = consistent_hash(target.rule, destination_port(place, destination), destination.subset)
     if key is None:
         return False
     action.hash_policy.append(hash_policy(key))

@@ -14,6 +14,7 @@ from envoy.config.route.v3 import route_components_pb2 as route_pb2
 
 from headrace.envoy.translate.destination_rules import consistent_hash
 from headrace.envoy.translate.memo import Memo
+from headrace.envoy.translate.messages import document_path
 from headrace.envoy.translate.overflow import match_overflow, overflow_host, overflow_of, overflowing
 from headrace.envoy.translate.pools import pool_retries
 from headrace.envoy.translate.route_action import (
@@ -161,8 +162,7 @@ def _route(virtual_service: VirtualService, http: HttpRoute, match: HttpMatch | 
 
 
 def _describe(route: Any, meta: Metadata) -> None:
-    path = f"namespaces/{meta.namespace}/virtual-service/{meta.name}"
-    route.metadata.filter_metadata["istio"]["config"] = f"/apis/networking.istio.io/v1alpha3/{path}"
+    route.metadata.filter_metadata["istio"]["config"] = document_path(meta, "virtual-service")
 
 
 def _operation(route: Any, name: str, port: int) -> str:

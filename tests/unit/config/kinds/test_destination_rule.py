@@ -209,7 +209,6 @@ NOT_YET = {
         "outlierDetection: {outlierDetectionHttpErrorCodes: [429]}",
         f"{TP}.outlierDetection.outlierDetectionHttpErrorCodes",
     ),
-    "tunnel": ("tunnel: {targetHost: a.b, targetPort: 80}", f"{TP}.tunnel"),
     "proxy protocol": ("proxyProtocol: {version: V2}", f"{TP}.proxyProtocol"),
     "retry budget": ("retryBudget: {percent: 20}", f"{TP}.retryBudget"),
     "of a port": (
