@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from headrace.envoy.guards import OPEN, Guard, Guards
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import ConnectionPool, DestinationRule
-from headrace.model.gateway import Gateway
+from headrace.model.gateway import Gateway, ServerTlsMode, secret_name
 from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import MESH_GATEWAY
@@ -106,6 +106,15 @@ class Scope:
     def is_gateway(self) -> bool:
         return self.key.kind is ProxyKind.GATEWAY
 
+    @property
+    def passes_by_sni(self) -> bool:
+        """Whether a server of the gateway leads to every service by the SNI alone (AUTO_PASSTHROUGH)."""
+        return any(
+            server.tls is not None and server.tls.mode is ServerTlsMode.AUTO_PASSTHROUGH
+            for gateway in self.gateways
+            for server in gateway.servers
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
@@ -196,7 +205,7 @@ class Scopes:
                 by_gateway[name] = tuple(item for item in visible if name in item.gateways)
         else:
             virtual_services = tuple(item for item in visible if MESH_GATEWAY in item.gateways)
-        credentials = seen.credentials | _gateway_credentials(gateways)
+        credentials = seen.credentials | _gateway_credentials(gateways, key.namespace)
         secrets = _secrets(snapshot, key.namespace, credentials)
         if (
             last is not None
@@ -301,9 +310,16 @@ def _rule_credentials(targets: tuple[Target, ...]) -> frozenset[str]:
     return frozenset(names - {""})
 
 
-def _gateway_credentials(gateways: tuple[Gateway, ...]) -> frozenset[str]:
-    names = {server.tls.credential_name for gateway in gateways for server in gateway.servers if server.tls is not None}
-    return frozenset(names - {""})
+def _gateway_credentials(gateways: tuple[Gateway, ...], namespace: str) -> frozenset[str]:
+    """The Secrets of `namespace` that the servers name."""
+    written = {
+        credential
+        for gateway in gateways
+        for server in gateway.servers
+        if server.tls is not None and server.tls.terminates
+        for credential in (*server.tls.credentials, *server.tls.ca_candidates)
+    }
+    return frozenset({secret_name(credential, namespace) for credential in written} - {""})
 
 
 def _secrets(snapshot: MeshSnapshot, namespace: str, names: frozenset[str]) -> dict[str, Secret]:

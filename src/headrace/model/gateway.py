@@ -23,27 +23,70 @@ class ServerTlsMode(StrEnum):
     OPTIONAL_MUTUAL = "OPTIONAL_MUTUAL"
 
 
+PASSING = (ServerTlsMode.PASSTHROUGH, ServerTlsMode.AUTO_PASSTHROUGH)
+"""Modes in which the gateway looks at the SNI only."""
+UNIX = "unix://"
+"""What stands before the path of a socket that a server binds."""
+CA_SUFFIX = "-cacert"
+"""What Istio appends to a credential's name for its CA."""
+_SECRET_SCHEMES = ("kubernetes://", "sds://")
+"""What may stand before a credential that is a Secret (`sds://` without a provider of secrets means one, too)."""
+
+
+def secret_name(credential: str, namespace: str) -> str:
+    """The Secret of `namespace` that a credential names (`x`, `kubernetes://x`, `NAMESPACE/x`); empty where it names
+    one of another namespace, which a proxy of this one never gets, or no Secret at all."""
+    for scheme in _SECRET_SCHEMES:
+        credential = credential.removeprefix(scheme)
+    owner, slash, name = credential.partition("/")
+    if not slash:
+        return credential
+    return name if owner == namespace and "/" not in name else ""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """ServerTLSSettings; `credential_name` names a Secret in the gateway proxy's namespace."""
+    """ServerTLSSettings. Certificates come from the Secrets `credentials` (credentialName or credentialNames, of the
+    gateway proxy's namespace), else from the files `certificates` (certificate, private key). `ca_credential` is
+    caCertCredentialName; without it the first credential has the CA of the clients, or the file `ca_certificates`."""
 
     mode: ServerTlsMode = ServerTlsMode.PASSTHROUGH
     https_redirect: bool = False
-    server_certificate: str = ""
-    private_key: str = ""
+    credentials: tuple[str, ...] = ()
+    certificates: tuple[tuple[str, str], ...] = ()
+    ca_credential: str = ""
     ca_certificates: str = ""
-    credential_name: str = ""
+    ca_crl: str = ""
+    insecure_skip_verify: bool = False
     subject_alt_names: tuple[str, ...] = ()
     verify_certificate_spki: tuple[str, ...] = ()
     verify_certificate_hash: tuple[str, ...] = ()
     min_protocol_version: str = ""
     max_protocol_version: str = ""
     cipher_suites: tuple[str, ...] = ()
+    ecdh_curves: tuple[str, ...] = ()
+
+    @property
+    def terminates(self) -> bool:
+        """Whether TLS ends here, rather than at whom its SNI names."""
+        return self.mode not in PASSING
+
+    @property
+    def ca_candidates(self) -> tuple[str, ...]:
+        """The credentials that may have the CA of caCertCredentialName, the first one that exists counting (Istio)."""
+        name = self.ca_credential
+        return tuple(dict.fromkeys((name, name.removesuffix(CA_SUFFIX)))) if name else ()
+
+    @property
+    def verifies_by_own_roots(self) -> bool:
+        """Whether clients may show a certificate that another CA than the mesh's has signed."""
+        return self.mode in (ServerTlsMode.MUTUAL, ServerTlsMode.OPTIONAL_MUTUAL)
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Server: a port that the gateway listens on. `hosts` are (namespace part or '*', DNS name)."""
+    """Server: a port that the gateway listens on. `hosts` are (namespace part or '*', DNS name); `bind` is an address,
+    `unix:///path` or empty (the proxy's own)."""
 
     port: int
     protocol: str

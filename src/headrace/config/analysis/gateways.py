@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from headrace.config.analysis.codes import Code
 from headrace.config.analysis.index import Index, Running, listed, shown
-from headrace.model.gateway import Gateway, Server, ServerTlsMode
+from headrace.model.gateway import Gateway, Server, ServerTlsMode, secret_name
 from headrace.model.problem import Problem
 from headrace.model.resource import selects
 from headrace.model.security import Secret
@@ -55,28 +55,36 @@ def _runs(running: Running, gateway: Gateway) -> bool:
 
 def _judge_credentials(index: Index, gateway: Gateway, namespace: str) -> Iterator[Problem]:
     for number, server in enumerate(gateway.servers):
-        if server.tls is None or not server.tls.credential_name or server.tls.mode not in _OWN_CERTIFICATES:
+        if server.tls is None or server.tls.mode not in _OWN_CERTIFICATES:
             continue
-        name = server.tls.credential_name.rpartition("/")[2]
-        place = f"spec.servers[{number}].tls.credentialName"
-        secret = index.secrets.get((namespace, name))
-        if secret is None:
-            yield index.problem(
-                gateway.meta,
-                Code.NOT_FOUND,
-                place,
-                f'Referenced credentialName not found: "{server.tls.credential_name}".',
-                f"Add the Secret {namespace}/{name}: a gateway reads secrets of its workload's own namespace.",
-            )
-        elif not _has_certificate(secret):
-            yield index.problem(
-                gateway.meta,
-                Code.INVALID_CREDENTIAL,
-                place,
-                f"The credential referenced by the Gateway {gateway.meta.name} in namespace {namespace} is invalid, "
-                "which can cause the traffic not to work as expected.",
-                "Give the Secret a PEM certificate in tls.crt and its private key in tls.key.",
-            )
+        several = len(server.tls.credentials) > 1
+        for at, credential in enumerate(server.tls.credentials):
+            field = f"credentialNames[{at}]" if several else "credentialName"
+            yield from _judge_credential(index, gateway, namespace, (credential, f"spec.servers[{number}].tls.{field}"))
+
+
+def _judge_credential(index: Index, gateway: Gateway, namespace: str, written: tuple[str, str]) -> Iterator[Problem]:
+    """One credential, `written` with the field that names it."""
+    credential, place = written
+    name = secret_name(credential, namespace)
+    secret = index.secrets.get((namespace, name))
+    if secret is None:
+        yield index.problem(
+            gateway.meta,
+            Code.NOT_FOUND,
+            place,
+            f'Referenced credentialName not found: "{credential}".',
+            f"Add the Secret {namespace}/{name or '...'}: a gateway reads secrets of its workload's own namespace.",
+        )
+    elif not _has_certificate(secret):
+        yield index.problem(
+            gateway.meta,
+            Code.INVALID_CREDENTIAL,
+            place,
+            f"The credential referenced by the Gateway {gateway.meta.name} in namespace {namespace} is invalid, "
+            "which can cause the traffic not to work as expected.",
+            "Give the Secret a PEM certificate in tls.crt and its private key in tls.key.",
+        )
 
 
 def _has_certificate(secret: Secret) -> bool:
@@ -166,10 +174,9 @@ def _certificate(server: Server) -> tuple[str, ...]:
     """What names the server's certificate; empty where nothing does."""
     if server.tls is None:
         return ()
-    if server.tls.credential_name:
-        return (server.tls.credential_name,)
-    files = (server.tls.server_certificate, server.tls.private_key)
-    return files if all(files) else ()
+    if server.tls.credentials:
+        return server.tls.credentials[:1]
+    return next(iter(server.tls.certificates), ())
 
 
 def _same_door(one: Server, other: Server) -> bool:

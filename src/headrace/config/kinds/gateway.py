@@ -11,14 +11,15 @@ from headrace.config.documents import Document, Path
 from headrace.config.fields import Text, UInt32, shown
 from headrace.config.kinds.istio_names import host_problem, is_address, is_label, warning, why_not_wildcard
 from headrace.config.kinds.protocols import PROTOCOL_REMEDY, is_tls, parse_protocol
-from headrace.config.kinds.server_tls import PASSING, ServerTlsSpec, lower_server_tls, tls_findings
-from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec
-from headrace.model.gateway import Gateway, Server
+from headrace.config.kinds.server_tls import ServerTlsSpec, lower_server_tls, tls_findings
+from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec
+from headrace.model.gateway import PASSING, UNIX, Gateway, Server
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.service import Protocol
 
-UNIX = "unix://"
+_LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's path that the kernel takes."""
 
 
 class GatewayPortSpec(Spec):
@@ -84,7 +85,9 @@ def _check_port(server: ServerSpec, path: Path) -> Iterator[Finding]:
             yield Finding(
                 (*path, "bind"), f"{shown(server.bind)} is not a socket's path", "Write unix:///path/to/file."
             )
-        yield _unsupported((*path, "bind"), "binding to a Unix socket")
+        if len(socket.encode()) > _LONGEST_SOCKET:
+            why = f"a socket's path has at most {_LONGEST_SOCKET} bytes, so this server is left out"
+            yield _no_effect((*path, "bind"), why, "Use a shorter path.")
     elif server.bind and not is_address(server.bind):
         yield Finding(
             (*path, "bind"), f"{shown(server.bind)} is not an IP address", "Write an address, or unix:///path."
@@ -125,8 +128,6 @@ def _check_protocol(server: ServerSpec, path: Path) -> Iterator[Finding]:
     if is_tls(protocol):
         if tls is None:
             yield Finding((*path, "tls"), f"a {protocol} server needs tls", "Add tls with mode and credentialName.")
-        elif tls.mode in PASSING:
-            yield _unsupported((*path, "tls", "mode"), f"TLS mode {tls.mode}")
     elif tls is not None:
         certificates = tls.ca_certificates or tls.private_key or tls.server_certificate
         if not protocol.is_http:
@@ -135,20 +136,27 @@ def _check_protocol(server: ServerSpec, path: Path) -> Iterator[Finding]:
             yield Finding((*path, "tls"), "a plain-text HTTP server has no certificates", "Use protocol HTTPS.")
     if tls is not None and tls.https_redirect and not protocol.is_http:
         yield warning((*path, "tls", "httpsRedirect"), "httpsRedirect is for HTTP servers only", "Use protocol HTTP.")
-    if not protocol.is_http and protocol is not Protocol.HTTPS:
-        yield _unsupported(place, f"protocol {protocol}")
+    if protocol is Protocol.UDP:
+        yield _no_effect(place, "a gateway forwards no UDP, so this server is left out", "Use TCP, or take it out.")
 
 
-def _unsupported(path: Path, what: str) -> Finding:
-    message = f"{what} is valid, but Headrace does not act on it yet: this server is left out"
-    return Finding(path, message, "", NOT_SUPPORTED, Severity.WARNING)
+def _no_effect(path: Path, why: str, remedy: str) -> Finding:
+    return Finding(path, f"{path[-1]} has no effect here: {why}", remedy, NO_EFFECT, Severity.WARNING)
+
+
+def _is_served(spec: ServerSpec) -> bool:
+    """Whether a proxy can listen for the server at all; `_check` says why not."""
+    return (
+        parse_protocol(spec.port.protocol) is not Protocol.UDP
+        and len(spec.bind.removeprefix(UNIX).encode()) <= _LONGEST_SOCKET
+    )
 
 
 def _lower(meta: Metadata, spec: GatewaySpec, document: Document) -> Gateway:
     return Gateway(
         meta=meta,
         selector=tuple(sorted(spec.selector.items())),
-        servers=tuple(_server(server, meta.namespace) for server in spec.servers if not server.bind.startswith(UNIX)),
+        servers=tuple(_server(server, meta.namespace) for server in spec.servers if _is_served(server)),
     )
 
 
@@ -178,10 +186,6 @@ KIND = Kind(
     model=GatewaySpec,
     lower=_lower,
     check=_check,
-    untranslated=(
-        "spec.servers[].defaultEndpoint",
-        "spec.servers[].tls.caCrl",
-        "spec.servers[].tls.caCertCredentialName",
-        "spec.servers[].tls.insecureSkipVerify",
-    ),
+    # Istio reads it and does nothing with it either.
+    without_effect=("spec.servers[].defaultEndpoint",),
 )

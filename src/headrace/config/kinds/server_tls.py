@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from headrace.config.documents import Path
 from headrace.config.fields import Bool, Choice, EnumOf, Text
-from headrace.config.kinds.istio_names import at_most_one, warning
-from headrace.config.schema import NOT_SUPPORTED, Finding, Spec, refuse
-from headrace.model.gateway import ServerTls, ServerTlsMode
+from headrace.config.kinds.istio_names import warning
+from headrace.config.schema import NO_EFFECT, Finding, Spec, refuse, to_camel
+from headrace.model.gateway import PASSING, ServerTls, ServerTlsMode
 from headrace.model.problem import Severity
 
-PASSING = (ServerTlsMode.PASSTHROUGH, ServerTlsMode.AUTO_PASSTHROUGH)
 _MUTUAL = (ServerTlsMode.MUTUAL, ServerTlsMode.OPTIONAL_MUTUAL)
 _ENDING = (ServerTlsMode.SIMPLE, *_MUTUAL)
 _MODE_NUMBERS = dict(enumerate(mode.value for mode in ServerTlsMode))
@@ -60,15 +59,16 @@ class ServerTlsSpec(Spec):
     ca_certificates: Text = ""
     ca_crl: Text = ""
     credential_name: Text = ""
-    credential_names: Annotated[list[Text], Field(min_length=1, max_length=2)] | None = None
+    credential_names: list[Text] = []
     ca_cert_credential_name: Text = ""
-    tls_certificates: Annotated[list[CertificateFilesSpec], Field(min_length=1, max_length=2)] | None = None
+    tls_certificates: list[CertificateFilesSpec] = []
     subject_alt_names: list[Text] = []
     verify_certificate_spki: list[Text] = []
     verify_certificate_hash: list[Text] = []
     min_protocol_version: TlsVersion = "TLS_AUTO"
     max_protocol_version: TlsVersion = "TLS_AUTO"
     cipher_suites: list[Text] = []
+    ecdh_curves: list[Text] = []
     insecure_skip_verify: Bool | None = None
 
     @model_validator(mode="after")
@@ -76,15 +76,20 @@ class ServerTlsSpec(Spec):
         if self.mode is ServerTlsMode.ISTIO_MUTUAL:
             self._refuse_own_certificates()
             return self
-        at_most_one(self, "credential_names", "tls_certificates")
+        if self.credential_names and self.tls_certificates:
+            raise refuse("credentialNames and tlsCertificates exclude each other", "Keep one.", at=("tlsCertificates",))
         if self.server_certificate and self.private_key and (self.tls_certificates or self._by_secret):
             raise refuse("files and credentials exclude each other", "Keep one of them.", at=("serverCertificate",))
         if self.credential_name and self.credential_names:
             raise refuse("credentialName and credentialNames exclude each other", "Keep one.", at=("credentialNames",))
         if self.credential_name and self.tls_certificates:
             raise refuse("credentialName and tlsCertificates exclude each other", "Keep one.", at=("tlsCertificates",))
-        if self.mode in _ENDING and not self._by_secret:
-            self._check_files()
+        if self.mode in _ENDING:
+            if not self._by_secret:
+                self._check_files()
+        elif self.ca_crl and self.credential_name:
+            remedy = "Take it out, or put it into the Secret as ca.crl."
+            raise refuse("the revocation list of a credential stands in its Secret", remedy, at=("caCrl",))
         return self
 
     @property
@@ -109,7 +114,7 @@ class ServerTlsSpec(Spec):
             remedy = "Add caCertificates, or credentialName."
             raise refuse(f"{self.mode} needs certificates to verify clients with", remedy, at=("caCertificates",))
         remedy = "Add it, or credentialName."
-        pairs: list[CertificateFilesSpec | ServerTlsSpec] = [*(self.tls_certificates or ())] or [self]
+        pairs: list[CertificateFilesSpec | ServerTlsSpec] = [*self.tls_certificates] or [self]
         for at, pair in enumerate(pairs):
             base: Path = ("tlsCertificates", at) if self.tls_certificates else ()
             if not pair.server_certificate:
@@ -136,9 +141,50 @@ def tls_findings(spec: ServerTlsSpec, path: Path) -> Iterator[Finding]:
     if spec.mode in PASSING and (any(own) or spec.tls_certificates or spec.credential_names):
         yield warning(path, f"{spec.mode} uses no certificates: they are ignored", "Use SIMPLE, or take them out.")
     for name, several in (("credentialNames", spec.credential_names), ("tlsCertificates", spec.tls_certificates)):
-        if several is not None and len(several) > 1:
-            message = f"only the first of {name} is used yet"
-            yield Finding((*path, name, 1), message, "", NOT_SUPPORTED, Severity.WARNING)
+        if len(several) > 2:
+            message = "two certificates are enough for a server (RSA and ECDSA), and a cluster takes no more"
+            yield warning((*path, name), message, "Keep one of each kind.")
+    yield from _useless(spec, path)
+
+
+_OF_CLIENTS = ("subject_alt_names", "verify_certificate_spki", "verify_certificate_hash", "insecure_skip_verify")
+_OF_HANDSHAKE = ("min_protocol_version", "max_protocol_version", "cipher_suites", "ecdh_curves")
+_USELESS = {
+    "looks only at the SNI": (
+        PASSING,
+        (*_OF_CLIENTS, *_OF_HANDSHAKE, "ca_cert_credential_name"),
+    ),
+    "asks clients for no certificate": (
+        (ServerTlsMode.SIMPLE,),
+        (*_OF_CLIENTS, "ca_cert_credential_name", "ca_certificates", "ca_crl"),
+    ),
+    "has the mesh's own rules of certificates and handshakes": (
+        (ServerTlsMode.ISTIO_MUTUAL,),
+        ("verify_certificate_spki", "verify_certificate_hash", *_OF_HANDSHAKE, "ca_cert_credential_name", "ca_crl"),
+    ),
+}
+"""Why a mode has no use for a field: the modes and the fields. As Istio's, where that sends them on at all."""
+
+
+def _useless(spec: ServerTlsSpec, path: Path) -> Iterator[Finding]:
+    """HR0002 for what is written and has no effect in this mode, or from this source of certificates."""
+    for why, (modes, names) in _USELESS.items():
+        for name in names if spec.mode in modes else ():
+            if name in spec.model_fields_set and getattr(spec, name) not in ("", "TLS_AUTO", None, False, []):
+                yield _no_effect((*path, to_camel(name)), f"{spec.mode} {why}")
+    by_files = spec.mode in _MUTUAL and not (spec.credential_name or spec.credential_names)
+    if by_files and spec.ca_cert_credential_name:
+        yield _no_effect((*path, "caCertCredentialName"), "certificates from files have their CA in caCertificates")
+    if spec.mode in _MUTUAL and not by_files and spec.ca_crl:
+        yield _no_effect((*path, "caCrl"), "the revocation list of a credential stands in its Secret (ca.crl, or crl)")
+    for at, pair in enumerate(spec.tls_certificates):
+        if pair.ca_certificates:
+            place = (*path, "tlsCertificates", at, "caCertificates")
+            yield _no_effect(place, "all certificates of a server verify clients by its caCertificates")
+
+
+def _no_effect(path: Path, why: str) -> Finding:
+    return Finding(path, f"{path[-1]} has no effect here: {why}", "Take it out.", NO_EFFECT, Severity.WARNING)
 
 
 def valid_cipher(name: str) -> bool:
@@ -147,21 +193,24 @@ def valid_cipher(name: str) -> bool:
 
 
 def lower_server_tls(spec: ServerTlsSpec) -> ServerTls:
-    """The settings; of several certificates the first one."""
-    files = spec.tls_certificates[0] if spec.tls_certificates else spec
+    """The settings, with every certificate that they name."""
+    files = spec.tls_certificates or ([spec] if spec.server_certificate and spec.private_key else [])
     return ServerTls(
         mode=spec.mode,
         https_redirect=spec.https_redirect,
-        server_certificate=files.server_certificate,
-        private_key=files.private_key,
-        ca_certificates=spec.ca_certificates or files.ca_certificates,
-        credential_name=spec.credential_name or next(iter(spec.credential_names or ()), ""),
+        credentials=tuple(dict.fromkeys(spec.credential_names or filter(None, (spec.credential_name,)))),
+        certificates=tuple(dict.fromkeys((pair.server_certificate, pair.private_key) for pair in files)),
+        ca_credential=spec.ca_cert_credential_name,
+        ca_certificates=spec.ca_certificates,
+        ca_crl=spec.ca_crl,
+        insecure_skip_verify=bool(spec.insecure_skip_verify),
         subject_alt_names=tuple(spec.subject_alt_names),
         verify_certificate_spki=tuple(spec.verify_certificate_spki),
         verify_certificate_hash=tuple(spec.verify_certificate_hash),
         min_protocol_version=_version(spec.min_protocol_version),
         max_protocol_version=_version(spec.max_protocol_version),
         cipher_suites=tuple(dict.fromkeys(name for name in spec.cipher_suites if valid_cipher(name))),
+        ecdh_curves=tuple(dict.fromkeys(spec.ecdh_curves)),
     )
 
 

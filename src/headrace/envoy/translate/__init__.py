@@ -21,6 +21,7 @@ from headrace.envoy.translate import (
     outbound,
     own_namespace,
     secrets,
+    sni_dnat,
 )
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
@@ -128,6 +129,7 @@ class Translator:
             found += secrets.resources(self.memo, view)
         if view.scope.is_gateway:
             found += gateways.resources(self.memo, view)
+            found += sni_dnat.resources(self.memo, view)
         elif view.instance.capture.kind is CaptureKind.LOOPBACK:
             found += loopback.resources(self.memo, view)
         elif view.instance.capture.own_namespace:

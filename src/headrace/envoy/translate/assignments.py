@@ -7,6 +7,7 @@ changed are made again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from headrace.envoy.resources import ENDPOINT, XdsResource
 from headrace.envoy.translate.clusters import is_eds, parts_of
@@ -21,7 +22,16 @@ from headrace.envoy.translate.endpoints import (
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.view import ProxyView, Target
 from headrace.model.destination import DestinationRule
-from headrace.model.service import Endpoint, Service
+from headrace.model.service import Endpoint, Health, Service
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What decides a scope's assignments beside services and endpoints: where the caller is ('' : unknown, or failover
+    is off), and whether clusters of AUTO_PASSTHROUGH are there."""
+
+    near: str
+    dnat: bool
 
 
 class AssignmentKeeper:
@@ -30,8 +40,7 @@ class AssignmentKeeper:
     def __init__(self) -> None:
         self._seen: tuple[object, object] = (None, None)
         self._targets: tuple[Target, ...] = ()
-        self._locality = ""
-        self._failover = True
+        self._shape = _Shape("", False)
         self._endpoints: list[tuple[Endpoint, ...]] = []
         self._resources: Mapping[str, XdsResource] = {}
 
@@ -41,23 +50,22 @@ class AssignmentKeeper:
         if self._seen[0] is scope and self._seen[1] is view.endpoints:
             return self._resources
         self._seen = (scope, view.endpoints)
-        locality = caller_locality(scope.key.labels)
-        failover = scope.mesh.locality_failover
+        near = caller_locality(scope.key.labels) if scope.mesh.locality_failover else ""
+        shape = _Shape(near, scope.passes_by_sni)
         current = [view.endpoints.get(target.key, ()) for target in scope.targets]
-        if scope.targets is not self._targets or failover != self._failover or locality != self._locality:
+        if scope.targets is not self._targets or shape != self._shape:
             found: dict[str, XdsResource] = {}
             for target, endpoints in zip(scope.targets, current, strict=True):
-                _put(memo, found, target, endpoints, locality, failover)
+                _put(memo, found, target, endpoints, shape)
             self._resources = dict(sorted(found.items()))
         else:
             changed = [at for at, (one, old) in enumerate(zip(current, self._endpoints, strict=True)) if one is not old]
             if changed:
                 renewed = dict(self._resources)
                 for at in changed:
-                    _put(memo, renewed, scope.targets[at], current[at], locality, failover)
+                    _put(memo, renewed, scope.targets[at], current[at], shape)
                 self._resources = renewed
-        self._targets, self._endpoints = scope.targets, current
-        self._locality, self._failover = locality, failover
+        self._targets, self._endpoints, self._shape = scope.targets, current, shape
         return self._resources
 
 
@@ -66,22 +74,22 @@ def _put(
     found: dict[str, XdsResource],
     target: Target,
     endpoints: tuple[Endpoint, ...],
-    locality: str,
-    failover: bool,
+    shape: _Shape,
 ) -> None:
-    near = locality if failover else ""
     known = endpoints if target.is_pool else taking_requests(endpoints)
-    key = (target.service, target.rule, near, known)
-    kept = memo.latest("assignments", (*target.slot, near), key, _assignments, *key)
-    for resource in kept:
-        found[resource.name] = resource
+    for dnat in (False, True) if shape.dnat and not target.service.external else (False,):
+        key = (target.service, target.rule, shape.near, known, dnat)
+        kept = memo.latest("assignments", (*target.slot, shape.near, dnat), key, _assignments, *key)
+        for resource in kept:
+            found[resource.name] = resource
 
 
 def _assignments(
-    service: Service, rule: DestinationRule | None, locality: str, endpoints: tuple[Endpoint, ...]
+    service: Service, rule: DestinationRule | None, locality: str, endpoints: tuple[Endpoint, ...], dnat: bool
 ) -> tuple[XdsResource, ...]:
     """The assignments of all clusters of one service. Farther endpoints step back only where outlier detection can
-    tell that the near ones are sick."""
+    tell that the near ones are sick. `dnat`: of the clusters that pass mesh mutual TLS on (`sni_dnat`), which have only
+    the endpoints that demand it."""
     found = []
     for part in parts_of(service, rule):
         policy = effective_policy(rule, part.port.number, part.subset)
@@ -89,7 +97,9 @@ def _assignments(
             continue
         labels = part.subset.labels if part.subset else ()
         chosen = [item for item in in_subset(endpoints, part.port.number, labels) if is_address(item.address)]
-        name = part.cluster(service)
+        if dnat:
+            chosen = [item for item in chosen if item.mtls and item.health is Health.HEALTHY]
+        name = part.sni(service) if dnat else part.cluster(service)
         message = load_assignment(name, chosen, locality, failover=policy.outlier_detection is not None)
         found.append(resource_of(ENDPOINT, name, message))
     return tuple(found)

@@ -17,8 +17,9 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
 
 from headrace.envoy.translate.file_secrets import certificate_name, file_secret, root_name
 from headrace.envoy.translate.messages import packed
-from headrace.envoy.translate.tls import CA_SUFFIX, credential_secret, mesh_upstream, san_matchers, transport_socket
+from headrace.envoy.translate.tls import credential_secret, mesh_upstream, san_matchers, transport_socket
 from headrace.model.destination import ClientTls, TlsMode
+from headrace.model.gateway import CA_SUFFIX
 from headrace.model.mesh import MeshConfig
 from headrace.model.service import Resolution, Service
 

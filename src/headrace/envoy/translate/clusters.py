@@ -55,6 +55,10 @@ class Part:
         """The cluster's name."""
         return outbound_cluster(self.port.number, self.subset.name if self.subset else "", service.host)
 
+    def sni(self, service: Service) -> str:
+        """The SNI of mesh mutual TLS towards it; also its cluster's name where a gateway passes that on."""
+        return sni(self.port.number, self.subset.name if self.subset else "", service.host)
+
 
 def parts_of(service: Service, rule: DestinationRule | None) -> Iterator[Part]:
     """Every port that has clusters (all but UDP), whole and by subset. DYNAMIC_DNS has none: it is not supported yet,
@@ -94,14 +98,32 @@ _NOT_BY_NAME = _Named()
 
 def target_clusters(memo: Memo, view: ProxyView, target: Target, module: bool = False) -> tuple[XdsResource, ...]:
     """All clusters of one service as a scope sees it. `module`: the native module picks the endpoints of pools."""
-    scope, named = view.scope, _NOT_BY_NAME
-    if target.service.resolution in _BY_NAME:
-        near = caller_locality(scope.key.labels) if scope.mesh.locality_failover else ""
-        named = _Named(taking_requests(view.endpoints_of(target)), near)
+    scope, named = view.scope, _named(view, target)
     picks = module and target.is_pool
     beside = scope.by_host.get(overflow_host(target)) if picks else None
     key = (scope.mesh, target, named, picks, beside)
     return memo.latest("clusters", (*target.slot, named.locality, picks), key, _build, *key)
+
+
+def dnat_clusters(memo: Memo, view: ProxyView, target: Target) -> tuple[XdsResource, ...]:
+    """The clusters of one service to which a gateway passes mesh mutual TLS on as it is: called by the SNI, without TLS
+    of their own."""
+    key = (view.scope.mesh, target, _named(view, target))
+    return memo.latest("SNI-DNAT clusters", (*target.slot, key[2].locality), key, _build_dnat, *key)
+
+
+def _build_dnat(mesh: MeshConfig, target: Target, named: _Named) -> tuple[XdsResource, ...]:
+    mutual = _Named(tuple(item for item in named.endpoints if item.mtls), named.locality)
+    parts = parts_of(target.service, target.rule)
+    found = [_cluster(mesh, target, part, mutual, dnat=True) for part in parts]
+    return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
+
+
+def _named(view: ProxyView, target: Target) -> _Named:
+    if target.service.resolution not in _BY_NAME:
+        return _NOT_BY_NAME
+    near = caller_locality(view.scope.key.labels) if view.scope.mesh.locality_failover else ""
+    return _Named(taking_requests(view.endpoints_of(target)), near)
 
 
 def _build(
@@ -120,10 +142,10 @@ def _build(
     return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
 
 
-def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named) -> Any | None:
+def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dnat: bool = False) -> Any | None:
     service, port = target.service, part.port
     policy = effective_policy(target.rule, port.number, part.subset)
-    name = part.cluster(service)
+    name = part.sni(service) if dnat else part.cluster(service)
     cluster = cluster_pb2.Cluster(name=name)
     cluster.common_lb_config.SetInParent()
     if not _set_discovery(cluster, target, part, named):
@@ -131,16 +153,17 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named) -> Any
     pool = policy.connection_pool
     http2 = speaks_http2(pool, declared=port.protocol.is_http2)
     options = http_options(pool, http2=http2, sniffed=port.protocol is Protocol.UNDECLARED)
-    if options is None and originates_tls(policy.tls):
+    if options is None and originates_tls(policy.tls) and not dnat:
         options = http_options(pool, http2=http2, sniffed=False) or _http1_options()
     engine = engine_timeouts(service.engine)
     apply_pool(cluster, pool, min(mesh.connect_timeout, engine.connect) if engine else mesh.connect_timeout)
     apply_outlier_detection(cluster, policy.outlier_detection)
     apply_load_balancer(cluster, policy.load_balancer)
-    subset = part.subset.name if part.subset else ""
-    own_sni = sni(port.number, subset, service.host)
-    apply_tls(cluster, options, TlsSettings(mesh, service, policy.tls, own_sni, target.accounts, http2))
-    if mesh.connection_life and carries_http(port.protocol) and speaks_mesh_tls(cluster, policy.tls):
+    if not dnat:
+        own_sni = part.sni(service)
+        apply_tls(cluster, options, TlsSettings(mesh, service, policy.tls, own_sni, target.accounts, http2))
+    ends_here = not dnat and carries_http(port.protocol)
+    if mesh.connection_life and ends_here and speaks_mesh_tls(cluster, policy.tls):
         options = options or _http1_options()
         bound_client_side(options, mesh)
     set_http_options(cluster, options)

@@ -1,8 +1,12 @@
 """Which servers a gateway proxy really runs: the servers of all its Gateway documents, merged per port.
 
-Called by `gateways` (listeners) and `gateway_routes`. Istio's rules: HTTP servers of one port share a listener and a
-route table; TLS servers of one port share a listener, with a filter chain each, told apart by SNI; a server that
-conflicts with an older one (the other protocol on the port, or a host that another server of the port has) is left out.
+Called by `gateways` (listeners) and `gateway_routes`. Istio's rules, in the order of age:
+- Clear-text HTTP servers of one port and address share a filter chain and a route table.
+- Servers with TLS share the port, with filter chains told apart by SNI; a clear-text server that comes after them has
+  the chain for what is no TLS.
+- Left out is a server whose port and address have an older clear-text server of another protocol, and one with TLS
+  settings that names a host that an older one of the port and address has.
+- Addresses (`bind`) keep servers of one port apart.
 """
 
 from __future__ import annotations
@@ -10,23 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from headrace.model.gateway import Gateway, Server, ServerTlsMode
+from headrace.model.gateway import Gateway, Server
 from headrace.model.service import Protocol
 
-_TERMINATING = (
-    ServerTlsMode.SIMPLE,
-    ServerTlsMode.MUTUAL,
-    ServerTlsMode.OPTIONAL_MUTUAL,
-    ServerTlsMode.ISTIO_MUTUAL,
-)
 _HTTP = {Protocol.HTTP.value, Protocol.HTTP2.value, Protocol.GRPC.value, "GRPC-WEB"}
 
 Hosts = tuple[tuple[str, str], ...]
+_Door = tuple[int, str, str]
+"""Port really bound, protocol, address as written: what Istio keeps servers by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoundServer:
-    """One server of a Gateway: `gateway` is `namespace/name`, `hosts` with namespaces resolved ('*': any)."""
+    """One server of a Gateway: `gateway` is `namespace/name`, `hosts` with namespaces resolved ('*': any); `route_name`
+    is empty where what it carries is not HTTP."""
 
     gateway: str
     server: Server
@@ -42,34 +43,85 @@ class BoundServer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GatewayPort:
-    """One listener: `port` is the port really bound, `tls` whether its servers terminate TLS."""
+    """One listener: `port` is the port really bound. `groups`: servers of one protocol each, in the order in which the
+    first of each came; those of clear-text HTTP are one filter chain, all others have their own."""
 
     bind: str
     port: int
-    tls: bool
-    servers: tuple[BoundServer, ...]
+    groups: tuple[tuple[BoundServer, ...], ...]
+
+    @property
+    def servers(self) -> tuple[BoundServer, ...]:
+        """All servers of the listener."""
+        return tuple(server for group in self.groups for server in group)
 
 
 def merged_ports(gateways: Sequence[Gateway], bind: str, port_map: Iterable[tuple[int, int]]) -> list[GatewayPort]:
-    """The listeners of a gateway proxy, sorted by port and address; `gateways` are ordered oldest first.
-
-    Servers that are neither HTTP nor HTTPS with TLS termination are not translated (`check` says so).
-    """
+    """The listeners of a gateway proxy, sorted by port and address; `gateways` are ordered oldest first."""
     bound = dict(port_map)
-    ports: dict[tuple[int, str], list[BoundServer]] = {}
+    merge = _Merge()
     for gateway in gateways:
         for server in gateway.servers:
-            if not (is_http(server) or _terminates_tls(server)):
-                continue
             port = bound.get(server.port, server.port)
-            candidate = _bound_server(gateway, server, port)
-            held = ports.setdefault((port, server.bind or bind), [])
-            if all(_fits(candidate, other) for other in held):
-                held.append(candidate)
-    return [
-        GatewayPort(address, port, not is_http(servers[0].server), tuple(servers))
-        for (port, address), servers in sorted(ports.items())
-    ]
+            merge.add(_bound_server(gateway, server, port), port)
+    listeners: dict[tuple[int, str], list[tuple[BoundServer, ...]]] = {}
+    for (port, _, address), servers in merge.groups.items():
+        listeners.setdefault((port, address or bind), []).append(tuple(servers))
+    return [GatewayPort(address, port, tuple(groups)) for (port, address), groups in sorted(listeners.items())]
+
+
+class _Merge:
+    """Servers put together, one after the other."""
+
+    def __init__(self) -> None:
+        self.groups: dict[_Door, list[BoundServer]] = {}
+        self._plain: dict[int, _Door] = {}
+        self._ports: set[int] = set()
+        self._routes: set[str] = set()
+        self._names: dict[int, dict[tuple[str, str], str]] = {}
+
+    def add(self, candidate: BoundServer, port: int) -> None:
+        """Take the server in, or leave it out where it conflicts."""
+        server = candidate.server
+        if server.tls is not None and not self._claim_names(candidate, port):
+            return
+        door = (port, server.protocol.upper(), server.bind)
+        if port not in self._ports:
+            self._ports.add(port)
+            self._open(door, candidate)
+        elif port in self._plain:
+            self._beside(self._plain[port], door, candidate)
+        elif not _is_tls(server):
+            self._open(door, candidate)
+        elif not candidate.route_name or candidate.route_name not in self._routes:
+            self._routes.add(candidate.route_name)
+            self.groups.setdefault(door, []).append(candidate)
+
+    def _claim_names(self, candidate: BoundServer, port: int) -> bool:
+        """Whether no other server with TLS settings of the port and address has one of its hosts; it has them now. A
+        host of one namespace is another than the same host of all (Istio)."""
+        known = self._names.setdefault(port, {})
+        bind = candidate.server.bind
+        if any(known.get(host) == bind for host in candidate.hosts):
+            return False
+        known.update(dict.fromkeys(candidate.hosts, bind))
+        return True
+
+    def _beside(self, current: _Door, door: _Door, candidate: BoundServer) -> None:
+        """Add to a port that has a clear-text server."""
+        if current[2] != door[2]:
+            if door in self.groups:
+                self.groups[door].append(candidate)
+            else:
+                self._open(door, candidate)
+        elif is_http(candidate.server) and current[1] in _HTTP:
+            self.groups[current].append(candidate)
+
+    def _open(self, door: _Door, candidate: BoundServer) -> None:
+        if not _is_tls(candidate.server):
+            self._plain[door[0]] = door
+        self._routes.add(candidate.route_name)
+        self.groups[door] = [candidate]
 
 
 def is_http(server: Server) -> bool:
@@ -77,30 +129,21 @@ def is_http(server: Server) -> bool:
     return server.protocol.upper() in _HTTP
 
 
-def _terminates_tls(server: Server) -> bool:
-    return server.protocol.upper() == "HTTPS" and server.tls is not None and server.tls.mode in _TERMINATING
+def _is_tls(server: Server) -> bool:
+    """Whether a server has TLS settings that are more than the redirection of clear-text HTTP."""
+    return server.tls is not None and not is_http(server)
 
 
 def _bound_server(gateway: Gateway, server: Server, port: int) -> BoundServer:
     namespace = gateway.meta.namespace
     hosts = tuple((namespace if part == "." else part, name.lower()) for part, name in server.hosts)
     at = f".{server.bind}" if server.bind else ""
+    route_name = ""
     if is_http(server):
         route_name = f"http.{port}{at}"
-    else:
+    elif server.protocol.upper() == Protocol.HTTPS.value and server.tls is not None and server.tls.terminates:
         route_name = f"https.{server.port}.{server.port_name}.{gateway.meta.name}.{namespace}{at}"
     return BoundServer(f"{namespace}/{gateway.meta.name}", server, hosts, route_name)
-
-
-def _fits(candidate: BoundServer, other: BoundServer) -> bool:
-    """Whether two servers can share a port."""
-    if is_http(candidate.server) != is_http(other.server):
-        return False
-    if is_http(candidate.server):
-        return True
-    # Names decide, without their namespaces: Envoy refuses two filter chains for one name.
-    names = {name for _, name in candidate.hosts} & {name for _, name in other.hosts}
-    return candidate.route_name != other.route_name and not names
 
 
 def intersection(server: Hosts, hosts: Sequence[str], namespace: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
@@ -17,14 +18,16 @@ from headrace.envoy.resources import SECRET, XdsResource
 from headrace.envoy.secrets import SecretResource
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import serialized
-from headrace.envoy.translate.tls import CA_SUFFIX, credential_resource, server_certificate_name, server_root_name
+from headrace.envoy.translate.tls import credential_resource, server_certificate_name, server_root_name
 from headrace.envoy.view import ProxyView, Scope
 from headrace.model.destination import TlsMode
-from headrace.model.gateway import ServerTlsMode
+from headrace.model.gateway import CA_SUFFIX, ServerTls, secret_name
 from headrace.model.security import Secret
 
 _PAIRS = (("cert", "key"), ("tls.crt", "tls.key"))
 """Keys of a certificate and its private key: Istio's generic form, then kubernetes.io/tls."""
+_STAPLE = "tls.ocsp-staple"
+"""Key of what the certificate's authority says of its validity (only beside `tls.crt`)."""
 _ROOTS = (("cacert", "crl"), ("ca.crt", "ca.crl"))
 """Keys of a CA and its revocation list, in the same order."""
 
@@ -38,14 +41,13 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
 
 def _build(scope: Scope) -> tuple[XdsResource, ...]:
     found: list[XdsResource] = []
-    certificates, roots = _named(scope)
-    for name in sorted(certificates):
-        message = _certificate(name, scope.secrets.get(name))
+    needed = _needed(scope)
+    for name, secret in sorted(needed.certificates.items()):
+        message = _certificate(name, scope.secrets.get(secret))
         if message is not None:
             found.append(_hidden(message, message.tls_certificate.certificate_chain.inline_bytes))
-    for name in sorted(roots):
-        secret = scope.secrets.get(name + CA_SUFFIX) or scope.secrets.get(name)
-        message = _root(name + CA_SUFFIX, secret)
+    for name, candidates in sorted(needed.roots.items()):
+        message = _root(name, next(filter(None, map(scope.secrets.get, candidates)), None))
         if message is not None:
             found.append(_hidden(message, message.validation_context.SerializeToString(deterministic=True)))
     files = {message.name: message for message in _files(scope)}
@@ -59,45 +61,72 @@ def _hidden(message: Any, public: bytes) -> XdsResource:
     return SecretResource(SECRET, message.name, serialized(message), version)
 
 
-def _files(scope: Scope) -> Iterator[Any]:
-    """The secrets that the gateway's servers name as files on the proxy's host: paths only."""
-    for gateway in scope.gateways:
-        for tls in (server.tls for server in gateway.servers):
-            if tls is None or tls.credential_name or not tls.server_certificate:
-                continue
-            pair = common_pb2.TlsCertificate(
-                certificate_chain=base_pb2.DataSource(filename=tls.server_certificate),
-                private_key=base_pb2.DataSource(filename=tls.private_key),
-            )
-            yield secret_pb2.Secret(name=server_certificate_name(tls), tls_certificate=pair)
-            if tls.ca_certificates:
-                context = common_pb2.CertificateValidationContext(
-                    trusted_ca=base_pb2.DataSource(filename=tls.ca_certificates)
-                )
-                yield secret_pb2.Secret(name=server_root_name(tls), validation_context=context)
-
-
-def _named(scope: Scope) -> tuple[set[str], set[str]]:
-    """Names of the credentials whose certificate, and whose CA, the proxy's policies need."""
-    certificates: set[str] = set()
-    roots: set[str] = set()
+def _servers(scope: Scope) -> Iterator[ServerTls]:
+    """The TLS settings of the gateway's servers that end TLS."""
     for gateway in scope.gateways:
         for server in gateway.servers:
-            if server.tls is not None and server.tls.credential_name:
-                certificates.add(server.tls.credential_name)
-                if server.tls.mode in (ServerTlsMode.MUTUAL, ServerTlsMode.OPTIONAL_MUTUAL):
-                    roots.add(server.tls.credential_name)
+            if server.tls is not None and server.tls.terminates:
+                yield server.tls
+
+
+def _files(scope: Scope) -> Iterator[Any]:
+    """The secrets that the gateway's servers name as files on the proxy's host: paths only."""
+    for tls in _servers(scope):
+        if tls.credentials:
+            continue
+        for pair in tls.certificates:
+            certificate = common_pb2.TlsCertificate(
+                certificate_chain=base_pb2.DataSource(filename=pair[0]),
+                private_key=base_pb2.DataSource(filename=pair[1]),
+            )
+            yield secret_pb2.Secret(name=server_certificate_name(pair), tls_certificate=certificate)
+        if tls.ca_certificates and tls.verifies_by_own_roots:
+            context = common_pb2.CertificateValidationContext(
+                trusted_ca=base_pb2.DataSource(filename=tls.ca_certificates)
+            )
+            if tls.ca_crl:
+                context.crl.filename = tls.ca_crl
+            yield secret_pb2.Secret(name=server_root_name(tls), validation_context=context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Needed:
+    """What the proxy's policies need, by resource: the Secret of a certificate, and those that may have a CA, the first
+    one that exists counting."""
+
+    certificates: dict[str, str] = field(default_factory=dict)
+    roots: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def certificate(self, credential: str, namespace: str) -> None:
+        self.certificates[credential_resource(credential)] = secret_name(credential, namespace)
+
+    def root_of(self, credential: str, namespace: str) -> None:
+        name = secret_name(credential, namespace)
+        self.roots[credential_resource(credential + CA_SUFFIX)] = (name + CA_SUFFIX, name)
+
+
+def _needed(scope: Scope) -> _Needed:
+    needed = _Needed()
+    for tls in _servers(scope):
+        for credential in tls.credentials:
+            needed.certificate(credential, scope.namespace)
+        if tls.credentials and tls.verifies_by_own_roots:
+            if tls.ca_credential:
+                names = tuple(secret_name(name, scope.namespace) for name in tls.ca_candidates)
+                needed.roots[server_root_name(tls)] = names
+            else:
+                needed.root_of(tls.credentials[0], scope.namespace)
     for target in scope.targets:
         if target.rule is None:
             continue
         for policy in (target.rule.policy, *(subset.policy for subset in target.rule.subsets)):
             blocks = [] if policy is None else [policy.tls, *(port.tls for port in policy.ports)]
-            for tls in blocks:
-                if tls is not None and tls.credential_name:
-                    roots.add(tls.credential_name)
-                    if tls.mode is TlsMode.MUTUAL:
-                        certificates.add(tls.credential_name)
-    return certificates, roots
+            for client in blocks:
+                if client is not None and client.credential_name:
+                    needed.root_of(client.credential_name, scope.namespace)
+                    if client.mode is TlsMode.MUTUAL:
+                        needed.certificate(client.credential_name, scope.namespace)
+    return needed
 
 
 def _certificate(name: str, secret: Secret | None) -> Any:
@@ -109,7 +138,9 @@ def _certificate(name: str, secret: Secret | None) -> Any:
                 certificate_chain=base_pb2.DataSource(inline_bytes=secret.data[chain]),
                 private_key=base_pb2.DataSource(inline_bytes=secret.data[key]),
             )
-            return secret_pb2.Secret(name=credential_resource(name), tls_certificate=certificate)
+            if chain == "tls.crt" and secret.data.get(_STAPLE):
+                certificate.ocsp_staple.inline_bytes = secret.data[_STAPLE]
+            return secret_pb2.Secret(name=name, tls_certificate=certificate)
     return None
 
 
@@ -123,5 +154,5 @@ def _root(name: str, secret: Secret | None) -> Any:
             )
             if secret.data.get(crl):
                 context.crl.inline_bytes = secret.data[crl]
-            return secret_pb2.Secret(name=credential_resource(name), validation_context=context)
+            return secret_pb2.Secret(name=name, validation_context=context)
     return None

@@ -17,15 +17,13 @@ from envoy.type.matcher.v3 import string_pb2
 
 from headrace.envoy.translate.file_secrets import file_secret
 from headrace.envoy.translate.messages import ads, boolean, duration, packed
-from headrace.model.gateway import ServerTls, ServerTlsMode
+from headrace.model.gateway import CA_SUFFIX, ServerTls, ServerTlsMode
 from headrace.model.mesh import MeshConfig
 
 AGENT_CLUSTER = "agent"
 """The bootstrap's static cluster: the agent's socket, which serves ADS and SDS."""
 WORKLOAD_SECRET = "default"  # noqa: S105 - a resource name, as in Istio
 ROOT_SECRET = "ROOTCA"  # noqa: S105 - a resource name, as in Istio
-CA_SUFFIX = "-cacert"
-"""What Istio appends to a credential's name for its CA."""
 TLS_SOCKET = "envoy.transport_sockets.tls"
 _RECONNECT_FIRST = 0.1
 _RECONNECT_LIMIT = 1.0
@@ -72,7 +70,8 @@ def credential_secret(name: str) -> Any:
 
 
 def credential_resource(name: str) -> str:
-    """The SECRET resource of a `credentialName` (Istio's form)."""
+    """The SECRET resource of a `credentialName` (Istio's form; `sds://` without a provider of secrets is a Secret)."""
+    name = name.removeprefix("sds://")
     return name if "://" in name else f"kubernetes://{name}"
 
 
@@ -120,10 +119,12 @@ def _tls13() -> Any:
     )
 
 
-def _mesh_validation(matchers: Sequence[Any]) -> Any:
+def _mesh_validation(matchers: Sequence[Any], *, lenient: bool = False) -> Any:
     """Validation by the mesh's root, with these SAN matchers."""
     return tls_pb2.CommonTlsContext.CombinedCertificateValidationContext(
-        default_validation_context=common_pb2.CertificateValidationContext(match_typed_subject_alt_names=matchers),
+        default_validation_context=common_pb2.CertificateValidationContext(
+            match_typed_subject_alt_names=matchers, trust_chain_verification=_trust_chain(lenient)
+        ),
         validation_context_sds_secret_config=agent_secret(ROOT_SECRET),
     )
 
@@ -147,9 +148,9 @@ def mesh_upstream(mesh: MeshConfig, sni: str, identities: Sequence[str], *, http
     return transport_socket(context)
 
 
-def mesh_downstream(mesh: MeshConfig, *, tcp: bool = False, names: Sequence[str] = ()) -> Any:
+def mesh_downstream(mesh: MeshConfig, *, tcp: bool = False, names: Sequence[str] = (), lenient: bool = False) -> Any:
     """The transport socket of a server sidecar: TLS 1.3, a client certificate of the mesh's root and trust domain
-    (with one of `names`, where there are any)."""
+    (with one of `names`, where there are any; `lenient`: any certificate)."""
     matchers = san_matchers(names) or trust_domain_matchers(mesh)
     context = tls_pb2.DownstreamTlsContext(
         require_client_certificate=boolean(True),
@@ -157,22 +158,23 @@ def mesh_downstream(mesh: MeshConfig, *, tcp: bool = False, names: Sequence[str]
             tls_params=_tls13(),
             alpn_protocols=TCP_ALPN if tcp else HTTP_ALPN,
             tls_certificate_sds_secret_configs=[agent_secret(WORKLOAD_SECRET)],
-            combined_validation_context=_mesh_validation(matchers),
+            combined_validation_context=_mesh_validation(matchers, lenient=lenient),
         ),
     )
     return transport_socket(context)
 
 
-def gateway_downstream(mesh: MeshConfig, tls: ServerTls) -> Any:
-    """The transport socket of a Gateway server that terminates TLS (SIMPLE, MUTUAL, OPTIONAL_MUTUAL, ISTIO_MUTUAL)."""
+def gateway_downstream(mesh: MeshConfig, tls: ServerTls, *, tcp: bool = False) -> Any:
+    """The transport socket of a Gateway server that terminates TLS (SIMPLE, MUTUAL, OPTIONAL_MUTUAL, ISTIO_MUTUAL);
+    `tcp`: what is inside is not HTTP."""
     if tls.mode is ServerTlsMode.ISTIO_MUTUAL:
-        return mesh_downstream(mesh, names=tls.subject_alt_names)
+        return mesh_downstream(mesh, tcp=tcp, names=tls.subject_alt_names, lenient=tls.insecure_skip_verify)
     common = tls_pb2.CommonTlsContext(alpn_protocols=HTTP_ALPN, tls_params=_server_parameters(mesh, tls))
-    if tls.credential_name:
-        common.tls_certificate_sds_secret_configs.append(credential_secret(tls.credential_name))
-    else:
-        common.tls_certificate_sds_secret_configs.append(file_secret(server_certificate_name(tls)))
-    if tls.mode in (ServerTlsMode.MUTUAL, ServerTlsMode.OPTIONAL_MUTUAL):
+    for credential in tls.credentials:
+        common.tls_certificate_sds_secret_configs.append(credential_secret(credential))
+    for pair in tls.certificates if not tls.credentials else ():
+        common.tls_certificate_sds_secret_configs.append(file_secret(server_certificate_name(pair)))
+    if tls.verifies_by_own_roots:
         _validate_clients(common, tls)
     context = tls_pb2.DownstreamTlsContext(
         common_tls_context=common, require_client_certificate=boolean(tls.mode is ServerTlsMode.MUTUAL)
@@ -180,14 +182,19 @@ def gateway_downstream(mesh: MeshConfig, tls: ServerTls) -> Any:
     return transport_socket(context)
 
 
-def server_certificate_name(tls: ServerTls) -> str:
+def server_certificate_name(pair: tuple[str, str]) -> str:
     """The secret of a server's certificate and key that are named as files (Istio's form)."""
-    return f"file-cert:{tls.server_certificate}~{tls.private_key}"
+    return f"file-cert:{pair[0]}~{pair[1]}"
 
 
 def server_root_name(tls: ServerTls) -> str:
-    """The secret of the CA of a server's clients, named as a file."""
-    return f"file-root:{tls.ca_certificates}"
+    """The secret of the CA of a server's clients: of a credential (that of caCertCredentialName has a name of its own,
+    because the same Secret may be a certificate as well), or named as a file, with the revocation list beside it."""
+    if tls.credentials and tls.ca_credential:
+        return credential_resource(f"{tls.ca_credential}#ca")
+    if tls.credentials:
+        return credential_resource(tls.credentials[0] + CA_SUFFIX)
+    return f"file-root:{tls.ca_certificates}" + (f"~{tls.ca_crl}" if tls.ca_crl else "")
 
 
 def _server_parameters(mesh: MeshConfig, tls: ServerTls) -> Any:
@@ -195,6 +202,7 @@ def _server_parameters(mesh: MeshConfig, tls: ServerTls) -> Any:
     parameters = common_pb2.TlsParameters(
         tls_minimum_protocol_version=_version(tls.min_protocol_version or mesh.tls_min_version),
         cipher_suites=tls.cipher_suites,
+        ecdh_curves=tls.ecdh_curves,
     )
     if tls.max_protocol_version:
         parameters.tls_maximum_protocol_version = _version(tls.max_protocol_version)
@@ -202,19 +210,22 @@ def _server_parameters(mesh: MeshConfig, tls: ServerTls) -> Any:
 
 
 def _validate_clients(common: Any, tls: ServerTls) -> None:
-    """Adds what a client's certificate must satisfy: the CA of the credential (`NAME-cacert`) or of the file."""
+    """Adds what a client's certificate must satisfy: the CA of the credential or of the file, names, pinned keys."""
     rules = common_pb2.CertificateValidationContext(
         match_typed_subject_alt_names=san_matchers(tls.subject_alt_names),
         verify_certificate_spki=tls.verify_certificate_spki,
         verify_certificate_hash=tls.verify_certificate_hash,
-    )
-    root = (
-        credential_secret(tls.credential_name + CA_SUFFIX)
-        if tls.credential_name
-        else file_secret(server_root_name(tls))
+        trust_chain_verification=_trust_chain(tls.insecure_skip_verify),
     )
     common.combined_validation_context.default_validation_context.CopyFrom(rules)
-    common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(root)
+    common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(file_secret(server_root_name(tls)))
+
+
+def _trust_chain(lenient: bool) -> Any:
+    """`insecureSkipVerify`: a client whose certificate does not satisfy is let in all the same (its certificate is told
+    to the server in x-forwarded-client-cert)."""
+    kind = common_pb2.CertificateValidationContext
+    return kind.ACCEPT_UNTRUSTED if lenient else kind.VERIFY_TRUST_CHAIN
 
 
 def transport_socket(context: Any) -> Any:
