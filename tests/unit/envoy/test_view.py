@@ -211,7 +211,7 @@ class TestInbound:
 
 class TestGateway:
     def test_its_gateways_their_virtual_services_and_secrets(self) -> None:
-        tls = ServerTls(ServerTlsMode.MUTUAL, credential_name="door")
+        tls = ServerTls(ServerTlsMode.MUTUAL, credentials=("door",))
         about = meta("networking.istio.io/Gateway", "gw", "edge")
         gateway = Gateway(about, (("app", "gw"),), (Server(443, "HTTPS", "https", (("*", "*"),), tls),))
         other = Gateway(meta("networking.istio.io/Gateway", "other", "edge"), (("app", "other"),), ())

@@ -194,12 +194,11 @@ def valid_cipher(name: str) -> bool:
 
 def lower_server_tls(spec: ServerTlsSpec) -> ServerTls:
     """The settings, with every certificate that they name."""
-    files = spec.tls_certificates or ([spec] if spec.server_certificate and spec.private_key else [])
     return ServerTls(
         mode=spec.mode,
         https_redirect=spec.https_redirect,
         credentials=tuple(dict.fromkeys(spec.credential_names or filter(None, (spec.credential_name,)))),
-        certificates=tuple(dict.fromkeys((pair.server_certificate, pair.private_key) for pair in files)),
+        certificates=tuple(dict.fromkeys(_pairs(spec))),
         ca_credential=spec.ca_cert_credential_name,
         ca_certificates=spec.ca_certificates,
         ca_crl=spec.ca_crl,
@@ -212,6 +211,13 @@ def lower_server_tls(spec: ServerTlsSpec) -> ServerTls:
         cipher_suites=tuple(dict.fromkeys(name for name in spec.cipher_suites if valid_cipher(name))),
         ecdh_curves=tuple(dict.fromkeys(spec.ecdh_curves)),
     )
+
+
+def _pairs(spec: ServerTlsSpec) -> Iterator[tuple[str, str]]:
+    for pair in spec.tls_certificates:
+        yield pair.server_certificate, pair.private_key
+    if spec.server_certificate and spec.private_key:
+        yield spec.server_certificate, spec.private_key
 
 
 def _version(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.model.gateway import ServerTlsMode
+from headrace.model.gateway import ServerTlsMode, secret_name
 
 
 def document(servers: str, name: str = "door", selector: str = "{istio: ingressgateway}") -> str:
@@ -34,6 +34,18 @@ ACCEPTED = {
     "secret": https("{mode: SIMPLE, credentialName: a, minProtocolVersion: TLSV1_2, cipherSuites: [AES128-SHA]}"),
     "files": https("{mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: /c}"),
     "bound to an address": server(rest="bind: 127.0.0.1"),
+    "bound to a socket": server("{number: 0, name: a, protocol: HTTP}", rest="bind: unix:///a"),
+    "bound to an abstract socket": server("{number: 0, name: a, protocol: TCP}", rest="bind: 'unix://@a'"),
+    "tcp": server("{number: 1, name: a, protocol: TCP}"),
+    "databases": server("{number: 1, name: a, protocol: MONGO}"),
+    "passthrough": https("{mode: PASSTHROUGH}"),
+    "auto passthrough": server("{number: 1, name: a, protocol: TLS}", rest="tls: {mode: AUTO_PASSTHROUGH}"),
+    "two secrets": https("{mode: SIMPLE, credentialNames: [rsa, ecdsa], ecdhCurves: [X25519]}"),
+    "CA of its own": https("{mode: OPTIONAL_MUTUAL, credentialName: a, caCertCredentialName: b}"),
+    "any certificate": https("{mode: MUTUAL, credentialName: a, insecureSkipVerify: true}"),
+    "files that revoke": https(
+        "{mode: MUTUAL, caCertificates: /c, caCrl: /d, tlsCertificates: [{serverCertificate: /a, privateKey: /b}]}"
+    ),
 }
 
 
@@ -93,7 +105,16 @@ REJECTED = {
         f"{TLS}.credentialNames",
         "exclude",
     ),
-    "three secrets": (https("{mode: SIMPLE, credentialNames: [a, b, c]}"), f"{TLS}.credentialNames", "more than 2"),
+    "several secrets and files": (
+        https("{mode: SIMPLE, credentialNames: [b], tlsCertificates: [{serverCertificate: /a, privateKey: /b}]}"),
+        f"{TLS}.tlsCertificates",
+        "exclude",
+    ),
+    "list of what a secret has revoked": (
+        https("{mode: PASSTHROUGH, credentialName: a, caCrl: /c}"),
+        f"{TLS}.caCrl",
+        "in its Secret",
+    ),
     "the mesh's and own": (https("{mode: ISTIO_MUTUAL, privateKey: /a}"), f"{TLS}.privateKey", "ISTIO_MUTUAL"),
     "mode": (https("{mode: DOUBLE}"), f"{TLS}.mode", "one of its values"),
     "revocation without clients": (
@@ -134,11 +155,43 @@ WARNED = {
         "IST0133",
         f"{TLS}.httpsRedirect",
     ),
-    "passthrough": (https("{mode: PASSTHROUGH}"), "HR0001", f"{TLS}.mode"),
-    "tcp": (server("{number: 1, name: a, protocol: TCP}"), "HR0001", f"{PORT}.protocol"),
-    "socket": (server("{number: 0, name: a, protocol: HTTP}", rest="bind: unix:///a"), "HR0001", f"{SERVER}.bind"),
-    "endpoint": (server(rest="defaultEndpoint: 127.0.0.1:80"), "HR0001", f"{SERVER}.defaultEndpoint"),
-    "second secret": (https("{mode: SIMPLE, credentialNames: [a, b]}"), "HR0001", f"{TLS}.credentialNames[1]"),
+    "udp": (server("{number: 1, name: a, protocol: UDP}"), "HR0002", f"{PORT}.protocol"),
+    "long socket": (
+        server("{number: 0, name: a, protocol: HTTP}", rest=f"bind: unix:///{'a' * 107}"),
+        "HR0002",
+        f"{SERVER}.bind",
+    ),
+    "endpoint": (server(rest="defaultEndpoint: 127.0.0.1:80"), "HR0002", f"{SERVER}.defaultEndpoint"),
+    "third secret": (https("{mode: SIMPLE, credentialNames: [a, b, c]}"), "IST0133", f"{TLS}.credentialNames"),
+    "ciphers of a passthrough": (
+        https("{mode: AUTO_PASSTHROUGH, maxProtocolVersion: TLSV1_2}"),
+        "HR0002",
+        f"{TLS}.maxProtocolVersion",
+    ),
+    "names of clients that are not asked": (
+        https("{mode: SIMPLE, credentialName: a, subjectAltNames: [a.example]}"),
+        "HR0002",
+        f"{TLS}.subjectAltNames",
+    ),
+    "curves of the mesh": (https("{mode: ISTIO_MUTUAL, ecdhCurves: [X25519]}"), "HR0002", f"{TLS}.ecdhCurves"),
+    "list of revoked beside a secret": (
+        https("{mode: MUTUAL, credentialName: a, caCrl: /c}"),
+        "HR0002",
+        f"{TLS}.caCrl",
+    ),
+    "secret of a CA beside files": (
+        https("{mode: MUTUAL, serverCertificate: /a, privateKey: /b, caCertificates: /c, caCertCredentialName: d}"),
+        "HR0002",
+        f"{TLS}.caCertCredentialName",
+    ),
+    "CA of one of several certificates": (
+        https(
+            "{mode: MUTUAL, caCertificates: /c, "
+            "tlsCertificates: [{serverCertificate: /a, privateKey: /b, caCertificates: /d}]}"
+        ),
+        "HR0002",
+        f"{TLS}.tlsCertificates[0].caCertificates",
+    ),
 }
 
 
@@ -163,9 +216,27 @@ def test_servers_are_lowered(judge):
     assert (http.port, http.protocol, http.port_name) == (80, "HTTP", "http")
     assert http.hosts == (("*", "*"), ("default", "a.b"), ("ns", "*.c.d"))
     assert tls.tls.mode is ServerTlsMode.SIMPLE
-    assert (tls.tls.credential_name, tls.tls.min_protocol_version, tls.tls.cipher_suites) == ("x", "TLSV1_3", ())
+    assert (tls.tls.credentials, tls.tls.min_protocol_version, tls.tls.cipher_suites) == (("x", "y"), "TLSV1_3", ())
 
 
-def test_a_server_on_a_socket_is_left_out(judge):
-    verdict = judge(server("{number: 0, name: a, protocol: HTTP}", rest="bind: unix:///a"))
-    assert verdict.resource.servers == ()
+@pytest.mark.parametrize("which", ["udp", "long socket"])
+def test_a_server_for_which_no_proxy_can_listen_is_left_out(judge, which):
+    assert judge(WARNED[which][0]).resource.servers == ()
+
+
+@pytest.mark.parametrize(
+    ("credential", "secret"),
+    [
+        ("x", "x"),
+        ("kubernetes://x", "x"),
+        ("sds://x", "x"),
+        ("edge/x", "x"),
+        ("kubernetes://edge/x", "x"),
+        ("other/x", ""),
+        ("kubernetes-gateway://other/x", ""),
+        ("builtin://", ""),
+        ("edge/x/y", ""),
+    ],
+)
+def test_a_credential_is_a_secret_of_the_proxys_namespace(credential, secret):
+    assert secret_name(credential, "edge") == secret

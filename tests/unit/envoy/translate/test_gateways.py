@@ -27,8 +27,8 @@ from headrace.model.gateway import Server, ServerTls, ServerTlsMode
 from headrace.model.security import Secret
 from headrace.model.traffic import VirtualService
 
-SIMPLE = ServerTls(ServerTlsMode.SIMPLE, credential_name="cert")
-MUTUAL = ServerTls(ServerTlsMode.MUTUAL, credential_name="cert")
+SIMPLE = ServerTls(ServerTlsMode.SIMPLE, credentials=("cert",))
+MUTUAL = ServerTls(ServerTlsMode.MUTUAL, credentials=("cert",))
 
 
 def built(*args: Any, **settings: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def test_a_port_carries_http_or_tls_and_the_older_wins() -> None:
         "0.0.0.0",
         (),
     )
-    assert [(port.tls, [server.gateway for server in port.servers]) for port in ports] == [(False, ["edge/old"])]
+    assert [[server.gateway for server in port.servers] for port in ports] == [["edge/old"]]
 
 
 def test_a_host_of_a_tls_port_belongs_to_the_older_server() -> None:
@@ -102,7 +102,7 @@ def test_tls_servers_are_told_apart_by_sni() -> None:
     ]
 
 
-def test_servers_that_are_not_translated_make_no_listener() -> None:
+def test_servers_without_a_rule_make_no_listener() -> None:
     passthrough = https_server("*", tls=ServerTls(ServerTlsMode.PASSTHROUGH))
     tcp = Server(9000, "TCP", "tcp", (("*", "*"),))
     assert built((gateway("gw", passthrough, tcp),)) == {}
@@ -157,7 +157,7 @@ def test_https_redirect_covers_every_host_of_the_server(rules: tuple[VirtualServ
 
 
 def test_https_redirect_sends_nobody_from_https_to_https() -> None:
-    tls = ServerTls(ServerTlsMode.SIMPLE, credential_name="cert", https_redirect=True)
+    tls = ServerTls(ServerTlsMode.SIMPLE, credentials=("cert",), https_redirect=True)
     rules = (virtual_service("a", ("a.example",), answer(None, "x")),)
     found = built((gateway("gw", https_server("a.example", tls=tls, name="web")),), rules, port_map=((443, 8443),))
     (host,) = found["https.443.web.gw.edge"].virtual_hosts
@@ -179,7 +179,7 @@ def test_secrets_are_exactly_those_that_are_named() -> None:
     }
 
     def server(name: str, mode: ServerTlsMode, credential: str) -> Server:
-        return https_server(f"{name}.example", tls=ServerTls(mode, credential_name=credential), name=name)
+        return https_server(f"{name}.example", tls=ServerTls(mode, credentials=(credential,)), name=name)
 
     servers = (
         server("a", ServerTlsMode.SIMPLE, "cert"),
@@ -205,7 +205,7 @@ def test_secrets_are_exactly_those_that_are_named() -> None:
 
 
 def test_files_of_a_server_are_secrets_of_their_own() -> None:
-    tls = ServerTls(ServerTlsMode.MUTUAL, server_certificate="/c.pem", private_key="/k.pem", ca_certificates="/ca.pem")
+    tls = ServerTls(ServerTlsMode.MUTUAL, certificates=(("/c.pem", "/k.pem"),), ca_certificates="/ca.pem")
     view = gateway_view((gateway("gw", https_server("*", tls=tls)),))
     found = {item.name: item.body for item in secrets.resources(Memo(), view)}
     assert sorted(found) == ["file-cert:/c.pem~/k.pem", "file-root:/ca.pem"]
@@ -220,7 +220,7 @@ def test_envoy_accepts_a_gateway_with_everything() -> None:
         https_server("a.example", tls=SIMPLE, name="a"),
         https_server("b.example", tls=MUTUAL, name="b"),
         https_server("c.example", tls=ServerTls(ServerTlsMode.ISTIO_MUTUAL), name="c"),
-        https_server("d.example", tls=ServerTls(ServerTlsMode.OPTIONAL_MUTUAL, credential_name="d"), name="d"),
+        https_server("d.example", tls=ServerTls(ServerTlsMode.OPTIONAL_MUTUAL, credentials=("d",)), name="d"),
     )
     rules = (virtual_service("one", ("a.example", "b.example"), answer("/x", "x"), answer(None, "y")),)
     view = gateway_view((gateway("gw", *servers),), rules)

@@ -59,7 +59,7 @@ def test_client_speaks_tls_1_3_only_and_gets_keys_from_the_agent() -> None:
 
 
 def test_simple_server_takes_its_credential_over_ads_and_no_client_certificate() -> None:
-    found = server(ServerTls(ServerTlsMode.SIMPLE, credential_name="chat-cert"))
+    found = server(ServerTls(ServerTlsMode.SIMPLE, credentials=("chat-cert",)))
     assert found["require_client_certificate"] is False
     common = found["common_tls_context"]
     assert common["tls_certificate_sds_secret_configs"] == [
@@ -70,7 +70,7 @@ def test_simple_server_takes_its_credential_over_ads_and_no_client_certificate()
 
 
 def test_mutual_server_demands_a_client_certificate_of_the_credentials_ca() -> None:
-    tls = ServerTls(ServerTlsMode.MUTUAL, credential_name="chat", subject_alt_names=("spiffe://a/b", "client.example"))
+    tls = ServerTls(ServerTlsMode.MUTUAL, credentials=("chat",), subject_alt_names=("spiffe://a/b", "client.example"))
     found = server(tls)
     assert found["require_client_certificate"] is True
     validation = found["common_tls_context"]["combined_validation_context"]
@@ -83,7 +83,7 @@ def test_mutual_server_demands_a_client_certificate_of_the_credentials_ca() -> N
 
 
 def test_optional_mutual_checks_a_certificate_that_is_shown() -> None:
-    found = server(ServerTls(ServerTlsMode.OPTIONAL_MUTUAL, credential_name="chat"))
+    found = server(ServerTls(ServerTlsMode.OPTIONAL_MUTUAL, credentials=("chat",)))
     assert found["require_client_certificate"] is False
     assert "combined_validation_context" in found["common_tls_context"]
 
@@ -91,8 +91,7 @@ def test_optional_mutual_checks_a_certificate_that_is_shown() -> None:
 def test_files_and_protocol_bounds() -> None:
     tls = ServerTls(
         ServerTlsMode.MUTUAL,
-        server_certificate="/c.pem",
-        private_key="/k.pem",
+        certificates=(("/c.pem", "/k.pem"),),
         ca_certificates="/ca.pem",
         min_protocol_version="TLSV1_3",
         max_protocol_version="TLSV1_3",
