@@ -168,7 +168,9 @@ class Cors:
 
 @dataclass(frozen=True, slots=True)
 class HttpRoute:
-    """HTTPRoute: matches (none = everything) and exactly one of route, redirect, direct_response.
+    """HTTPRoute: matches (none = everything) and exactly one of route, redirect, direct_response, delegate.
+
+    `delegate` is namespace and name of the VirtualService that has the routes (`model.delegation` puts them in place).
 
     `timeout` None means "not written" (the engine's explicit default or none), 0 means written as none. `position` is
     its index in the document's list, where routes that are not translated leave gaps.
@@ -186,6 +188,7 @@ class HttpRoute:
     mirrors: tuple[Mirror, ...] = ()
     cors: Cors | None = None
     headers: Headers = Headers()
+    delegate: tuple[str, str] | None = None
     line: int = 0
     position: int = 0
 
@@ -215,8 +218,9 @@ class L4Route:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VirtualService:
-    """A VirtualService; `hosts` are full names, `gateways` are `mesh` or `namespace/name` (default: mesh),
-    `export_to` as written (empty: the mesh's default)."""
+    """A VirtualService; `hosts` are full names (none: a delegate of others), `gateways` are `mesh` or `namespace/name`
+    (default: mesh), `export_to` as written (empty: the mesh's default). `sources`: the documents that it was merged of,
+    the root first, where it delegates."""
 
     meta: Metadata
     hosts: tuple[str, ...]
@@ -225,6 +229,12 @@ class VirtualService:
     export_to: tuple[str, ...] = ()
     tls: tuple[L4Route, ...] = ()
     tcp: tuple[L4Route, ...] = ()
+    sources: tuple[VirtualService, ...] = ()
+
+    @property
+    def delegates(self) -> bool:
+        """Whether it leaves routes to others."""
+        return any(route.delegate is not None for route in self.http)
 
     def matches(self) -> Iterator[HttpMatch | L4Match]:
         """Every condition of every route."""

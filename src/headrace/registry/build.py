@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from headrace.model.delegation import with_delegates
 from headrace.model.resource import Labels, ResourceKey
 from headrace.model.security import Secret
 from headrace.registry.documents import Documents, HasMeta, Revision, group
@@ -40,7 +41,11 @@ def build_snapshot(
         mesh=revision.mesh,
         services=services,
         endpoints=joined.endpoints,
-        virtual_services=documents.virtual_services,
+        virtual_services=with_delegates(
+            documents.virtual_services,
+            revision.mesh.default_virtual_service_export_to,
+            previous.virtual_services if previous is not None else (),
+        ),
         destination_rules=documents.destination_rules,
         gateways=documents.gateways,
         peer_authentications=documents.peer_authentications,

@@ -11,6 +11,7 @@ from itertools import chain
 
 from headrace.config.analysis.annotations import judge_annotations, suppressed
 from headrace.config.analysis.credentials import judge_credentials
+from headrace.config.analysis.delegates import judge_delegates
 from headrace.config.analysis.destination_rules import judge_rules
 from headrace.config.analysis.destinations import judge_destinations, judge_ingress_subsets
 from headrace.config.analysis.gateways import judge_gateways
@@ -29,6 +30,7 @@ _JUDGEMENTS = (
     judge_bindings,
     judge_claim_routes,
     judge_credentials,
+    judge_delegates,
     judge_destinations,
     judge_gateways,
     judge_inference_policies,

@@ -1,6 +1,6 @@
 """Validated HTTP routes become model routes: full host names, gateways by key, percentages settled.
 
-Used by `virtual_service`. What is not translated yet never widens a rule: a route that delegates is left out whole.
+Used by `virtual_service`.
 """
 
 from __future__ import annotations
@@ -46,14 +46,12 @@ def lower_gateways(names: list[str], namespace: str) -> tuple[str, ...]:
     return tuple(resolve_gateway(gateway_key(name), namespace) for name in names)
 
 
-def lower_http_route(spec: HttpRouteSpec, namespace: str, position: int, line: int) -> HttpRoute | None:
-    """The route; None where it cannot be translated yet (a delegate)."""
-    matches = tuple(_match(match, namespace) for match in spec.match)
-    if spec.delegate is not None:
-        return None
+def lower_http_route(spec: HttpRouteSpec, namespace: str, position: int, line: int) -> HttpRoute:
+    """The route."""
+    delegate = spec.delegate
     return HttpRoute(
         name=spec.name,
-        matches=matches,
+        matches=tuple(_match(match, namespace) for match in spec.match),
         route=_destinations(spec, namespace),
         redirect=_redirect(spec.redirect) if spec.redirect else None,
         direct_response=_direct_response(spec.direct_response) if spec.direct_response else None,
@@ -64,6 +62,7 @@ def lower_http_route(spec: HttpRouteSpec, namespace: str, position: int, line: i
         mirrors=_mirrors(spec, namespace),
         cors=lower_cors(spec.cors_policy) if spec.cors_policy else None,
         headers=lower_headers(spec.headers),
+        delegate=(delegate.namespace or namespace, delegate.name) if delegate is not None else None,
         line=line,
         position=position,
     )

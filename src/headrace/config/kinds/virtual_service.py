@@ -32,9 +32,8 @@ from headrace.config.kinds.l4_route import (
     tls_findings,
     unreachable_findings,
 )
-from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse
+from headrace.config.schema import Finding, Kind, Spec, refuse
 from headrace.model.names import MESH_GATEWAY, resolve_host
-from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.traffic import VirtualService
 
@@ -81,9 +80,6 @@ def _check(spec: VirtualServiceSpec, document: Document) -> Iterator[Finding]:
         yield from tcp_findings(tcp, ("spec", "tcp", at))
     yield from unreachable_findings(spec.tls, ("spec", "tls"))
     yield from unreachable_findings(spec.tcp, ("spec", "tcp"))
-    if not spec.hosts:
-        message = "a VirtualService without hosts (a delegate) is valid, but Headrace does not act on it yet"
-        yield Finding(("spec",), message, "", NOT_SUPPORTED, Severity.WARNING)
 
 
 def _check_hosts(spec: VirtualServiceSpec) -> Iterator[Finding]:
@@ -122,16 +118,11 @@ def _lower(meta: Metadata, spec: VirtualServiceSpec, document: Document) -> Virt
     def line(field: str, at: int) -> int:
         return document.locate(("spec", field, at))[1]
 
-    routes = []
-    for at, http in enumerate(spec.http):
-        route = lower_http_route(http, namespace, at, line("http", at))
-        if route is not None:
-            routes.append(route)
     return VirtualService(
         meta=meta,
         hosts=tuple(resolve_host(host, namespace) for host in spec.hosts),
         gateways=lower_gateways(spec.gateways, namespace) or (MESH_GATEWAY,),
-        http=tuple(routes),
+        http=tuple(lower_http_route(http, namespace, at, line("http", at)) for at, http in enumerate(spec.http)),
         export_to=tuple(spec.export_to),
         tls=tuple(lower_tls_route(tls, namespace, at, line("tls", at)) for at, tls in enumerate(spec.tls)),
         tcp=tuple(lower_tcp_route(tcp, namespace, at, line("tcp", at)) for at, tcp in enumerate(spec.tcp)),
@@ -146,6 +137,5 @@ KIND = Kind(
     lower=_lower,
     check=_check,
     body_required=True,
-    untranslated=("spec.http[].delegate",),
     without_effect=("spec.tcp[].match[].sourceSubnet",),
 )

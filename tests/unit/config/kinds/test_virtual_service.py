@@ -298,26 +298,33 @@ def test_problems_stand_at_the_line_of_their_field(judge):
     assert "1.5s" in problem.remedy
 
 
-NOT_YET = {
-    "delegate": ("hosts: [a.b]\nhttp: [{delegate: {name: x}}]", "spec.http[0].delegate"),
-    "no hosts": ("http: [{route: [{destination: {host: a}}]}]", "spec"),
-}
+def test_a_delegate_is_named_by_namespace_and_name(judge):
+    delegated = "{match: [{uri: {prefix: /a}}], delegate: {name: a}}, {delegate: {name: b, namespace: other}}"
+    verdict = judge(document(f"hosts: [a.b]\nhttp: [{delegated}, {{route: [{{destination: {{host: b}}}}]}}]"))
+    assert verdict.problems == ()
+    assert [route.delegate for route in verdict.resource.http] == [("default", "a"), ("other", "b"), None]
 
 
-@pytest.mark.parametrize(("spec", "field"), NOT_YET.values(), ids=NOT_YET.keys())
-def test_what_is_not_translated_is_named(judge, spec, field):
-    verdict = judge(document(spec))
-    assert ("HR0001", field) in verdict.codes
-    assert verdict.errors == []
+def test_without_hosts_it_is_a_delegate(judge):
+    verdict = judge(document("http: [{route: [{destination: {host: a}}]}]"))
+    assert verdict.problems == ()
+    assert verdict.resource.hosts == ()
 
 
-def test_a_rule_that_cannot_be_translated_is_left_out_not_widened(judge):
-    delegated = "{match: [{uri: {prefix: /a}}], delegate: {name: a}}"
-    verdict = judge(
-        document(f"hosts: [a.b]\ngateways: [g]\nhttp: [{delegated}, {{route: [{{destination: {{host: b}}}}]}}]")
-    )
-    (kept,) = verdict.resource.http
-    assert (kept.position, kept.route[0].destination.host) == (1, "b.default.svc.cluster.local")
+def test_connections_are_told_apart_by_name_and_address(judge):
+    match = "{sniHosts: [A.b, a.b, '*-x.b'], destinationSubnets: [10.1.2.3/8, 10.0.0.1], port: 443}"
+    way = "route: [{destination: {host: c}, weight: 2}]"
+    verdict = judge(document(f"hosts: ['*.b']\ntls: [{{match: [{match}], {way}}}]"))
+    (found,) = verdict.resource.tls[0].matches
+    assert (found.sni_hosts, found.subnets, found.port) == (("a.b",), ("10.0.0.0/8", "10.0.0.1/32"), 443)
+    assert verdict.resource.tls[0].route[0].weight == 2
+    assert ("HR0002", "spec.tls[0].match[0].sniHosts[2]") in verdict.codes
+
+
+def test_a_subnet_is_no_netmask(judge):
+    match = "{destinationSubnets: [10.0.0.0/255.0.0.0]}"
+    verdict = judge(document(f"hosts: [a.b]\ntcp: [{{match: [{match}], route: [{{destination: {{host: c}}}}]}}]"))
+    assert [problem.field for problem in verdict.errors] == ["spec.tcp[0].match[0].destinationSubnets[0]"]
 
 
 def test_a_claim_is_a_condition_like_a_header(judge):
