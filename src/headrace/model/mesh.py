@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from headrace.model.authorization import Authorizer
+from headrace.model.extension import Extension
 from headrace.model.names import ROOT_NAMESPACE
+from headrace.model.telemetry import UNOBSERVED, Observed, Provider
 from headrace.model.traffic import Retries
 
 
@@ -31,7 +33,11 @@ class MeshConfig:
     """Mesh-wide settings; every default is Istio's. Times in seconds.
 
     `access_log_file` empty means no access log; `default_http_retry` None means Istio's default policy. `authorizers`
-    are the ext_authz providers among extensionProviders, which CUSTOM policies name.
+    are the ext_authz providers among extensionProviders, which CUSTOM policies name; `providers` those of logs and spans,
+    which Telemetry names, `default_logs` and `default_spans` what counts where no Telemetry names any.
+
+    `observed` and `extensions` are no fields of Istio's: what documents make of these settings for one scope of proxies
+    (`envoy.view.Scope.listening`); in the mesh's own settings they are empty.
 
     Two are no fields of Istio's, and set by the control plane of a running mesh: `guarded`, whether proxies with the
     native module end what revoked peers have under way, and `connection_life`, after how long a connection of mutual
@@ -56,6 +62,11 @@ class MeshConfig:
     tls_min_version: str = "TLSV1_2"
     path_normalization: PathNormalization = PathNormalization.BASE
     authorizers: tuple[Authorizer, ...] = ()
+    providers: tuple[Provider, ...] = ()
+    default_logs: tuple[str, ...] = ()
+    default_spans: tuple[str, ...] = ()
+    observed: Observed = UNOBSERVED
+    extensions: tuple[Extension, ...] = ()
     guarded: bool = False
     connection_life: float = 0.0
     digest: str = ""

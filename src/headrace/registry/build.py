@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from typing import cast
 
 from headrace.model.delegation import with_delegates
+from headrace.model.envoy_filter import EnvoyFilter
+from headrace.model.extension import Extension
+from headrace.model.proxy_config import ProxyConfig
 from headrace.model.resource import Labels, ResourceKey
 from headrace.model.security import Secret
+from headrace.model.telemetry import Telemetry
 from headrace.registry.documents import Documents, HasMeta, Revision, group
 from headrace.registry.join import Joined, join
 from headrace.registry.observed import ObservedReplica
@@ -57,6 +61,10 @@ def build_snapshot(
         inference_policies=documents.inference_policies,
         authorization_policies=documents.authorization_policies,
         request_authentications=documents.request_authentications,
+        envoy_filters=documents.of(EnvoyFilter),
+        extensions=documents.of(Extension),
+        telemetries=documents.of(Telemetry),
+        proxy_configs=documents.of(ProxyConfig),
         basis=joined,
     )
 

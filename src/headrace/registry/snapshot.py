@@ -11,13 +11,17 @@ from dataclasses import dataclass, field, fields
 
 from headrace.model.authorization import AuthorizationPolicy
 from headrace.model.destination import DestinationRule
+from headrace.model.envoy_filter import EnvoyFilter
+from headrace.model.extension import Extension
 from headrace.model.gateway import Gateway
 from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
+from headrace.model.proxy_config import ProxyConfig
 from headrace.model.request_authentication import RequestAuthentication
 from headrace.model.resource import Labels
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import Endpoint, Service
+from headrace.model.telemetry import Telemetry
 from headrace.model.traffic import VirtualService
 from headrace.model.workload import StaticWorkload, Workload
 
@@ -51,6 +55,10 @@ class MeshSnapshot:
     inference_policies: tuple[InferencePolicy, ...] = ()
     authorization_policies: tuple[AuthorizationPolicy, ...] = ()
     request_authentications: tuple[RequestAuthentication, ...] = ()
+    envoy_filters: tuple[EnvoyFilter, ...] = ()
+    extensions: tuple[Extension, ...] = ()
+    telemetries: tuple[Telemetry, ...] = ()
+    proxy_configs: tuple[ProxyConfig, ...] = ()
     basis: object = field(default=None, repr=False)
 
     def same_but_endpoints(self, other: MeshSnapshot) -> bool:

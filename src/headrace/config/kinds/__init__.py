@@ -36,6 +36,7 @@ MODULES: dict[tuple[str, str], str] = {
     ("networking.istio.io", "ServiceEntry"): "service_entry",
     ("networking.istio.io", "WorkloadEntry"): "workload_entry",
     ("networking.istio.io", "WorkloadGroup"): "workload_group",
+    ("networking.istio.io", "EnvoyFilter"): "envoy_filter",
     ("security.istio.io", "PeerAuthentication"): "peer_authentication",
     ("security.istio.io", "AuthorizationPolicy"): "authorization_policy",
     ("security.istio.io", "RequestAuthentication"): "request_authentication",

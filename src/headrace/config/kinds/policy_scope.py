@@ -1,12 +1,12 @@
 """Whom a policy is for: `selector`, `targetRef` or `targetRefs`, one of them at most.
 
-Shared by AuthorizationPolicy and RequestAuthentication. The rules are Istio's (validatePolicyTargetReference,
+Shared by all kinds that are attached to workloads. The rules are Istio's (validatePolicyTargetReference,
 validateOneOfSelectorType) and those of its CRDs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 from pydantic import Field
@@ -63,7 +63,12 @@ def scope_findings(spec: ScopedSpec) -> Iterator[Finding]:
         yield from selector_findings(spec.selector.match_labels, ("spec", "selector", "matchLabels"))
     if spec.target_ref is not None:
         yield from _target_findings(spec.target_ref, ("spec", "targetRef"))
-    for at, target in enumerate(spec.target_refs):
+    yield from targets_findings(spec.target_refs)
+
+
+def targets_findings(targets: Iterable[TargetRefSpec]) -> Iterator[Finding]:
+    """Judge `targetRefs`."""
+    for at, target in enumerate(targets):
         yield from _target_findings(target, ("spec", "targetRefs", at))
 
 
@@ -89,7 +94,9 @@ def lower_scope(spec: ScopedSpec) -> PolicyScope:
     """The scope of a valid policy."""
     targets = spec.target_refs or ([spec.target_ref] if spec.target_ref is not None else [])
     labels = spec.selector.match_labels if spec.selector else {}
-    return PolicyScope(
-        tuple(sorted(labels.items())),
-        tuple(PolicyTarget("" if item.group == "core" else item.group, item.kind, item.name) for item in targets),
-    )
+    return PolicyScope(tuple(sorted(labels.items())), lower_targets(targets))
+
+
+def lower_targets(targets: Iterable[TargetRefSpec]) -> tuple[PolicyTarget, ...]:
+    """`targetRefs` of a valid policy."""
+    return tuple(PolicyTarget("" if item.group == "core" else item.group, item.kind, item.name) for item in targets)
