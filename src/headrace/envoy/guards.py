@@ -71,14 +71,14 @@ class Guards:
         rules = tuple(sorted((rule for item in found for rule in item.rules), key=lambda rule: rule.issuer))
         named = {item.provider for item in policies if item.action is Action.CUSTOM}
         authorizers = tuple(
-            (authorizer, _service_cluster(by_host, authorizer.service, authorizer.port))
+            (authorizer, service_cluster(by_host, authorizer.service, authorizer.port))
             for name, authorizer in sorted(self._authorizers.items())
             if name in named
         )
         return Guard(policies, rules, authorizers, tuple(_key_clusters(rules, by_host)))
 
 
-def _service_cluster(by_host: Mapping[str, Target], service: str, port: int) -> str:
+def service_cluster(by_host: Mapping[str, Target], service: str, port: int) -> str:
     """The cluster of a service that is written as a host, or as `namespace/host`; '' where nothing is there."""
     namespace, slash, host = service.rpartition("/")
     target = by_host.get(host.lower())
@@ -93,7 +93,7 @@ def _service_cluster(by_host: Mapping[str, Target], service: str, port: int) -> 
 def _key_clusters(rules: Iterable[JwtRule], by_host: Mapping[str, Target]) -> Iterable[tuple[str, str]]:
     for uri in sorted({rule.jwks_uri for rule in rules if rule.jwks_uri}):
         parts = split_uri(uri)
-        cluster = _service_cluster(by_host, parts.host, parts.port) if parts is not None else ""
+        cluster = service_cluster(by_host, parts.host, parts.port) if parts is not None else ""
         if parts is not None and cluster and (not parts.tls or _originates(by_host[parts.host], parts.port)):
             yield uri, cluster
 

@@ -11,10 +11,12 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+from headrace.envoy.attachments import Attachments
 from headrace.envoy.guards import OPEN, Guard, Guards
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import ConnectionPool, DestinationRule
 from headrace.model.gateway import Gateway, ServerTlsMode, secret_name
+from headrace.model.envoy_filter import Patch
 from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import MESH_GATEWAY
@@ -87,6 +89,9 @@ class Scope:
     `gateways`: those whose selector selects the proxy (gateways), oldest first, with `gateway_virtual_services` for
     them by gateway name (`namespace/name`), oldest first. `secrets`: Secrets of the proxy's own namespace that its
     gateways, DestinationRules or credentials name, by name.
+
+    `attached` is `mesh` with what Telemetry and extensions add for this scope (None: nothing). `patches`: those of
+    EnvoyFilters, in order.
     """
 
     key: ScopeKey
@@ -97,6 +102,13 @@ class Scope:
     gateways: tuple[Gateway, ...] = ()
     gateway_virtual_services: Mapping[str, tuple[VirtualService, ...]] = field(default_factory=dict)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    attached: MeshConfig | None = None
+    patches: tuple[Patch, ...] = ()
+
+    @property
+    def listening(self) -> MeshConfig:
+        """The settings that listeners are made with."""
+        return self.attached or self.mesh
 
     @property
     def namespace(self) -> str:
@@ -160,6 +172,7 @@ class Scopes:
         self._snapshot: MeshSnapshot | None = None
         self._index: MeshIndex | None = None
         self._guards: Guards | None = None
+        self._attachments = Attachments()
         self._merger = RuleMerger()
         self._current: dict[ScopeKey, Scope] = {}
         self._last: dict[ScopeKey, Scope] = {}
@@ -170,7 +183,7 @@ class Scopes:
     def view(self, snapshot: MeshSnapshot, proxy: Proxy) -> ProxyView:
         """The view of `proxy`; see `view_of`."""
         index = self._turn(snapshot)
-        key = _scope_key(index, proxy)
+        key = _scope_key(index, proxy, self._attachments.labels)
         scope = self._current.get(key)
         if scope is None:
             scope = self._settle(index, snapshot, key)
@@ -185,6 +198,7 @@ class Scopes:
             self._index = MeshIndex(snapshot, self._merger)
             self._last, self._current = self._current, {}
             self._inbound, self._guards = {}, None
+            self._attachments.turn(snapshot)
             if old is None or old.destination_rules is not snapshot.destination_rules:
                 self._merger.turn()
         return self._index
@@ -207,9 +221,12 @@ class Scopes:
             virtual_services = tuple(item for item in visible if MESH_GATEWAY in item.gateways)
         credentials = seen.credentials | _gateway_credentials(gateways, key.namespace)
         secrets = _secrets(snapshot, key.namespace, credentials)
+        attached, patches = self._attachments.of(key.namespace, dict(key.labels), seen.by_host)
         if (
             last is not None
             and last.mesh is snapshot.mesh
+            and last.attached is attached
+            and last.patches == patches
             and last.targets is seen.targets
             and last.virtual_services == virtual_services
             and last.gateways == gateways
@@ -226,6 +243,8 @@ class Scopes:
             gateways=gateways,
             gateway_virtual_services=by_gateway,
             secrets=secrets,
+            attached=attached,
+            patches=patches,
         )
 
     def _targets_of(self, index: MeshIndex, snapshot: MeshSnapshot, namespace: str) -> _Seen:
@@ -287,9 +306,10 @@ def _pools(ports: tuple[WorkloadPortView, ...], scope: Scope) -> Iterator[tuple[
                 yield port.number, pool
 
 
-def _scope_key(index: MeshIndex, proxy: Proxy) -> ScopeKey:
+def _scope_key(index: MeshIndex, proxy: Proxy, attached: frozenset[str]) -> ScopeKey:
+    """`attached`: the labels by which documents are attached to workloads."""
     names = index.gateway_label_names if proxy.kind is ProxyKind.GATEWAY else frozenset[str]()
-    names = names | index.source_label_names | LOCALITY_LABELS
+    names = names | index.source_label_names | LOCALITY_LABELS | attached
     labels = tuple(sorted((name, value) for name, value in proxy.labels.items() if name in names))
     return ScopeKey(proxy.kind, proxy.namespace, labels)
 

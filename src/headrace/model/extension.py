@@ -26,8 +26,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wasm:
-    """A WebAssembly module from a file. `configuration` is JSON text ('' : none). `failure` is FAIL_CLOSED, FAIL_OPEN or
-    FAIL_RELOAD; `inherited` are names of variables of the proxy's own environment."""
+    """A WebAssembly module from a file. `configuration` is JSON text ('' : none). `failure` is FAIL_CLOSED, FAIL_OPEN
+    or FAIL_RELOAD; `inherited` are names of variables of the proxy's own environment."""
 
     path: str
     root_id: str = ""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from headrace.model.authorization import Authorizer
 from headrace.model.extension import Extension
 from headrace.model.names import ROOT_NAMESPACE
-from headrace.model.telemetry import UNOBSERVED, Observed, Provider
+from headrace.model.telemetry import UNOBSERVED, UNTRACED, MeshTracing, Observed, Provider
 from headrace.model.traffic import Retries
 
 
@@ -33,8 +33,8 @@ class MeshConfig:
     """Mesh-wide settings; every default is Istio's. Times in seconds.
 
     `access_log_file` empty means no access log; `default_http_retry` None means Istio's default policy. `authorizers`
-    are the ext_authz providers among extensionProviders, which CUSTOM policies name; `providers` those of logs and spans,
-    which Telemetry names, `default_logs` and `default_spans` what counts where no Telemetry names any.
+    are the ext_authz providers among extensionProviders, which CUSTOM policies name; `providers` those of logs and
+    spans, which Telemetry names, `default_logs` and `default_spans` what counts where no Telemetry names any.
 
     `observed` and `extensions` are no fields of Istio's: what documents make of these settings for one scope of proxies
     (`envoy.view.Scope.listening`); in the mesh's own settings they are empty.
@@ -65,6 +65,7 @@ class MeshConfig:
     providers: tuple[Provider, ...] = ()
     default_logs: tuple[str, ...] = ()
     default_spans: tuple[str, ...] = ()
+    tracing: MeshTracing = UNTRACED
     observed: Observed = UNOBSERVED
     extensions: tuple[Extension, ...] = ()
     guarded: bool = False

@@ -176,9 +176,26 @@ class Spans:
     sampler_host: str = ""
     sampling: float = 1.0
     tags: tuple[SpanTag, ...] = ()
+    istio_tags: bool = True
     by_request_id: bool | None = None
     keep_context: bool = False
     max_tag_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MeshTracing:
+    """What MeshConfig says of traces: `enabled` (enableTracing) and its defaultConfig.tracing, which fills in what
+    Telemetry leaves open. `sampling` 0: not written."""
+
+    enabled: bool = False
+    sampling: float = 0.0
+    tags: tuple[SpanTag, ...] = ()
+    istio_tags: bool = True
+    max_tag_length: int = 0
+
+
+UNTRACED = MeshTracing()
+"""MeshConfig without a word of traces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What a workload's proxy has beyond routes and policies: patches of its configuration, code that it runs, and what it
 says of its traffic, as far as documents of the root namespace and of its own say it.
 
-Called by `envoy.view` for each scope. A document of another namespace reaches nobody (Istio's rule of attachment, as for
-policies: `registry.policies`).
+Called by `envoy.view` for each scope. A document of another namespace reaches nobody (Istio's rule of attachment, as
+for policies: `registry.policies`).
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class Extensions:
         """The extensions for a workload: highest priority first, those without one last; then the workload's
         namespace before the root one, each by age."""
         found = self._extensions.of(namespace, labels)
-        return tuple(
-            sorted(found, key=lambda item: (_rank(item), item.meta.namespace != namespace, item.meta.age()))
-        )
+        return tuple(sorted(found, key=lambda item: (_rank(item), item.meta.namespace != namespace, item.meta.age())))
 
     def telemetries(self, namespace: str, labels: Labels) -> tuple[Telemetry, ...]:
         """The Telemetry documents for a workload: the mesh's, then its namespace's, then its own. Of those for a whole
