@@ -16,8 +16,9 @@ ROUTE = _PREFIX + "envoy.config.route.v3.RouteConfiguration"
 CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINT = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 SECRET = _PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
+EXTENSION = _PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 
-TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET)
+TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, EXTENSION)
 """Every type we serve, in the order in which updates must be sent (make before break: xDS protocol,
 "Eventual consistency considerations")."""
 

@@ -87,6 +87,16 @@ class Proxy:
         return self.identity.namespace
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What this proxy's Envoy says of itself in the metadata of its node, as far as documents can ask for it."""
+        return {
+            "NAME": self.name,
+            "NAMESPACE": self.namespace,
+            "WORKLOAD_NAME": self.workload,
+            "SERVICE_ACCOUNT": self.identity.service_account,
+        }
+
+    @property
     def node_id(self) -> str:
         """Envoy's node id, in Istio's form: type~address~name.namespace~domain."""
         address = self.addresses[0] if self.addresses else "0.0.0.0"  # noqa: S104

@@ -2,7 +2,7 @@
 
 `Translator.resources(view)` is the one way in (called by `app`). Parts, one file a concern: clusters, endpoints,
 routes (with route_match, route_action, virtual_hosts), outbound listeners; and inbound, gateways, hcm, tls, loopback,
-each `resources(memo, view) -> Sequence[XdsResource]`.
+each `resources(memo, view) -> Sequence[XdsResource]`. `patch` applies what EnvoyFilters say to all of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from headrace.envoy.translate import (
 )
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
-from headrace.envoy.translate.memo import Memo
+from headrace.envoy.translate.memo import Memo, Same
+from headrace.envoy.translate.patch import Patcher
 from headrace.envoy.translate.virtual_hosts import PortTable, alone, port_tables, route_table
 from headrace.envoy.translate.ways_in import way_in
 from headrace.envoy.view import ProxyView, Scope, ScopeKey
@@ -44,6 +45,7 @@ class Translator:
         self.memo = memo or Memo()
         self._salt = salt
         self._merges = Memo(slots=_MERGES_KEPT)
+        self._patched = Memo(limit=_MERGES_KEPT)
         self._assignments: OrderedDict[ScopeKey, AssignmentKeeper] = OrderedDict()
 
     def resources(self, view: ProxyView) -> ResourceSet:
@@ -53,8 +55,12 @@ class Translator:
         own = self._own(view)
         endpoints = self._endpoints(view)
         slot = (view.instance.identity, view.instance.name)
-        key = (_Same(shared), tuple(own), _Same(endpoints))
-        return self.memo.latest("resource set", slot, key, self._assemble, view.scope.key, shared, own, endpoints)
+        key = (Same(shared), tuple(own), Same(endpoints))
+        found = self.memo.latest("resource set", slot, key, self._assemble, view.scope.key, shared, own, endpoints)
+        if not view.scope.patches:
+            return found
+        patcher = Patcher(self.memo, view)
+        return self.memo.latest("patched set", slot, (found, patcher.key), patcher.resources, found, self._patched)
 
     def _endpoints(self, view: ProxyView) -> Resources:
         key = view.scope.key
@@ -149,28 +155,13 @@ class Translator:
             more = extra.get(type_url, {})
             if base and more:
                 slot = (scope, type_url, tuple(more.values()))
-                found[type_url] = self._merges.latest("merged", slot, _Same(base), _merge, base, more)
+                found[type_url] = self._merges.latest("merged", slot, Same(base), _merge, base, more)
             elif more:
                 slot = (scope, type_url, tuple(more.values()))
                 found[type_url] = self._merges.latest("merged", slot, None, dict, more)
             elif base:
                 found[type_url] = base
         return ResourceSet(found)
-
-
-class _Same:
-    """A key that is equal only to itself: for containers that are replaced and never changed."""
-
-    __slots__ = ("held",)
-
-    def __init__(self, held: object) -> None:
-        self.held = held
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.held is other.held
-
-    def __hash__(self) -> int:
-        return id(self.held)
 
 
 def _by_name(resources: Iterable[XdsResource]) -> Resources:

@@ -70,6 +70,21 @@ class Memo:
         return value
 
 
+class Same:
+    """A key that is equal only to itself: for containers that are replaced and never changed."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.held is other.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+
 def resource_of(type_url: str, name: str, message: Message) -> XdsResource:
     """The message as a resource; serialised in the deterministic order of map entries."""
     return XdsResource.of(type_url, name, message.SerializeToString(deterministic=True))
