@@ -15,8 +15,8 @@ from headrace.envoy.attachments import Attachments
 from headrace.envoy.guards import OPEN, Guard, Guards
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import ConnectionPool, DestinationRule
-from headrace.model.gateway import Gateway, ServerTlsMode, secret_name
 from headrace.model.envoy_filter import Patch
+from headrace.model.gateway import Gateway, ServerTlsMode, secret_name
 from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import MESH_GATEWAY
