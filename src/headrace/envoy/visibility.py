@@ -8,7 +8,7 @@ first, and the first namespace with a match wins whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from headrace.model.destination import DestinationRule, Subset
 from headrace.model.inference import ENTRY_KIND, InferencePolicy
@@ -127,19 +127,24 @@ class MeshIndex:
         self.gateway_label_names = frozenset(name for gateway in snapshot.gateways for name, _ in gateway.selector)
 
     def visible_services(self, namespace: str) -> list[Service]:
-        """One service for every host that `namespace` sees, sorted by host: of several a Kubernetes Service, so that
-        nobody takes its name; then what is private to the namespace or exported to it by name; then the oldest."""
-        default = self._mesh.default_service_export_to
-        found: list[Service] = []
-        for _, candidates in sorted(self._snapshot.services.items()):
-            visible = [item for item in candidates if exported_to(item.export_to, default, item.namespace, namespace)]
-            if visible:
-                found.append(min(visible, key=self._rank))
-        return found
+        """One service for every host that `namespace` sees, sorted by host: the first of its candidates."""
+        return [candidates[0] for candidates in self.candidates(namespace)]
 
-    def _rank(self, service: Service) -> tuple[bool, bool]:
+    def candidates(self, namespace: str, hosts: Sequence[str] | None = None) -> Iterator[list[Service]]:
+        """For every host (or only for `hosts`, where given) the services that `namespace` sees, best first: its own,
+        then a Kubernetes Service, so that nobody else takes its name, then what is exported to it by name, then the
+        oldest."""
+        default = self._mesh.default_service_export_to
+        services = self._snapshot.services
+        for host in sorted(services) if hosts is None else hosts:
+            known = services.get(host, ())
+            visible = [item for item in known if exported_to(item.export_to, default, item.namespace, namespace)]
+            if visible:
+                yield sorted(visible, key=lambda item: self._rank(item, namespace)) if len(visible) > 1 else visible
+
+    def _rank(self, service: Service, namespace: str) -> tuple[bool, bool, bool]:
         public = EVERYBODY in (service.export_to or self._mesh.default_service_export_to)
-        return (not service.kubernetes, public)
+        return (service.namespace != namespace, not service.kubernetes, public)
 
     def visible_virtual_services(self, namespace: str) -> list[VirtualService]:
         """The VirtualServices that `namespace` sees: its own, then those exported to it by name, then the public

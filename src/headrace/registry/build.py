@@ -65,6 +65,7 @@ def build_snapshot(
         extensions=documents.of(Extension),
         telemetries=documents.of(Telemetry),
         proxy_configs=documents.of(ProxyConfig),
+        sidecars=documents.sidecars,
         basis=joined,
     )
 

@@ -18,6 +18,7 @@ from headrace.model.request_authentication import RequestAuthentication
 from headrace.model.resource import Metadata, ResourceKey
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import DeclaredEndpoints, Service, ServiceEntry
+from headrace.model.sidecar import Sidecar
 from headrace.model.traffic import VirtualService
 from headrace.model.workload import StaticWorkload, Workload
 
@@ -100,6 +101,10 @@ class Documents:
     @property
     def request_authentications(self) -> tuple[RequestAuthentication, ...]:
         return self.of(RequestAuthentication)
+
+    @property
+    def sidecars(self) -> tuple[Sidecar, ...]:
+        return self.of(Sidecar)
 
     @property
     def secrets(self) -> tuple[Secret, ...]:

@@ -21,6 +21,7 @@ from headrace.model.request_authentication import RequestAuthentication
 from headrace.model.resource import Labels
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import Endpoint, Service
+from headrace.model.sidecar import Sidecar
 from headrace.model.telemetry import Telemetry
 from headrace.model.traffic import VirtualService
 from headrace.model.workload import StaticWorkload, Workload
@@ -59,6 +60,7 @@ class MeshSnapshot:
     extensions: tuple[Extension, ...] = ()
     telemetries: tuple[Telemetry, ...] = ()
     proxy_configs: tuple[ProxyConfig, ...] = ()
+    sidecars: tuple[Sidecar, ...] = ()
     basis: object = field(default=None, repr=False)
 
     def same_but_endpoints(self, other: MeshSnapshot) -> bool:

@@ -34,6 +34,7 @@ MODULES: dict[tuple[str, str], str] = {
     ("networking.istio.io", "DestinationRule"): "destination_rule",
     ("networking.istio.io", "Gateway"): "gateway",
     ("networking.istio.io", "ServiceEntry"): "service_entry",
+    ("networking.istio.io", "Sidecar"): "sidecar",
     ("networking.istio.io", "WorkloadEntry"): "workload_entry",
     ("networking.istio.io", "WorkloadGroup"): "workload_group",
     ("networking.istio.io", "EnvoyFilter"): "envoy_filter",

@@ -6,7 +6,7 @@ Read by `config.kinds`. A kind leaves this table when it gets its own file.
 from __future__ import annotations
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "networking.istio.io": ("ProxyConfig", "Sidecar"),
+    "networking.istio.io": ("ProxyConfig",),
     "security.istio.io": (),
     "telemetry.istio.io": ("Telemetry",),
     "extensions.istio.io": ("WasmPlugin", "TrafficExtension"),

@@ -278,14 +278,14 @@ def lower_policy(spec: TrafficPolicySpec | None) -> TrafficPolicy | None:
         return None
     return TrafficPolicy(
         load_balancer=lower_load_balancer(spec.load_balancer) if spec.load_balancer else None,
-        connection_pool=_pool(spec.connection_pool) if spec.connection_pool else None,
+        connection_pool=lower_pool(spec.connection_pool) if spec.connection_pool else None,
         outlier_detection=_outlier(spec.outlier_detection) if spec.outlier_detection else None,
         tls=_tls(spec.tls) if spec.tls else None,
         ports=tuple(
             PortPolicy(
                 port=port.port.number,
                 load_balancer=lower_load_balancer(port.load_balancer) if port.load_balancer else None,
-                connection_pool=_pool(port.connection_pool) if port.connection_pool else None,
+                connection_pool=lower_pool(port.connection_pool) if port.connection_pool else None,
                 outlier_detection=_outlier(port.outlier_detection) if port.outlier_detection else None,
                 tls=_tls(port.tls) if port.tls else None,
             )
@@ -299,8 +299,8 @@ def _tunnel(spec: TunnelSpec) -> Tunnel:
     return Tunnel(spec.target_host, spec.target_port, post=spec.protocol == "POST")
 
 
-def _pool(spec: ConnectionPoolSpec) -> ConnectionPool:
-    """Limits; 0 means "not written", as Istio reads it."""
+def lower_pool(spec: ConnectionPoolSpec) -> ConnectionPool:
+    """The limits; 0 means "not written", as Istio reads it."""
     tcp, http = spec.tcp or TcpPoolSpec(), spec.http or HttpPoolSpec()
     keepalive = tcp.tcp_keepalive
     return ConnectionPool(

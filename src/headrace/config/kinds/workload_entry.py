@@ -61,13 +61,17 @@ def endpoint_findings(spec: WorkloadEntrySpec, names_allowed: bool, path: Path) 
 
 
 def _unix_findings(spec: WorkloadEntrySpec, path: Path) -> Iterator[Finding]:
-    socket = spec.address.removeprefix(UNIX)
-    place: Path = (*path, "address")
-    if not socket.startswith("@") and (not socket.startswith("/") or socket.endswith("/")):
-        yield Finding(place, f"{shown(spec.address)} is not a socket's path", "Write unix:///path/to/file.")
+    if why := why_not_socket(spec.address):
+        yield Finding((*path, "address"), f"{shown(spec.address)} {why}", "Write unix:///path/to/file.")
     if spec.ports:
         yield Finding((*path, "ports"), "a Unix socket has no ports", "Take ports out.")
-    yield _unsupported(place, "a Unix socket as an endpoint")
+
+
+def why_not_socket(address: str) -> str:
+    """Why `unix://...` names no socket: a path from the root, or `@` and an abstract name; empty where it does."""
+    socket = address.removeprefix(UNIX)
+    fits = socket.startswith("@") or (socket.startswith("/") and not socket.endswith("/"))
+    return "" if fits else "is not a socket's path"
 
 
 def _unsupported(path: Path, what: str) -> Finding:
