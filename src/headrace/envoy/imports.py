@@ -44,6 +44,7 @@ class SidecarTable:
 
 Part = tuple[Service, frozenset[int]]
 """A service, and the ports of it that are seen (none: all)."""
+WHOLE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +110,7 @@ def _has(service: Service, number: int) -> bool:
 def _part(service: Service, numbers: Iterable[int]) -> Part:
     wanted = frozenset(numbers)
     seen = frozenset(port.number for port in service.ports) & wanted
-    return (service, frozenset() if 0 in wanted or len(seen) == len(service.ports) else seen)
+    return (service, WHOLE if 0 in wanted or len(seen) == len(service.ports) else seen)
 
 
 def union(listeners: Iterable[Imported]) -> tuple[Part, ...]:
@@ -122,7 +123,7 @@ def union(listeners: Iterable[Imported]) -> tuple[Part, ...]:
             if known is None or (service.kubernetes and not known[0].kubernetes):
                 found[service.host] = (service, ports)
             elif known[0] is service:
-                found[service.host] = (service, frozenset() if not ports or not known[1] else ports | known[1])
+                found[service.host] = (service, ports | known[1] if ports and known[1] else WHOLE)
     return tuple(found[host] for host in sorted(found))
 
 

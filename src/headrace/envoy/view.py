@@ -8,22 +8,24 @@ every proxy and snapshot, through `view_of`.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from weakref import WeakValueDictionary
 
 from headrace.envoy.attachments import Attachments
 from headrace.envoy.guards import OPEN, Guard, Guards
+from headrace.envoy.imports import EVERYTHING, WHOLE, Cutter, Imported, Part, SidecarTable, imports, union
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import ConnectionPool, DestinationRule
 from headrace.model.envoy_filter import Patch
 from headrace.model.gateway import Gateway, ServerTlsMode, secret_name
 from headrace.model.inference import InferencePolicy
-from headrace.model.mesh import MeshConfig
-from headrace.model.names import MESH_GATEWAY
+from headrace.model.mesh import MeshConfig, OutboundMode
+from headrace.model.names import MESH_GATEWAY, outbound_cluster
 from headrace.model.proxy import Proxy, ProxyKind, WorkloadPortView
-from headrace.model.resource import selects
+from headrace.model.resource import ResourceKey, selects
 from headrace.model.security import Secret
 from headrace.model.service import Endpoint, Service
+from headrace.model.sidecar import EgressListener, IngressListener, Sidecar
 from headrace.model.traffic import Pairs, VirtualService
 from headrace.registry.inbound import workload_ports
 from headrace.registry.mtls import MtlsPolicy, settle
@@ -37,14 +39,16 @@ LOCALITY_LABELS = frozenset({"istio-locality", "topology.kubernetes.io/region", 
 class Target:
     """A service as one scope sees it: with the DestinationRule that speaks for it there, the SPIFFE URIs that its
     workloads have (the SANs of mesh mutual TLS), the InferencePolicy that is for it, and the one whose credential the
-    scope's proxies put into requests (`injects`). Interned: same parts, same object. Endpoints are not in it, so that
-    they change without touching clusters and routes."""
+    scope's proxies put into requests (`injects`). `cut`: the ports that a Sidecar leaves of it (none: it is whole).
+    Interned: same parts, same object. Endpoints are not in it, so that they change without touching clusters and
+    routes."""
 
     service: Service
     rule: DestinationRule | None
     accounts: tuple[str, ...]
     inference: InferencePolicy | None = None
     injects: InferencePolicy | None = None
+    cut: tuple[int, ...] = ()
 
     @property
     def is_pool(self) -> bool:
@@ -66,19 +70,32 @@ class Target:
     def slot(self) -> tuple[Hashable, ...]:
         """What stays the same while the documents behind the target are edited."""
         written = (item.meta.key if item else None for item in (self.rule, self.injects))
-        return (self.service.namespace, self.service.host, *written)
+        return (self.service.namespace, self.service.host, *written, self.cut)
 
 
-_TargetParts = tuple[Service, DestinationRule | None, tuple[str, ...], InferencePolicy | None, InferencePolicy | None]
+_TargetParts = tuple[
+    Service, DestinationRule | None, tuple[str, ...], InferencePolicy | None, InferencePolicy | None, tuple[int, ...]
+]
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeKey:
-    """What decides a scope: the proxy's role and namespace, and those of its labels that policies select on."""
+    """What decides a scope: the proxy's role and namespace, those of its labels that policies select on, and the
+    Sidecar that is for it. `listener`: the place of an egress listener in that Sidecar (-1: the scope as a whole)."""
 
     kind: ProxyKind
     namespace: str
     labels: Pairs
+    sidecar: ResourceKey | None = None
+    listener: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What becomes of traffic to hosts that the mesh does not know; `proxy` not empty: the cluster that takes it."""
+
+    mode: OutboundMode
+    proxy: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +109,9 @@ class Scope:
 
     `attached` is `mesh` with what Telemetry and extensions add for this scope (None: nothing). `patches`: those of
     EnvoyFilters, in order.
+
+    `sidecar` is the Sidecar that cuts the view down (None: nothing does). Then `through` are its egress listeners, each
+    as a scope that sees what is let through there (`listener`), while the whole sees what all of them call together.
     """
 
     key: ScopeKey
@@ -104,6 +124,9 @@ class Scope:
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     attached: MeshConfig | None = None
     patches: tuple[Patch, ...] = ()
+    sidecar: Sidecar | None = None
+    listener: EgressListener = EVERYTHING
+    through: tuple[Scope, ...] = ()
 
     @property
     def listening(self) -> MeshConfig:
@@ -113,6 +136,15 @@ class Scope:
     @property
     def namespace(self) -> str:
         return self.key.namespace
+
+    @property
+    def outside(self) -> Outside:
+        """The Sidecar's outboundTrafficPolicy, else the mesh's."""
+        if self.sidecar is None or self.sidecar.outbound_mode is None:
+            return Outside(self.mesh.outbound_mode)
+        proxy = self.sidecar.egress_proxy
+        cluster = outbound_cluster(proxy.port, proxy.subset, proxy.host) if proxy is not None else ""
+        return Outside(self.sidecar.outbound_mode, cluster)
 
     @property
     def is_gateway(self) -> bool:
@@ -127,18 +159,23 @@ class Scope:
             for server in gateway.servers
         )
 
+    def parts(self) -> tuple[object, ...]:
+        """What it is made of: equal parts, the same scope."""
+        return tuple(getattr(self, item.name) for item in fields(self) if item.name != "by_host")
+
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
     """The server side of a sidecar's workload: its ports with the protocols that services in front declare, the
     mutual TLS it accepts, and by port the connection pools that DestinationRules give those services (both ends of a
     connection have them: Istio's rule), and the policies that guard them. Of a gateway, only the `guard`. Compared by
-    value; interned by workload."""
+    value; interned by workload. `ingress`: the listeners of a Sidecar, in place of what services make of the ports."""
 
     ports: tuple[WorkloadPortView, ...] = ()
     mtls: MtlsPolicy = field(default_factory=MtlsPolicy)
     pools: tuple[tuple[int, ConnectionPool], ...] = ()
     guard: Guard = OPEN
+    ingress: tuple[IngressListener, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,6 +202,10 @@ class _Seen:
     credentials: frozenset[str]
 
 
+_Place = tuple[str, ResourceKey | None, int]
+"""A namespace, the Sidecar that cuts its view down, and the place of a listener in that (-1: all together)."""
+
+
 class Scopes:
     """Keeps scopes, targets and inbound sides from snapshot to snapshot; one for a control plane, not thread-safe."""
 
@@ -174,20 +215,23 @@ class Scopes:
         self._guards: Guards | None = None
         self._attachments = Attachments()
         self._merger = RuleMerger()
+        self._cutter = Cutter()
+        self._sidecars = SidecarTable((), "")
         self._current: dict[ScopeKey, Scope] = {}
         self._last: dict[ScopeKey, Scope] = {}
         self._targets: WeakValueDictionary[_TargetParts, Target] = WeakValueDictionary()
-        self._by_namespace: dict[str, _Seen] = {}
+        self._imports: dict[tuple[str, ResourceKey], tuple[Imported, ...]] = {}
+        self._by_namespace: dict[_Place, _Seen] = {}
         self._inbound: dict[tuple[ProxyKind, str, str, Pairs], Inbound] = {}
 
     def view(self, snapshot: MeshSnapshot, proxy: Proxy) -> ProxyView:
         """The view of `proxy`; see `view_of`."""
         index = self._turn(snapshot)
-        key = _scope_key(index, proxy, self._attachments.labels)
+        sidecar = self._sidecars.of(proxy.namespace, proxy.labels) if proxy.kind is ProxyKind.SIDECAR else None
+        key = _scope_key(index, proxy, self._attachments.labels, sidecar)
         scope = self._current.get(key)
         if scope is None:
-            scope = self._settle(index, snapshot, key)
-            self._current[key] = scope
+            scope = self._settle(index, snapshot, key, sidecar)
         return ProxyView(scope, snapshot.endpoints, self._inbound_of(snapshot, proxy, scope), proxy)
 
     def _turn(self, snapshot: MeshSnapshot) -> MeshIndex:
@@ -199,14 +243,19 @@ class Scopes:
             self._last, self._current = self._current, {}
             self._inbound, self._guards = {}, None
             self._attachments.turn(snapshot)
+            self._sidecars = SidecarTable(snapshot.sidecars, snapshot.mesh.root_namespace)
+            self._imports = {}
+            if old is None or old.services is not snapshot.services:
+                self._cutter.turn()
             if old is None or old.destination_rules is not snapshot.destination_rules:
                 self._merger.turn()
         return self._index
 
-    def _settle(self, index: MeshIndex, snapshot: MeshSnapshot, key: ScopeKey) -> Scope:
+    def _settle(self, index: MeshIndex, snapshot: MeshSnapshot, key: ScopeKey, sidecar: Sidecar | None) -> Scope:
         """A scope of this snapshot: the last one where every part is the same."""
-        last = self._last.get(key)
-        seen = self._targets_of(index, snapshot, key.namespace)
+        if sidecar is not None and sidecar.egress:
+            return self._settle_cut(index, snapshot, key, sidecar)
+        seen = self._targets_of(index, snapshot, (key.namespace, None, -1), None)
         visible = index.visible_virtual_services(key.namespace)
         gateways: tuple[Gateway, ...] = ()
         by_gateway: dict[str, tuple[VirtualService, ...]] = {}
@@ -220,55 +269,95 @@ class Scopes:
         else:
             virtual_services = tuple(item for item in visible if MESH_GATEWAY in item.gateways)
         credentials = seen.credentials | _gateway_credentials(gateways, key.namespace)
-        secrets = _secrets(snapshot, key.namespace, credentials)
         attached, patches = self._attachments.of(key.namespace, dict(key.labels), seen.by_host)
-        if (
-            last is not None
-            and last.mesh is snapshot.mesh
-            and last.attached is attached
-            and last.patches == patches
-            and last.targets is seen.targets
-            and last.virtual_services == virtual_services
-            and last.gateways == gateways
-            and last.gateway_virtual_services == by_gateway
-            and last.secrets == secrets
-        ):
-            return last
-        return Scope(
+        return self._kept(
+            Scope(
+                key=key,
+                mesh=snapshot.mesh,
+                targets=seen.targets,
+                by_host=seen.by_host,
+                virtual_services=virtual_services,
+                gateways=gateways,
+                gateway_virtual_services=by_gateway,
+                secrets=_secrets(snapshot, key.namespace, credentials),
+                attached=attached,
+                patches=patches,
+                sidecar=sidecar,
+            )
+        )
+
+    def _settle_cut(self, index: MeshIndex, snapshot: MeshSnapshot, key: ScopeKey, sidecar: Sidecar) -> Scope:
+        """A scope that a Sidecar cuts down, and those of its listeners (none where one takes all that is called)."""
+        place = (key.namespace, sidecar.meta.key)
+        found = self._imports.get(place)
+        if found is None:
+            found = self._imports[place] = imports(index, sidecar, key.namespace)
+        seen = self._targets_of(index, snapshot, (*place, -1), union(found))
+        attached, patches = self._attachments.of(key.namespace, dict(key.labels), seen.by_host)
+        whole = Scope(
             key=key,
             mesh=snapshot.mesh,
             targets=seen.targets,
             by_host=seen.by_host,
-            virtual_services=virtual_services,
-            gateways=gateways,
-            gateway_virtual_services=by_gateway,
-            secrets=secrets,
+            virtual_services=tuple(dict.fromkeys(item for part in found for item in part.virtual_services)),
+            secrets=_secrets(snapshot, key.namespace, seen.credentials),
             attached=attached,
             patches=patches,
+            sidecar=sidecar,
         )
+        listening = [self._targets_of(index, snapshot, (*place, at), part.services) for at, part in enumerate(found)]
+        if len(found) == 1 and found[0].listener.takes_all_ports and len(listening[0].targets) == len(seen.targets):
+            return self._kept(replace(whole, listener=found[0].listener))
+        through = tuple(
+            self._kept(
+                replace(
+                    whole,
+                    key=replace(key, listener=at),
+                    targets=listening[at].targets,
+                    virtual_services=part.virtual_services,
+                    listener=part.listener,
+                )
+            )
+            for at, part in enumerate(found)
+        )
+        return self._kept(replace(whole, through=through))
 
-    def _targets_of(self, index: MeshIndex, snapshot: MeshSnapshot, namespace: str) -> _Seen:
-        """What a namespace sees of services; walked again only where something that it is made of changed."""
+    def _kept(self, scope: Scope) -> Scope:
+        """The last scope of the same key where every part is the same, else this one; it is the current one."""
+        last = self._last.get(scope.key)
+        if last is not None and last.parts() == scope.parts():
+            scope = last
+        self._current[scope.key] = scope
+        return scope
+
+    def _targets_of(
+        self, index: MeshIndex, snapshot: MeshSnapshot, place: _Place, chosen: tuple[Part, ...] | None
+    ) -> _Seen:
+        """What a namespace sees of services, or of the `chosen` ones only; made again only where something that it is
+        made of changed."""
         policies = snapshot.inference_policies
-        parts = (snapshot.mesh, snapshot.services, snapshot.destination_rules, snapshot.accounts, policies)
-        known = self._by_namespace.get(namespace)
-        if known is not None and all(one is other for one, other in zip(known.parts, parts, strict=True)):
+        parts = (snapshot.mesh, snapshot.services, snapshot.destination_rules, snapshot.accounts, policies, chosen)
+        namespace = place[0]
+        known = self._by_namespace.get(place)
+        if known is not None and known.parts == parts:
             return known
-        targets = tuple(
-            self._target(index, snapshot, service, namespace) for service in index.visible_services(namespace)
-        )
+        if chosen is None:
+            chosen = tuple((service, WHOLE) for service in index.visible_services(namespace))
+        targets = tuple(self._target(index, snapshot, part, namespace) for part in chosen)
         if known is not None and known.targets == targets:
             seen = _Seen(parts, known.targets, known.by_host, known.credentials)
         else:
             by_host = {target.service.host: target for target in targets}
             seen = _Seen(parts, targets, by_host, _rule_credentials(targets))
-        self._by_namespace[namespace] = seen
+        self._by_namespace[place] = seen
         return seen
 
-    def _target(self, index: MeshIndex, snapshot: MeshSnapshot, service: Service, namespace: str) -> Target:
+    def _target(self, index: MeshIndex, snapshot: MeshSnapshot, part: Part, namespace: str) -> Target:
+        service = part[0]
         accounts = snapshot.accounts.get((service.namespace, service.host), ())
         rule, injects = index.rule_for(service, namespace), index.credential_for(service, namespace)
-        parts = (service, rule, accounts, index.inference_for(service), injects)
+        seen, cut = self._cutter.service(part), tuple(sorted(part[1]))
+        parts = (seen, rule, accounts, index.inference_for(service), injects, cut)
         target = self._targets.get(parts)
         if target is None:
             target = self._targets[parts] = Target(*parts)
@@ -285,7 +374,10 @@ class Scopes:
         else:
             policy = settle(snapshot.peer_authentications, snapshot.mesh.root_namespace, proxy.namespace, proxy.labels)
             ports = workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels)
-            inbound = Inbound(ports, policy, tuple(_pools(ports, scope)), guard)
+            ingress = scope.sidecar.ingress if scope.sidecar is not None else ()
+            if ingress:
+                ports = _ingress_ports(ingress, ports)
+            inbound = Inbound(ports, policy, tuple(_pools(ports, scope)), guard, ingress)
         self._inbound[key] = inbound
         return inbound
 
@@ -296,9 +388,29 @@ class Scopes:
         return self._guards.of(proxy.namespace, proxy.labels, scope.by_host)
 
 
+def _ingress_ports(
+    ingress: tuple[IngressListener, ...], ports: tuple[WorkloadPortView, ...]
+) -> tuple[WorkloadPortView, ...]:
+    """The ports that a Sidecar listens on, by number, each with what a service in front says beside the protocol."""
+    known = {port.number: port for port in ports}
+    engine = next((port.engine for port in ports), None)
+    found = []
+    for item in sorted(ingress, key=lambda item: item.port):
+        port = known.get(item.port, WorkloadPortView(item.port, item.name, "", engine))
+        found.append(replace(port, name=item.name, protocol=item.protocol.value))
+    return tuple(found)
+
+
 def _pools(ports: tuple[WorkloadPortView, ...], scope: Scope) -> Iterator[tuple[int, ConnectionPool]]:
-    """The connection pools that the rules of the services in front have, by port of the workload."""
+    """The connection pools by port of the workload: what the Sidecar says of the port, else of all, else the rule of
+    the service in front."""
+    sidecar = scope.sidecar
+    written = {item.port: item.pool for item in sidecar.ingress if item.pool} if sidecar is not None else {}
     for port in ports:
+        own = written.get(port.number) or (sidecar.inbound_pool if sidecar is not None else None)
+        if own is not None:
+            yield port.number, own
+            continue
         target = scope.by_host.get(port.host)
         if target is not None and target.rule is not None and target.rule.policy is not None:
             pool = target.rule.policy.pool_of(port.service_port)
@@ -306,12 +418,12 @@ def _pools(ports: tuple[WorkloadPortView, ...], scope: Scope) -> Iterator[tuple[
                 yield port.number, pool
 
 
-def _scope_key(index: MeshIndex, proxy: Proxy, attached: frozenset[str]) -> ScopeKey:
+def _scope_key(index: MeshIndex, proxy: Proxy, attached: frozenset[str], sidecar: Sidecar | None) -> ScopeKey:
     """`attached`: the labels by which documents are attached to workloads."""
     names = index.gateway_label_names if proxy.kind is ProxyKind.GATEWAY else frozenset[str]()
     names = names | index.source_label_names | LOCALITY_LABELS | attached
     labels = tuple(sorted((name, value) for name, value in proxy.labels.items() if name in names))
-    return ScopeKey(proxy.kind, proxy.namespace, labels)
+    return ScopeKey(proxy.kind, proxy.namespace, labels, sidecar.meta.key if sidecar is not None else None)
 
 
 def _rule_credentials(targets: tuple[Target, ...]) -> frozenset[str]:

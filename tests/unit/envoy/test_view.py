@@ -67,16 +67,17 @@ class TestExport:
         assert not seen(mesh, "a").scope.targets
         assert seen(mesh, "own").scope.targets
 
-    def test_of_services_with_one_name_private_then_named_then_the_oldest(self) -> None:
+    def test_of_services_with_one_name_the_own_then_the_named_then_the_oldest(self) -> None:
         mesh = Mesh().put(entry("x.example", namespace="a"), entry("x.example", namespace="b"))
         mesh.put(entry("x.example", namespace="own", export_to=(".",)))
         mesh.put(entry("x.example", namespace="lends", export_to=("c",)))
-        owners = {name: seen(mesh, name).scope.by_host["x.example"].service.namespace for name in ("b", "c", "own")}
-        assert owners == {"b": "a", "c": "lends", "own": "own"}
+        owners = {name: seen(mesh, name).scope.by_host["x.example"].service.namespace for name in "bcd"}
+        assert owners == {"b": "b", "c": "lends", "d": "a"}
 
     def test_nobody_takes_the_name_of_a_kubernetes_service(self) -> None:
         mesh = Mesh().put(entry(CHAT, namespace="thief"), service("chat"))
-        assert seen(mesh, "thief").scope.by_host[CHAT].service.namespace == "default"
+        owners = [seen(mesh, name).scope.by_host[CHAT].service.namespace for name in ("victim", "thief")]
+        assert owners == ["default", "thief"]
 
     def test_virtual_services_private_first(self) -> None:
         old = virtual_service("old", namespace="own")
