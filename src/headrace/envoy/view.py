@@ -7,13 +7,14 @@ every proxy and snapshot, through `view_of`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from weakref import WeakValueDictionary
 
 from headrace.envoy.attachments import Attachments
 from headrace.envoy.guards import OPEN, Guard, Guards
 from headrace.envoy.imports import EVERYTHING, WHOLE, Cutter, Imported, Part, SidecarTable, imports, union
+from headrace.envoy.own_side import own_pools, own_ports
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import ConnectionPool, DestinationRule
 from headrace.model.envoy_filter import Patch
@@ -373,11 +374,9 @@ class Scopes:
             inbound = Inbound(guard=guard)
         else:
             policy = settle(snapshot.peer_authentications, snapshot.mesh.root_namespace, proxy.namespace, proxy.labels)
-            ports = workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels)
+            ports = own_ports(workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels), scope)
             ingress = scope.sidecar.ingress if scope.sidecar is not None else ()
-            if ingress:
-                ports = _ingress_ports(ingress, ports)
-            inbound = Inbound(ports, policy, tuple(_pools(ports, scope)), guard, ingress)
+            inbound = Inbound(ports, policy, tuple(own_pools(ports, scope)), guard, ingress)
         self._inbound[key] = inbound
         return inbound
 
@@ -388,38 +387,7 @@ class Scopes:
         return self._guards.of(proxy.namespace, proxy.labels, scope.by_host)
 
 
-def _ingress_ports(
-    ingress: tuple[IngressListener, ...], ports: tuple[WorkloadPortView, ...]
-) -> tuple[WorkloadPortView, ...]:
-    """The ports that a Sidecar listens on, by number, each with what a service in front says beside the protocol."""
-    known = {port.number: port for port in ports}
-    engine = next((port.engine for port in ports), None)
-    found = []
-    for item in sorted(ingress, key=lambda item: item.port):
-        port = known.get(item.port, WorkloadPortView(item.port, item.name, "", engine))
-        found.append(replace(port, name=item.name, protocol=item.protocol.value))
-    return tuple(found)
-
-
-def _pools(ports: tuple[WorkloadPortView, ...], scope: Scope) -> Iterator[tuple[int, ConnectionPool]]:
-    """The connection pools by port of the workload: what the Sidecar says of the port, else of all, else the rule of
-    the service in front."""
-    sidecar = scope.sidecar
-    written = {item.port: item.pool for item in sidecar.ingress if item.pool} if sidecar is not None else {}
-    for port in ports:
-        own = written.get(port.number) or (sidecar.inbound_pool if sidecar is not None else None)
-        if own is not None:
-            yield port.number, own
-            continue
-        target = scope.by_host.get(port.host)
-        if target is not None and target.rule is not None and target.rule.policy is not None:
-            pool = target.rule.policy.pool_of(port.service_port)
-            if pool is not None:
-                yield port.number, pool
-
-
 def _scope_key(index: MeshIndex, proxy: Proxy, attached: frozenset[str], sidecar: Sidecar | None) -> ScopeKey:
-    """`attached`: the labels by which documents are attached to workloads."""
     names = index.gateway_label_names if proxy.kind is ProxyKind.GATEWAY else frozenset[str]()
     names = names | index.source_label_names | LOCALITY_LABELS | attached
     labels = tuple(sorted((name, value) for name, value in proxy.labels.items() if name in names))
