@@ -25,6 +25,7 @@ HTTP = "ports: [{number: 80, name: http, protocol: HTTP}]"
 ACCEPTED = {
     "dns": f"hosts: [api.example.com]\n{HTTP}\nresolution: DNS",
     "static": f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nendpoints: [{{address: 10.0.0.1, ports: {{http: 8080}}}}]",
+    "socket": f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nendpoints: [{{address: unix:///a}}]",
     "static by labels": f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nworkloadSelector: {{labels: {{app: a}}}}",
     "several http hosts": f"hosts: [a.b, '*.c.d']\n{HTTP}\nresolution: STATIC",
     "blocks of addresses": f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\naddresses: [10.0.0.0/8, '2001:db8::1']",
@@ -139,11 +140,6 @@ WARNED = {
         f"hosts: [a.b]\n{HTTP}\nworkloadSelector: {{labels: {{a: b}}}}",
         "IST0133",
         "spec.workloadSelector",
-    ),
-    "socket": (
-        f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nendpoints: [{{address: unix:///a}}]",
-        "HR0001",
-        "spec.endpoints[0].address",
     ),
     "only a network": (
         f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nendpoints: [{{network: n}}]",
