@@ -87,7 +87,7 @@ async def test_claims_choose_routes_and_only_verified_ones() -> None:
         async with mesh(DOCUMENTS.replace("%PORT%", str(port)).replace("%RULE%", rule)) as running:
             door = running.described("gateway/edge/door")
             own = free_port(GATEWAY)
-            door = replace(door, bind=GATEWAY, port_map=((80, own),), fronted=False)
+            door = replace(door, bind=GATEWAY, port_map=((80, own),), behind=())
             chat = loopback(running.described("sidecar/edge/chat"), SERVER, ((port, app),))
             await asyncio.gather(running.run(chat), running.run(door))
 

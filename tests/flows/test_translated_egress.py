@@ -110,7 +110,7 @@ async def test_only_the_gateway_has_the_key_and_only_its_callers_use_it(tmp_path
         documents = DOCUMENTS.format(port=api.port, ca=api.ca, token=token, gateway=gateway)
         async with mesh(documents) as running:
             door = running.described("gateway/egress/way-out")
-            door = replace(door, bind=GATEWAY, port_map=((443, gateway),), fronted=False)
+            door = replace(door, bind=GATEWAY, port_map=((443, gateway),), behind=())
             way_out, (client, envoy) = await asyncio.gather(running.run(door), started(running))
             assert await ask(client, authorization="Bearer of-the-application") == 200
             assert api.authorizations() == [f"Bearer {OLD}"]

@@ -28,7 +28,7 @@ from headrace.model.problem import Problem, Severity
 from headrace.model.proxy import Capture, CaptureKind, Proxy, ProxyKind
 from headrace.model.workload import StaticWorkload, Workload, WorkloadRole
 from headrace.registry.build import build_snapshot
-from headrace.registry.inbound import fronting_ports
+from headrace.registry.inbound import fronting_ports, services_before
 from headrace.registry.snapshot import MeshSnapshot
 
 UNKNOWN_ADDRESS = "127.0.0.1"
@@ -150,8 +150,9 @@ def _of_static(static: StaticWorkload, name: ProxyName, trust_domain: str, captu
 
 def _behind_services(proxy: Proxy, snapshot: MeshSnapshot) -> Proxy:
     """The gateway, listening where the Services in front of it lead to (Istio's rule for Gateway ports)."""
-    ports = fronting_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels)
-    return replace(proxy, port_map=ports, fronted=bool(ports))
+    before = services_before(snapshot, proxy)
+    behind = tuple(((service.namespace, service.host), ports) for service, ports in before)
+    return replace(proxy, port_map=fronting_ports(before), behind=behind)
 
 
 def _of_derived(planned: PlannedReplica, name: ProxyName) -> Proxy:

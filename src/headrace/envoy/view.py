@@ -23,7 +23,7 @@ from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.names import MESH_GATEWAY, outbound_cluster
 from headrace.model.proxy import Proxy, ProxyKind, WorkloadPortView
-from headrace.model.resource import ResourceKey, selects
+from headrace.model.resource import ResourceKey
 from headrace.model.security import Secret
 from headrace.model.service import Endpoint, Service
 from headrace.model.sidecar import EgressListener, IngressListener, Sidecar
@@ -82,13 +82,15 @@ _TargetParts = tuple[
 @dataclass(frozen=True, slots=True)
 class ScopeKey:
     """What decides a scope: the proxy's role and namespace, those of its labels that policies select on, and the
-    Sidecar that is for it. `listener`: the place of an egress listener in that Sidecar (-1: the scope as a whole)."""
+    Sidecar that is for it, or the Services (namespace, host) before a gateway. `listener`: the place of an egress
+    listener in that Sidecar (-1: the scope as a whole)."""
 
     kind: ProxyKind
     namespace: str
     labels: Pairs
     sidecar: ResourceKey | None = None
     listener: int = -1
+    before: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,7 @@ class Scopes:
         virtual_services: tuple[VirtualService, ...] = ()
         if key.kind is ProxyKind.GATEWAY:
             labels = dict(key.labels)
-            gateways = tuple(item for item in snapshot.gateways if selects(dict(item.selector), labels))
+            gateways = tuple(item for item in snapshot.gateways if item.takes(labels, key.before))
             for gateway in gateways:
                 name = f"{gateway.meta.namespace}/{gateway.meta.name}"
                 by_gateway[name] = tuple(item for item in visible if name in item.gateways)
@@ -391,7 +393,8 @@ def _scope_key(index: MeshIndex, proxy: Proxy, attached: frozenset[str], sidecar
     names = index.gateway_label_names if proxy.kind is ProxyKind.GATEWAY else frozenset[str]()
     names = names | index.source_label_names | LOCALITY_LABELS | attached
     labels = tuple(sorted((name, value) for name, value in proxy.labels.items() if name in names))
-    return ScopeKey(proxy.kind, proxy.namespace, labels, sidecar.meta.key if sidecar is not None else None)
+    owner = sidecar.meta.key if sidecar is not None else None
+    return ScopeKey(proxy.kind, proxy.namespace, labels, owner, before=tuple(service for service, _ in proxy.behind))
 
 
 def _rule_credentials(targets: tuple[Target, ...]) -> frozenset[str]:

@@ -5,10 +5,11 @@ Made by `config.kinds.gateway`, read by `envoy.translate.gateways`.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from headrace.model.resource import Metadata
+from headrace.model.resource import Labels, Metadata, selects
 from headrace.model.traffic import Pairs
 
 
@@ -99,8 +100,17 @@ class Server:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gateway:
-    """A Gateway: servers on the proxies whose labels `selector` selects (empty: all gateway proxies)."""
+    """A Gateway: servers on the proxies whose labels `selector` selects (empty: all gateway proxies). With `services`
+    it is instead for the gateway proxies behind these Services (hosts) of its namespace, and its ports are those of the
+    Services: the proxy listens where they lead to."""
 
     meta: Metadata
     selector: Pairs
     servers: tuple[Server, ...]
+    services: tuple[str, ...] = ()
+
+    def takes(self, labels: Labels, services: Collection[tuple[str, str]]) -> bool:
+        """Whether it is for a gateway proxy with these labels, behind these Services (namespace, host)."""
+        if self.services:
+            return any((self.meta.namespace, host) in services for host in self.services)
+        return selects(dict(self.selector), labels)

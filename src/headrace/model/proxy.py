@@ -11,6 +11,11 @@ from enum import StrEnum
 from headrace.model.identity import Identity
 from headrace.model.resource import Labels
 
+PortPairs = tuple[tuple[int, int], ...]
+"""Ports, each with the one that it leads to."""
+ServicesBefore = tuple[tuple[tuple[str, str], PortPairs], ...]
+"""Services (namespace, host) before a gateway, with their ports and where those lead to, oldest first."""
+
 
 class ProxyKind(StrEnum):
     """The role of a proxy; the word stands in proxy names (`sidecar/default/chat-v1`)."""
@@ -66,8 +71,8 @@ class Proxy:
 
     `addresses`: own addresses, first one primary. `module`: the native module passed its check on that host.
     `bind`: address that gateway listeners bind ('0.0.0.0' by default), `port_map` maps Gateway server ports to those
-    really bound (privileged ports on a machine without privileges). `fronted`: a Service stands before the gateway and
-    makes that translation, so that clients know the Gateway's own ports.
+    really bound (privileged ports on a machine without privileges). `behind` are the Services before a gateway; where
+    there is one (`fronted`), that translation is theirs, so that clients know the Gateway's own ports.
     """
 
     kind: ProxyKind
@@ -79,8 +84,13 @@ class Proxy:
     capture: Capture = Capture()
     module: bool = False
     bind: str = "0.0.0.0"  # noqa: S104 - Istio's own shape; `up` passes a loopback address
-    port_map: tuple[tuple[int, int], ...] = ()
-    fronted: bool = False
+    port_map: PortPairs = ()
+    behind: ServicesBefore = ()
+
+    @property
+    def fronted(self) -> bool:
+        """Whether a Service stands before the gateway."""
+        return bool(self.behind)
 
     @property
     def namespace(self) -> str:

@@ -6,11 +6,15 @@ service settles the protocol. Ports that only a Workload document declares are a
 
 from __future__ import annotations
 
-from headrace.model.proxy import WorkloadPortView
+from collections.abc import Iterable
+
+from headrace.model.proxy import PortPairs, Proxy, WorkloadPortView
 from headrace.model.resource import Labels, selects
 from headrace.model.service import Service, ServicePort
 from headrace.model.workload import StaticWorkload, WorkloadPort
 from headrace.registry.snapshot import MeshSnapshot
+
+_OWN_PORTS_LABEL = "experimental.istio.io/disable-gateway-port-translation"
 
 
 def target_port(port: ServicePort, ports: tuple[WorkloadPort, ...]) -> int:
@@ -60,16 +64,33 @@ def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: La
     return tuple(found[number] for number in sorted(found))
 
 
-def fronting_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: Labels) -> tuple[tuple[int, int], ...]:
-    """For a gateway: the ports of the services in front of it, each with the port of the workload that it leads to
-    (of several services the oldest)."""
-    own = declared_ports(snapshot, namespace, name)
+def services_before(snapshot: MeshSnapshot, proxy: Proxy) -> list[tuple[Service, PortPairs]]:
+    """For a gateway: the services of its namespace in front of it, oldest first, each with its ports and those of the
+    workload that they lead to. They select its workload, or name its address (a ServiceEntry's endpoint)."""
+    own = declared_ports(snapshot, proxy.namespace, proxy.workload)
+    found: dict[Service, dict[int, int]] = {}
+    for service in _in_front(snapshot, proxy.namespace, proxy.labels):
+        leads = {port.number: target_port(port, own) for port in service.ports}
+        found[service] = {number: target for number, target in leads.items() if target}
+    for services in snapshot.services.values():
+        for service in services:
+            if service.namespace == proxy.namespace and service not in found:
+                endpoints = snapshot.endpoints.get((service.namespace, service.host), ())
+                here = {item.service_port: item.port for item in endpoints if item.address in proxy.addresses}
+                if here:
+                    found[service] = here
+    ordered = sorted(found.items(), key=lambda item: item[0].meta.age())
+    return [(service, tuple(sorted(ports.items()))) for service, ports in ordered]
+
+
+def fronting_ports(before: Iterable[tuple[Service, PortPairs]]) -> PortPairs:
+    """Where a gateway listens for each port that these services have (of several services the oldest); a service may
+    keep out of it by a label (Istio's, for Gateways that name the workload's ports)."""
     found: dict[int, int] = {}
-    for service in _in_front(snapshot, namespace, labels):
-        for port in service.ports:
-            number = target_port(port, own)
-            if number:
-                found.setdefault(port.number, number)
+    for service, ports in before:
+        if _OWN_PORTS_LABEL not in service.meta.labels:
+            for number, target in ports:
+                found.setdefault(number, target)
     return tuple(sorted(found.items()))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from tests.unit.registry.meshes import Mesh, meta, pod, port, service, workload
+from dataclasses import replace
 
+from tests.unit.registry.meshes import Mesh, meta, pod, port, service, sidecar, workload
+
+from headrace.model.proxy import ProxyKind
 from headrace.model.service import Protocol
 from headrace.model.workload import StaticWorkload, WorkloadPort
-from headrace.registry.inbound import fronting_ports, workload_ports
+from headrace.registry.inbound import fronting_ports, services_before, workload_ports
 
 
 def ports(mesh: Mesh, name: str = "chat", **labels: str) -> list[tuple[int, str]]:
@@ -44,7 +47,13 @@ def test_ports_of_the_services_before_a_gateway() -> None:
         service("a", port(80, target=1), port(81), selector=labels),
         pod("gw", "10.0.0.1", WorkloadPort(8443, "tls"), labels=labels),
     )
-    assert fronting_ports(mesh.snapshot(), "default", "gw", labels) == ((80, 8080), (81, 81), (443, 8443))
+    gateway = replace(sidecar("gw", workload="gw", **labels), kind=ProxyKind.GATEWAY)
+    before = services_before(mesh.snapshot(), gateway)
+    assert [(found.name, ports) for found, ports in before] == [
+        ("z", ((80, 8080), (443, 8443))),
+        ("a", ((80, 1), (81, 81))),
+    ]
+    assert fronting_ports(before) == ((80, 8080), (81, 81), (443, 8443))
 
 
 def test_a_workload_entrys_own_ports_by_the_names_of_the_services() -> None:

@@ -129,8 +129,9 @@ def _gateway_ports(labels: Labels, gateways: Iterable[Gateway]) -> tuple[Workloa
     ports = {
         server.port: WorkloadPort(server.port, server.port_name, server.protocol)
         for gateway in gateways
-        if selects(dict(gateway.selector), labels)
+        if gateway.takes(labels, ())
         for server in gateway.servers
+        if server.port
     }
     return tuple(ports[number] for number in sorted(ports))
 

@@ -23,8 +23,7 @@ from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from headrace.envoy.xds.hub import Hub
 from headrace.envoy.xds.status import ProxyStatus
 from headrace.floor.cell import LatestValue
-from headrace.model.gateway import Gateway
-from headrace.model.resource import selects
+from headrace.model.gateway import UNIX, Gateway, Server
 from headrace.model.workload import WorkloadRole
 from headrace.wire import agent_v1_pb2 as wire
 
@@ -127,9 +126,9 @@ class Mesh:
             address = "127.0.0.1" if self.settings.gateway_bind in ("0.0.0.0", "::") else self.settings.gateway_bind  # noqa: S104
             urls = sorted(
                 {
-                    f"{_scheme(server.protocol)}://{address}:{local.get(server.port, server.port)}"
+                    _url(server, address, local.get(server.port, server.port))
                     for gateway in gateways
-                    if selects(dict(gateway.selector), replica.labels)
+                    if gateway.takes(replica.labels, ())
                     for server in gateway.servers
                 }
             )
@@ -215,8 +214,18 @@ def _acknowledged(stream: ProxyStatus | None, type_url: str) -> str | None:
     return None
 
 
+def _url(server: Server, address: str, port: int) -> str:
+    """Where clients of a gateway's server connect to; `address` where the server names none."""
+    if server.bind.startswith(UNIX):
+        return server.bind
+    host = server.bind or address
+    return f"{_scheme(server.protocol)}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def _scheme(protocol: str) -> str:
-    return "https" if protocol.upper() in ("HTTPS", "TLS") else "http"
+    if protocol.upper() in ("HTTPS", "TLS"):
+        return protocol.lower()
+    return "http" if protocol.upper() in ("HTTP", "HTTP2", "GRPC", "GRPC-WEB") else "tcp"
 
 
 def _date(unix_ms: int) -> str | None:

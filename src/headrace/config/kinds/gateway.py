@@ -18,6 +18,10 @@ from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.service import Protocol
 
+SEMANTICS, CONVERTED = "internal.istio.io/gateway-semantics", "gateway"
+"""Istio's annotation of Gateways that it made of Gateway API's, whose names and hosts are freer."""
+SERVICES = "internal.istio.io/gateway-service"
+"""Istio's annotation of the Services that such a Gateway stands behind, in place of a selector."""
 _LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path that the kernel takes."""
 
@@ -25,7 +29,7 @@ _LONGEST_SOCKET = 107
 class GatewayPortSpec(Spec):
     """Port of a server."""
 
-    number: UInt32 = 0
+    number: UInt32
     protocol: Text
     name: Text
     target_port: UInt32 = 0
@@ -50,7 +54,8 @@ class GatewaySpec(Spec):
 
 
 def _check(spec: GatewaySpec, document: Document) -> Iterator[Finding]:
-    if document.name and not is_label(document.name):
+    converted = _annotation(document, SEMANTICS) == CONVERTED
+    if document.name and not is_label(document.name) and not converted:
         remedy = "Use 1-63 letters, digits and '-', without dots."
         yield Finding(("metadata", "name"), f"{shown(document.name)} is not a gateway's name", remedy)
     if not spec.servers:
@@ -59,7 +64,7 @@ def _check(spec: GatewaySpec, document: Document) -> Iterator[Finding]:
     for at, server in enumerate(spec.servers):
         path: Path = ("spec", "servers", at)
         yield from _check_port(server, path)
-        yield from _check_hosts(server, path)
+        yield from _check_hosts(server, path, ("*", ".", "~") if converted else ("*", "."))
         if server.tls is not None:
             yield from tls_findings(server.tls, (*path, "tls"))
         yield from _check_protocol(server, path)
@@ -94,7 +99,8 @@ def _check_port(server: ServerSpec, path: Path) -> Iterator[Finding]:
         )
 
 
-def _check_hosts(server: ServerSpec, path: Path) -> Iterator[Finding]:
+def _check_hosts(server: ServerSpec, path: Path, words: tuple[str, ...]) -> Iterator[Finding]:
+    """`words`: what may stand in place of a namespace."""
     if not server.hosts:
         yield Finding((*path, "hosts"), "a server needs a host", "Add hosts, such as '*'.")
     for at, text in enumerate(server.hosts):
@@ -105,7 +111,7 @@ def _check_hosts(server: ServerSpec, path: Path) -> Iterator[Finding]:
         if not namespace or not host:
             yield Finding(place, f"{shown(text)} is not namespace/host", "Write both parts, or the host alone.")
             continue
-        if namespace not in ("*", ".") and not is_label(namespace):
+        if namespace not in words and not is_label(namespace):
             yield Finding(place, f"{shown(namespace)} is not a namespace", "Use '*', '.' or a namespace.")
         why = "" if is_address(host) else why_not_wildcard(host)
         if why:
@@ -152,11 +158,20 @@ def _is_served(spec: ServerSpec) -> bool:
     )
 
 
+def _annotation(document: Document, name: str) -> str:
+    """An annotation of the document, empty where it has none (nothing is known of the metadata's form yet)."""
+    metadata = document.data.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    value = annotations.get(name) if isinstance(annotations, dict) else None
+    return value if isinstance(value, str) else ""
+
+
 def _lower(meta: Metadata, spec: GatewaySpec, document: Document) -> Gateway:
     return Gateway(
         meta=meta,
         selector=tuple(sorted(spec.selector.items())),
         servers=tuple(_server(server, meta.namespace) for server in spec.servers if _is_served(server)),
+        services=tuple(filter(None, meta.annotations.get(SERVICES, "").split(","))),
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from headrace.config.documents import Path
 from headrace.config.fields import Bool, Choice, EnumOf, Text
@@ -49,6 +49,11 @@ class CertificateFilesSpec(Spec):
     ca_certificates: Text = ""
 
 
+_Item = TypeVar("_Item")
+_OneOrTwo = Annotated[list[_Item], Field(min_length=1, max_length=2)]
+"""Certificates of different keys, such as RSA and ECDSA; a cluster takes no more either."""
+
+
 class ServerTlsSpec(Spec):
     """ServerTLSSettings."""
 
@@ -59,9 +64,9 @@ class ServerTlsSpec(Spec):
     ca_certificates: Text = ""
     ca_crl: Text = ""
     credential_name: Text = ""
-    credential_names: list[Text] = []
+    credential_names: _OneOrTwo[Text] = []
     ca_cert_credential_name: Text = ""
-    tls_certificates: list[CertificateFilesSpec] = []
+    tls_certificates: _OneOrTwo[CertificateFilesSpec] = []
     subject_alt_names: list[Text] = []
     verify_certificate_spki: list[Text] = []
     verify_certificate_hash: list[Text] = []
@@ -140,10 +145,6 @@ def tls_findings(spec: ServerTlsSpec, path: Path) -> Iterator[Finding]:
     own = (spec.ca_crl, spec.server_certificate, spec.private_key, spec.ca_certificates, spec.credential_name)
     if spec.mode in PASSING and (any(own) or spec.tls_certificates or spec.credential_names):
         yield warning(path, f"{spec.mode} uses no certificates: they are ignored", "Use SIMPLE, or take them out.")
-    for name, several in (("credentialNames", spec.credential_names), ("tlsCertificates", spec.tls_certificates)):
-        if len(several) > 2:
-            message = "two certificates are enough for a server (RSA and ECDSA), and a cluster takes no more"
-            yield warning((*path, name), message, "Keep one of each kind.")
     yield from _useless(spec, path)
 
 

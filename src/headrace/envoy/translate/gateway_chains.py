@@ -28,6 +28,8 @@ from headrace.model.traffic import VirtualService
 
 _HANDSHAKE_SECONDS = 15.0
 """A TLS handshake at a gateway must end in this time: half-open connections cost memory (Istio's number)."""
+_PARENTS = "internal.istio.io/parents"
+"""Istio's annotation of a VirtualService that it made of a route of the Gateway API."""
 MESH_ALPN_OF_CALLERS = ("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2")
 """What callers of the mesh offer: AUTO_PASSTHROUGH takes no others, because it cannot see who they are (Istio)."""
 
@@ -83,7 +85,7 @@ def _server_chains(server: BoundServer, listener: str, parts: ChainParts, taken:
     if tls is not None and server.route_name:
         yield _terminating(server, tls, [*_revocation_guard(tls, parts), _http(server, listener, parts)], parts)
     elif tls is None or tls.terminates:
-        way = gateway_tcp_way(_bound(server, parts), l4_caller(parts.scope, server.server.port, server.gateway))
+        way = _tcp_way(server, parts)
         if way is None:
             return
         filters = _tcp(way, tls, parts)
@@ -98,6 +100,20 @@ def _server_chains(server: BoundServer, listener: str, parts: ChainParts, taken:
         caller = l4_caller(parts.scope, server.server.port, server.gateway)
         for chain in gateway_tls_chains(_bound(server, parts), caller, taken):
             yield _matching(chain.sni, _tcp(chain.way, None, parts))
+
+
+def _tcp_way(server: BoundServer, parts: ChainParts) -> Way | None:
+    """Where a server's connections go: by the first VirtualService that says so. The `tls` rules of one that is made of
+    a TLSRoute hold also where TLS ends at the gateway (Istio: only theirs)."""
+    caller = l4_caller(parts.scope, server.server.port, server.gateway)
+    for item in _bound(server, parts):
+        way = gateway_tcp_way([item], caller)
+        if way is not None:
+            return way
+        if server.server.tls is not None and item.meta.annotations.get(_PARENTS, "").startswith("TLSRoute/"):
+            for chain in gateway_tls_chains([item], caller, set()):
+                return chain.way
+    return None
 
 
 def _bound(server: BoundServer, parts: ChainParts) -> list[VirtualService]:

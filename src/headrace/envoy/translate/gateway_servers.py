@@ -11,10 +11,11 @@ Called by `gateways` (listeners) and `gateway_routes`. Istio's rules, in the ord
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.model.gateway import Gateway, Server
+from headrace.model.proxy import PortPairs, ServicesBefore
 from headrace.model.service import Protocol
 
 _HTTP = {Protocol.HTTP.value, Protocol.HTTP2.value, Protocol.GRPC.value, "GRPC-WEB"}
@@ -56,14 +57,23 @@ class GatewayPort:
         return tuple(server for group in self.groups for server in group)
 
 
-def merged_ports(gateways: Sequence[Gateway], bind: str, port_map: Iterable[tuple[int, int]]) -> list[GatewayPort]:
-    """The listeners of a gateway proxy, sorted by port and address; `gateways` are ordered oldest first."""
+def merged_ports(
+    gateways: Sequence[Gateway], bind: str, port_map: PortPairs, behind: ServicesBefore = ()
+) -> list[GatewayPort]:
+    """The listeners of a gateway proxy, sorted by port and address; `gateways` are ordered oldest first. `port_map` and
+    `behind` are the proxy's: a Gateway for a selector listens where the port leads to, else on the port itself; one for
+    Services on each port that these make of it, maybe on none."""
     bound = dict(port_map)
     merge = _Merge()
     for gateway in gateways:
+        named = {(gateway.meta.namespace, host) for host in gateway.services}
+        leads = [dict(ports) for service, ports in behind if service in named]
         for server in gateway.servers:
-            port = bound.get(server.port, server.port)
-            merge.add(_bound_server(gateway, server, port), port)
+            ports = {bound.get(server.port, server.port)}
+            if named:
+                ports = {to[server.port] for to in leads if server.port in to}
+            for port in sorted(ports):
+                merge.add(_bound_server(gateway, server, port), port)
     listeners: dict[tuple[int, str], list[tuple[BoundServer, ...]]] = {}
     for (port, _, address), servers in merge.groups.items():
         listeners.setdefault((port, address or bind), []).append(tuple(servers))

@@ -34,7 +34,7 @@ _OWNER_ONLY = 0o600
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
     """Listeners and routes of the gateway's own Gateway documents (none: an empty sequence)."""
     proxy, scope = view.instance, view.scope
-    place = (proxy.bind, proxy.port_map, proxy.fronted, proxy.module)
+    place = (proxy.bind, proxy.port_map, proxy.behind, proxy.module)
     guard = view.inbound.guard
     return memo.latest(
         "gateway",
@@ -49,7 +49,7 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
 
 
 def _build(memo: Memo, scope: Scope, proxy: Proxy, guard: Guard) -> tuple[XdsResource, ...]:
-    ports = merged_ports(scope.gateways, proxy.bind, proxy.port_map)
+    ports = merged_ports(scope.gateways, proxy.bind, proxy.port_map, proxy.behind)
     https_port = HTTPS_PORT if proxy.fronted else dict(proxy.port_map).get(HTTPS_PORT, HTTPS_PORT)
     parts = ChainParts(
         scope=scope,

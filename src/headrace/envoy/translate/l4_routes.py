@@ -88,13 +88,16 @@ def gateway_tcp_way(virtual_services: Sequence[VirtualService], caller: L4Caller
 def gateway_tls_chains(
     virtual_services: Sequence[VirtualService], caller: L4Caller, taken: set[tuple[str, str]]
 ) -> list[L4Chain]:
-    """A chain for every match of a `tls` rule that is for the server's port and gateway; a name that is in `taken`
-    (which learns the new ones) is left out."""
+    """A chain for every match of a `tls` rule that is for the server's port and gateway; a match with a name that is in
+    `taken` (which learns the new ones) is left out whole (Istio's rule for gateways)."""
     found: list[L4Chain] = []
     for item in virtual_services:
         for rule, match in _tls_matches(item, caller):
-            way = way_of(rule.route, item.meta, caller.place)
-            found += without_taken(L4Chain(way, match.sni_hosts, (), _document(item.meta)), taken)
+            names = {(name, "") for name in match.sni_hosts}
+            if not names & taken:
+                taken |= names
+                way = way_of(rule.route, item.meta, caller.place)
+                found.append(L4Chain(way, match.sni_hosts, (), _document(item.meta)))
     return found
 
 

@@ -105,6 +105,8 @@ REJECTED = {
         f"{TLS}.credentialNames",
         "exclude",
     ),
+    "three secrets": (https("{mode: SIMPLE, credentialNames: [a, b, c]}"), f"{TLS}.credentialNames", "more than 2"),
+    "no number": (server("{name: a, protocol: HTTP}", rest="bind: unix:///a"), f"{PORT}.number", "required"),
     "several secrets and files": (
         https("{mode: SIMPLE, credentialNames: [b], tlsCertificates: [{serverCertificate: /a, privateKey: /b}]}"),
         f"{TLS}.tlsCertificates",
@@ -162,7 +164,6 @@ WARNED = {
         f"{SERVER}.bind",
     ),
     "endpoint": (server(rest="defaultEndpoint: 127.0.0.1:80"), "HR0002", f"{SERVER}.defaultEndpoint"),
-    "third secret": (https("{mode: SIMPLE, credentialNames: [a, b, c]}"), "IST0133", f"{TLS}.credentialNames"),
     "ciphers of a passthrough": (
         https("{mode: AUTO_PASSTHROUGH, maxProtocolVersion: TLSV1_2}"),
         "HR0002",

@@ -73,7 +73,7 @@ def test_a_gateway_tells_tls_apart_by_name_each_name_once() -> None:
     rules = services(
         tls=(
             rule("one", L4Match(("a.example",)), L4Match(("b.example",), port=8443)),
-            rule("two", L4Match(("a.example", "c.example"))),
+            rule("two", L4Match(("a.example", "c.example")), L4Match(("c.example",))),
         )
     )
     taken: set[tuple[str, str]] = set()
