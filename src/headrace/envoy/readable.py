@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf import any_pb2, json_format
+from google.protobuf.message import Message
 
 from headrace.envoy.resources import XdsResource
 
@@ -18,9 +19,14 @@ def as_data(resource: XdsResource) -> dict[str, Any]:
     """The resource as JSON data; type and name come first, all other fields in alphabetical order (protobuf's maps
     have no order of their own)."""
     holder = any_pb2.Any(type_url=resource.type_url, value=resource.body)
-    data = json_format.MessageToDict(holder, preserving_proto_field_name=True)
+    data = message_data(holder)
     del data["@type"]
-    ordered: dict[str, Any] = _ordered(data)
+    return data
+
+
+def message_data(message: Message) -> dict[str, Any]:
+    """A message, or a part of one, in the same form."""
+    ordered: dict[str, Any] = _ordered(json_format.MessageToDict(message, preserving_proto_field_name=True))
     return ordered
 
 

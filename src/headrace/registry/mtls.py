@@ -32,9 +32,37 @@ class MtlsPolicy:
 
 def settle(policies: Iterable[PeerAuthentication], root: str, namespace: str, labels: Labels) -> MtlsPolicy:
     """The policy of the workload with `labels` in `namespace`; `policies` are ordered oldest first."""
-    mesh: PeerAuthentication | None = None
-    whole_namespace: PeerAuthentication | None = None
-    workload: PeerAuthentication | None = None
+    levels = _levels(policies, root, namespace, labels)
+    workload = levels[-1]
+    mode = MtlsMode.PERMISSIVE
+    for level in levels:
+        if level is not None and level.mode is not MtlsMode.UNSET:
+            mode = level.mode
+    ports = workload.port_modes if workload else ()
+    return MtlsPolicy(mode, tuple(sorted((port, mode if own is MtlsMode.UNSET else own) for port, own in ports)))
+
+
+def deciding(
+    policies: Iterable[PeerAuthentication], root: str, namespace: str, labels: Labels, port: int
+) -> PeerAuthentication | None:
+    """The document that settles the mode of one port of the workload; None where the default holds."""
+    levels = _levels(policies, root, namespace, labels)
+    workload = levels[-1]
+    if workload is not None and dict(workload.port_modes).get(port, MtlsMode.UNSET) is not MtlsMode.UNSET:
+        return workload
+    return next((level for level in reversed(levels) if level is not None and level.mode is not MtlsMode.UNSET), None)
+
+
+_Level = PeerAuthentication | None
+
+
+def _levels(
+    policies: Iterable[PeerAuthentication], root: str, namespace: str, labels: Labels
+) -> tuple[_Level, _Level, _Level]:
+    """The documents of mesh, namespace and workload that count for the workload."""
+    mesh: _Level = None
+    whole_namespace: _Level = None
+    workload: _Level = None
     for policy in policies:
         own = policy.meta.namespace
         if own == root and not policy.selector:
@@ -45,9 +73,4 @@ def settle(policies: Iterable[PeerAuthentication], root: str, namespace: str, la
             whole_namespace = whole_namespace or policy
         elif selects(policy.selector, labels):
             workload = workload or policy
-    mode = MtlsMode.PERMISSIVE
-    for level in (mesh, whole_namespace, workload):
-        if level is not None and level.mode is not MtlsMode.UNSET:
-            mode = level.mode
-    ports = workload.port_modes if workload else ()
-    return MtlsPolicy(mode, tuple(sorted((port, mode if own is MtlsMode.UNSET else own) for port, own in ports)))
+    return mesh, whole_namespace, workload

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "describe": ("describe", "Explain what applies to a service or workload, and from which document."),
     "check": ("check", "Judge documents without a running mesh."),
     "translate": ("translate", "Print what one proxy would be sent, offline."),
+    "trace": ("trace", "Follow one request through the mesh, offline, and say why."),
     "proxy": ("proxy", "Look at proxies: status, config, logs."),
     "ca": ("ca", "Certificates: list, inspect, revoke, rotate-root."),
     "token": ("token", "Join tokens of other hosts: create, list, delete."),
