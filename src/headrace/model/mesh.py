@@ -28,6 +28,18 @@ class PathNormalization(StrEnum):
     DECODE_AND_MERGE_SLASHES = "DECODE_AND_MERGE_SLASHES"
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayTopology:
+    """ProxyConfig.gatewayTopology: what stands before the mesh's gateways. `trusted_proxies` is how many addresses at
+    the end of x-forwarded-for are believed. `client_certificates` is what becomes of x-forwarded-client-cert, in
+    Envoy's words; empty: what clients send is replaced by who they are (SANITIZE_SET). `proxy_protocol`: connections
+    begin with the PROXY protocol, which says who the client is."""
+
+    trusted_proxies: int = 0
+    client_certificates: str = ""
+    proxy_protocol: bool = False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MeshConfig:
     """Mesh-wide settings; every default is Istio's. Times in seconds.
@@ -62,6 +74,7 @@ class MeshConfig:
     tls_min_version: str = "TLSV1_2"
     path_normalization: PathNormalization = PathNormalization.BASE
     authorizers: tuple[Authorizer, ...] = ()
+    gateway_topology: GatewayTopology = GatewayTopology()
     providers: tuple[Provider, ...] = ()
     default_logs: tuple[str, ...] = ()
     default_spans: tuple[str, ...] = ()

@@ -35,14 +35,14 @@ from headrace.config.kinds.istio_names import Timespan, WildcardName, at_most_on
 from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec
 from headrace.config.kinds.mesh_authorizers import UNUSED_PROVIDERS, authorizer_findings, lower_authorizers
 from headrace.config.kinds.mesh_providers import ExtensionProvider
-from headrace.config.kinds.proxy_config import ProxyConfigSpec
+from headrace.config.kinds.proxy_config import ProxyConfigSpec, lower_topology
 from headrace.config.kinds.traffic_policy import (
     ClientTlsSpec,
     ConnectionPoolSpec,
     OutlierDetectionSpec,
     TcpKeepaliveSpec,
 )
-from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse
+from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse, to_camel
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.mesh import PathNormalization as Normalization
 from headrace.model.names import ROOT_NAMESPACE
@@ -307,6 +307,7 @@ def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConf
         tls_min_version="TLSV1_2" if defaults == "TLS_AUTO" else defaults,
         path_normalization=_normalization(spec.path_normalization),
         authorizers=lower_authorizers(spec.extension_providers),
+        gateway_topology=lower_topology(spec.default_config),
         digest=document.digest,
     )
 
@@ -346,7 +347,11 @@ KIND = Kind(
         "spec.enableTracing",
         "spec.enableEnvoyAccessLogService",
         "spec.disableEnvoyListenerLog",
-        "spec.defaultConfig",
+        *(
+            f"spec.defaultConfig.{to_camel(name)}"
+            for name in ProxyConfigSpec.model_fields
+            if name != "gateway_topology"
+        ),
         "spec.outboundTrafficPolicy.tls",
         "spec.inboundTrafficPolicy",
         "spec.caCertificates",

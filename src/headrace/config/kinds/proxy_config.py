@@ -14,6 +14,7 @@ from headrace.config.kinds.istio_names import Timespan, at_most_one
 from headrace.config.kinds.mesh_providers import Empty
 from headrace.config.kinds.traffic_policy import ClientTlsSpec, TcpKeepaliveSpec
 from headrace.config.schema import Spec
+from headrace.model.mesh import GatewayTopology
 
 PortOrNone = Annotated[int, BeforeValidator(whole(0, 65535))]
 _CERT_DETAILS = Choice(
@@ -96,6 +97,19 @@ class Topology(Spec):
     num_trusted_proxies: UInt32 = 0
     forward_client_cert_details: Annotated[str, _CERT_DETAILS] = "UNDEFINED"
     proxy_protocol: Empty | None = None
+
+
+def lower_topology(spec: ProxyConfigSpec | None) -> GatewayTopology:
+    """The topology of gateways; defaults where nothing is written."""
+    topology = spec.gateway_topology if spec is not None else None
+    if topology is None:
+        return GatewayTopology()
+    details = topology.forward_client_cert_details
+    return GatewayTopology(
+        trusted_proxies=topology.num_trusted_proxies,
+        client_certificates="" if details == "UNDEFINED" else details,
+        proxy_protocol=topology.proxy_protocol is not None,
+    )
 
 
 class KeyProvider(Spec):

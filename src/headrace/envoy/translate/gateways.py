@@ -19,7 +19,7 @@ from headrace.envoy.translate.gateway_routes import HTTPS_PORT, gateway_route_co
 from headrace.envoy.translate.gateway_servers import BoundServer, GatewayPort, merged_ports
 from headrace.envoy.translate.guard_filters import http_guards, network_guards
 from headrace.envoy.translate.inbound import listener_access_logs
-from headrace.envoy.translate.inspectors import tls_inspector
+from headrace.envoy.translate.inspectors import proxy_protocol, tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import socket_address, uint32
 from headrace.envoy.translate.ways_in import way_in
@@ -81,11 +81,12 @@ def _listener(port: GatewayPort, parts: ChainParts) -> Any | None:
     if not chains:
         return None
     looks = any(chain.HasField("transport_socket") or chain.filter_chain_match.server_names for chain in chains)
+    told = parts.scope.mesh.gateway_topology.proxy_protocol
     return listener_pb2.Listener(
         name=name,
         address=_address(port),
         traffic_direction=base_pb2.OUTBOUND,
-        listener_filters=[tls_inspector()] if looks else [],
+        listener_filters=[*([proxy_protocol()] if told else []), *([tls_inspector()] if looks else [])],
         filter_chains=chains,
         max_connections_to_accept_per_socket_event=uint32(1),
         access_log=listener_access_logs(parts.scope.mesh),

@@ -116,7 +116,7 @@ def http_connection_manager(settings: HcmSettings) -> Any:
         manager.route_config.CopyFrom(settings.routes)
     if settings.direction is not Direction.OUTBOUND:
         manager.server_name = "istio-envoy"
-        _forward_client_certificate(manager, settings.direction)
+        _forward_client_certificate(manager, settings)
     if settings.bounded:
         bound_server_side(manager, settings.mesh)
     if settings.http2:
@@ -138,11 +138,19 @@ def hcm_filter(settings: HcmSettings) -> Any:
     return listener_components_pb2.Filter(name=HCM_FILTER, typed_config=packed(http_connection_manager(settings)))
 
 
-def _forward_client_certificate(manager: Any, direction: Direction) -> None:
-    """Who called, in x-forwarded-client-cert: a sidecar adds its peer to what came, a gateway trusts nobody before
-    itself and says who its own client is."""
+def _forward_client_certificate(manager: Any, settings: HcmSettings) -> None:
+    """Who called, in x-forwarded-client-cert: a sidecar adds its peer to what came; a gateway trusts nobody before
+    itself and says who its own client is, but where the mesh's topology says otherwise."""
     kind = hcm_pb2.HttpConnectionManager
-    manager.forward_client_cert_details = kind.APPEND_FORWARD if direction is Direction.INBOUND else kind.SANITIZE_SET
+    direction, topology = settings.direction, settings.mesh.gateway_topology
+    manager.forward_client_cert_details = kind.APPEND_FORWARD
+    if direction is Direction.GATEWAY:
+        manager.xff_num_trusted_hops = topology.trusted_proxies
+        manager.forward_client_cert_details = kind.ForwardClientCertDetails.Value(
+            topology.client_certificates or "SANITIZE_SET"
+        )
+    if manager.forward_client_cert_details not in (kind.APPEND_FORWARD, kind.SANITIZE_SET):
+        return
     manager.set_current_client_cert_details.CopyFrom(
         kind.SetCurrentClientCertDetails(subject=boolean(True), uri=True, dns=True, cert=direction is Direction.GATEWAY)
     )

@@ -12,6 +12,7 @@ from typing import Any
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
+from envoy.extensions.filters.listener.proxy_protocol.v3 import proxy_protocol_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.type.v3 import range_pb2
 
@@ -46,6 +47,13 @@ def http_inspector(disabled: Any = None) -> Any:
     if disabled is not None:
         found.filter_disabled.CopyFrom(disabled)
     return found
+
+
+def proxy_protocol() -> Any:
+    """Reads who the client is from the PROXY protocol, which every connection must begin with."""
+    return listener_components_pb2.ListenerFilter(
+        name="envoy.filters.listener.proxy_protocol", typed_config=packed(proxy_protocol_pb2.ProxyProtocol())
+    )
 
 
 def on_ports(ports: Iterable[int]) -> Any:
