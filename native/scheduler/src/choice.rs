@@ -97,6 +97,7 @@ impl Pool {
             config: &self.config,
             learned: &self.learned,
             cache: self.cache_size(at),
+            places: self.places_at(at),
             usual: self.usual,
             now,
         };

@@ -3,6 +3,7 @@
 use crate::adapters::Adapters;
 use crate::cost::{CostModel, Learned, StepModel};
 use crate::outside::{Counted, Outside};
+use crate::places::Places;
 use crate::residency::Residency;
 use std::collections::VecDeque;
 
@@ -95,6 +96,10 @@ pub(crate) struct Endpoint {
     pub(crate) adapters: Adapters,
     /// What the engine said of requests of others.
     pub(crate) outside: Outside,
+    /// How many requests it runs at once, as far as it is known.
+    pub(crate) places: Places,
+    /// Requests whose first token nobody sees.
+    pub(crate) silent: u32,
     /// The most that the pool had there since somebody asked.
     peak: OwnLoad,
     /// Requests that this proxy has there without an entry in the books (copies of a mirror).
@@ -142,6 +147,8 @@ impl Endpoint {
             answers: 0.0,
             adapters: Adapters::default(),
             outside: Outside::default(),
+            places: Places::default(),
+            silent: 0,
             peak: OwnLoad::default(),
             unbooked: 0.0,
             elsewhere: 0,
@@ -191,12 +198,17 @@ impl Endpoint {
     }
 
     /// Seconds for which the head of the queue has been waited for beyond what it could take: something there is not as
-    /// the books have it, and may last as long again.
-    pub(crate) fn late(&self, now: f64) -> f64 {
+    /// the books have it, and may last as long again. It may wait for one of `places`.
+    pub(crate) fn late(&self, places: f64, now: f64) -> f64 {
         if self.prefills.is_empty() {
             return 0.0;
         }
-        let allowed = LATE * self.head_seconds * self.learned.factor() + LATE_SECONDS;
+        let place = if self.decoding > places - 0.5 {
+            self.answering
+        } else {
+            0.0
+        };
+        let allowed = LATE * self.head_seconds * self.learned.factor() + LATE_SECONDS + place;
         (now - self.head_since - allowed).max(0.0)
     }
 

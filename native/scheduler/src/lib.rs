@@ -15,6 +15,7 @@ mod cost;
 mod endpoint;
 mod forgotten;
 mod outside;
+mod places;
 mod pool;
 mod predict;
 mod prefix;

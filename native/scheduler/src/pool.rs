@@ -126,6 +126,12 @@ struct Flight {
     foretold: Option<(f64, f64)>,
     /// When its first token came.
     began: Option<f64>,
+    /// Seconds that its prompt takes by the cost model, where nothing else is under way.
+    alone: f64,
+    /// Nobody will see its first token.
+    silent: bool,
+    /// Its first token was seen: it runs.
+    runs: bool,
 }
 
 /// Endpoints, their books, and the choice. Names of endpoints and requests are the caller's.
@@ -140,6 +146,9 @@ pub struct Pool {
     /// What computing a prompt means where it is sent, on average.
     pub(crate) usual: Work,
     pub(crate) turn: usize,
+    /// Requests that endpoints run at once which did not show it themselves, and whether that is certain.
+    common_places: Option<u32>,
+    certain_places: bool,
 }
 
 /// Prompts that the average of their work remembers, and what they are taken to be before one was seen.
@@ -161,6 +170,8 @@ impl Pool {
                 claim: 0.0,
             },
             turn: 0,
+            common_places: None,
+            certain_places: false,
         }
     }
 
@@ -178,6 +189,7 @@ impl Pool {
             }
         }
         self.endpoints.sort_by_key(|endpoint| endpoint.name);
+        self.compare_places();
         let endpoints = &self.endpoints;
         self.flights
             .retain(|_, flight| endpoints.iter().any(|endpoint| endpoint.name == flight.endpoint));
@@ -203,7 +215,12 @@ impl Pool {
             if let Some(tokens) = kv_tokens {
                 self.set_kv_tokens(name, tokens);
             }
-            self.endpoints[at].outside.observe(observed, own);
+            let endpoint = &mut self.endpoints[at];
+            endpoint.outside.observe(observed, own);
+            endpoint
+                .places
+                .say(observed.waiting, observed.running, observed.kv_used);
+            self.compare_places_if_news(at);
         }
     }
 
@@ -295,6 +312,9 @@ impl Pool {
             sent_at: now,
             foretold,
             began: None,
+            alone: work.seconds,
+            silent: false,
+            runs: false,
         };
         let _ = self.flights.insert(id, flight);
         self.note_dropped(at, now);
@@ -326,10 +346,12 @@ impl Pool {
         };
         if let Some(at) = at {
             let burden = self.burden(at, now);
-            // Where prompts wait for room, the time they take says nothing of the rate.
-            let learn_rate = learn && !self.crowded(at, now);
+            // Where prompts wait for room or a place, the time they take says nothing of the rate.
+            let waited = learn && self.waits_for_place(at, id, now);
+            let learn_rate = learn && !waited && !self.crowded(at, now);
             if let Some(flight) = self.flights.get_mut(&id) {
                 flight.began = Some(now);
+                flight.runs = learn;
                 let endpoint = &mut self.endpoints[at];
                 if let Some((predicted, observed)) = endpoint.prefilled(id, burden, now, learn_rate) {
                     self.learned.observe(predicted, observed);
@@ -361,6 +383,12 @@ impl Pool {
                     endpoint.adapters.ended(adapter);
                 }
                 endpoint.residency.ended(flight.number, &flight.blocks, size, now);
+                endpoint.silent = endpoint.silent.saturating_sub(u32::from(flight.silent));
+                if flight.runs {
+                    let waiting = endpoint.own_load().prefilling > 0;
+                    endpoint.places.ended(waiting, now);
+                }
+                self.compare_places_if_news(at);
                 self.note_dropped(at, now);
             }
         }
@@ -438,6 +466,7 @@ impl Pool {
     }
 }
 
+mod places;
 mod silent;
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) config: &'a PoolConfig,
     pub(crate) learned: &'a Learned,
     pub(crate) cache: CacheSize,
+    /// Requests that it runs at once.
+    pub(crate) places: f64,
     /// What computing a prompt usually means.
     pub(crate) usual: Work,
     pub(crate) now: f64,
@@ -66,9 +68,9 @@ pub(crate) fn predict(
         + others.held * size;
     let overflow = (held + own.claim - size).max(0.0);
     let load = endpoint.load_with(others);
-    let excess = (load + 1.0 - config.steps.sequences).max(0.0);
+    let excess = (load + 1.0 - facts.places).max(0.0);
     let room = overflow / held.max(1.0);
-    let places = excess / config.steps.sequences;
+    let places = excess / facts.places;
     let loading = match adapter {
         None | Some(Place::Loaded) => 0.0,
         Some(Place::Free) => config.adapter_seconds,
@@ -77,7 +79,7 @@ pub(crate) fn predict(
     Prediction {
         wait: endpoint.rest_of_step(step, now)
             + queue.max(endpoint.answering() * room.max(places))
-            + endpoint.late(now)
+            + endpoint.late(facts.places, now)
             + loading,
         work: alone + step,
         company: config.company_seconds * load + CACHE_SECONDS * held / size,

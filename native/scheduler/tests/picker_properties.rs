@@ -51,12 +51,13 @@ impl Chaos {
 
     fn anything(&mut self) {
         self.now += self.random.exponential(0.05);
-        match self.random.below(20) {
+        match self.random.below(21) {
             0 => self.change_endpoints(),
             1 => self.drain(),
             2 => self.say(),
             3..=9 => self.request(),
             10..=13 => self.some_flight(|pool, id, now| pool.first_token(id, now)),
+            19 => self.some_flight(|pool, id, _| pool.expect_no_first_token(id)),
             14 => self.some_flight(|pool, id, now| pool.token(id, now)),
             15 => self.some_flight(|pool, id, now| pool.answered(id, now)),
             16 => self.retry(),
@@ -97,6 +98,8 @@ impl Chaos {
         let adapters: Vec<u64> = (0..self.random.below(5)).collect();
         self.pool
             .observe_adapters(name, &adapters, Some(self.random.below(4) as usize));
+        let places = [None, Some(0), Some(1), Some(7), Some(u32::MAX)];
+        self.pool.set_places(name, places[self.random.below(5) as usize]);
     }
 
     fn send(&mut self, id: u64, excluded: &[u64]) {
@@ -177,6 +180,7 @@ impl Chaos {
             let expected = self.flights.values().filter(|&&one| one == name).count() as u32;
             assert_eq!(own.in_flight, expected, "seed {seed}, endpoint {name}");
             assert!(own.prefilling <= own.in_flight, "seed {seed}, endpoint {name}");
+            assert!(self.pool.places(name) != Some(0), "seed {seed}, endpoint {name}");
         }
     }
 }

@@ -10,6 +10,10 @@ impl Pool {
     pub fn expect_no_first_token(&mut self, id: u64) {
         if let Some(at) = self.flights.get(&id).and_then(|flight| self.position(flight.endpoint)) {
             self.endpoints[at].silence(id);
+            if let Some(flight) = self.flights.get_mut(&id).filter(|flight| !flight.silent) {
+                flight.silent = true;
+                self.endpoints[at].silent += 1;
+            }
         }
     }
 
