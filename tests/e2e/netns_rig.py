@@ -100,12 +100,12 @@ def net_of(mesh: RunningMesh) -> MeshNet:
 
 def place_of(mesh: RunningMesh, replica: str) -> Place:
     """Where a replica lives."""
-    return net_of(mesh).place(mesh.proxies()[replica]["address"])
+    return net_of(mesh).place(mesh.row(replica)["address"])
 
 
 def as_app(mesh: RunningMesh, replica: str, *command: str, user: int | None = None, timeout: float = 30.0) -> Any:
     """Run a command as the replica's application would: in its namespaces, as its user, without any privilege."""
-    row = mesh.proxies()[replica]
+    row = mesh.row(replica)
     user = place_of(mesh, replica).app_user if user is None else user
     enter = ["nsenter", f"--target={row['app_pid']}", "--net", "--mount", "--ipc"]
     become = [

@@ -124,6 +124,11 @@ class RunningMesh:
         self.addresses |= {str(row["address"]) for row in rows.values() if row["address"]}
         return rows
 
+    def row(self, replica: str) -> dict[str, Any]:
+        """One replica's row; a control plane that was just started is told of replicas a moment later."""
+        found: dict[str, Any] = until(lambda: self.proxies().get(replica), f"the control plane was told of {replica}")
+        return found
+
     def ready(self) -> bool:
         """Whether the control plane answers and says so."""
         with contextlib.suppress(ApiUnreachable):
@@ -156,8 +161,7 @@ class RunningMesh:
 
     def environment(self, replica: str) -> dict[str, str]:
         """The environment of a replica's application, as the system shows it to its owner."""
-        pid = self.proxies()[replica]["app_pid"]
-        pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        pairs = Path(f"/proc/{self.row(replica)['app_pid']}/environ").read_bytes().decode().split("\0")
         return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
     def proxy_url(self, replica: str) -> str:
@@ -184,7 +188,7 @@ class RunningMesh:
 
     def ask_app(self, replica: str, method: str, path: str, body: Any = None) -> bytes:
         """Talk to a replica's application directly, past every proxy."""
-        port = next(iter(self.proxies()[replica]["app_ports"].values()))
+        port = next(iter(self.row(replica)["app_ports"].values()))
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))

@@ -71,5 +71,5 @@ def test_a_weight_change_is_in_force_at_once(mesh: RunningMesh) -> None:
     )
     assert statistics.median(taken) < SANE_SECONDS
     until(lambda: all(row["routes"][-1] != "*" for row in mesh.proxies().values()), "all acknowledged", 5.0)
-    assert len({mesh.proxies()[name]["routes"] for name in sidecars}) == 1
+    assert len({mesh.row(name)["routes"] for name in sidecars}) == 1
     mesh.api.call("DELETE", "/v1/documents/virtualservice/default/chat")

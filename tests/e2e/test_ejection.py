@@ -25,7 +25,7 @@ def mesh(start_mesh: StartMesh) -> RunningMesh:
 
 def endpoint(mesh: RunningMesh, replica: str) -> dict[str, Any]:
     """What the client's Envoy knows of a replica: ejected or not, and the requests it sent there."""
-    wanted = mesh.proxies()[replica]["address"]
+    wanted = mesh.row(replica)["address"]
     clusters = json.loads(mesh.admin("default/client-0", "/clusters?format=json"))["cluster_statuses"]
     for host in next(cluster for cluster in clusters if cluster["name"] == CLUSTER)["host_statuses"]:
         if host["address"]["socket_address"]["address"] == wanted:

@@ -198,7 +198,7 @@ def rows_of(two: TwoHosts, host: str) -> list[str]:
 
 def test_replicas_run_where_the_documents_say_and_requests_reach_all_over_mutual_tls(hosts: TwoHosts) -> None:
     assert rows_of(hosts, "b") == [THERE, "default/client-0"]
-    assert hosts.mesh.proxies()[THERE]["address"].startswith("10.80.2.")
+    assert hosts.mesh.row(THERE)["address"].startswith("10.80.2.")
     counted = Counter(hosts.through_gateway().split()[0] for _ in range(40))
     assert set(counted) == {HERE, THERE}, counted
     proxy = hosts.mesh.proxy_url("default/client-0")
@@ -208,7 +208,7 @@ def test_replicas_run_where_the_documents_say_and_requests_reach_all_over_mutual
 
 
 def test_the_other_hosts_replica_takes_no_plain_text(hosts: TwoHosts) -> None:
-    address = hosts.mesh.proxies()[THERE]["address"]
+    address = hosts.mesh.row(THERE)["address"]
     assert hosts.here.ask(f"http://{address}:8000/").startswith("failed: 000")
     assert hosts.here.ask("http://chat.default/", f"http://{address}:15001").startswith("failed: 4")
 

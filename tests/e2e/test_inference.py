@@ -136,7 +136,7 @@ def test_what_a_dead_server_had_not_answered_is_sent_again_elsewhere(pools: Runn
         "all go to the large pool",
     )
     victim = pools.replicas("large")[0]
-    pid = int(pools.proxies()[victim]["app_pid"])
+    pid = int(pools.row(victim)["app_pid"])
 
     async def kill_meanwhile() -> list[Answer]:
         load = asyncio.create_task(asked(pools.gateway(), [f"long {number}" for number in range(24)], 150))

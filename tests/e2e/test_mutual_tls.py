@@ -24,7 +24,7 @@ def mesh(start_mesh: StartMesh) -> RunningMesh:
 @pytest.fixture
 def door(mesh: RunningMesh) -> tuple[str, int]:
     """Where the proxy of a server listens for the mesh."""
-    return str(mesh.proxies()["default/chat-v1-0"]["address"]), 8000
+    return str(mesh.row("default/chat-v1-0")["address"]), 8000
 
 
 def test_a_certificate_of_the_mesh_opens_the_door(mesh: RunningMesh, door: tuple[str, int], tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_replicas_listen_on_no_address_but_their_own(mesh: RunningMesh) -> None:
 
 
 def test_the_outbound_door_needs_the_replicas_credentials(mesh: RunningMesh) -> None:
-    row = mesh.proxies()["default/client-0"]
+    row = mesh.row("default/client-0")
     address = (str(row["address"]), int(row["outbound_port"]))
     request = b"GET http://chat/health HTTP/1.1\r\nHost: chat\r\nConnection: close\r\n%s\r\n"
     assert str(answer_of(address, None, request % b"")).find(" 401 ") > 0
@@ -102,7 +102,7 @@ spec:
 
 
 def test_a_client_refuses_a_server_with_the_wrong_name(mesh: RunningMesh) -> None:
-    address = mesh.proxies()["default/chat-v1-0"]["address"]
+    address = mesh.row("default/chat-v1-0")["address"]
     cluster = "cluster.outbound|80||treasury.internal"
     target = through_client(mesh, "treasury.internal")
     mesh.write("treasury.yaml", IMPOSTOR.format(address=address, account="chat"))

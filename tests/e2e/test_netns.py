@@ -128,7 +128,7 @@ def test_the_application_runs_under_a_user_of_its_own(mesh: RunningMesh) -> None
     place = place_of(mesh, "default/chat-0")
     _, body = get(mesh, "default/client-0", "http://chat/")
     assert body["uid"] == place.app_user
-    status = Path(f"/proc/{mesh.proxies()['default/chat-0']['app_pid']}/status").read_text()
+    status = Path(f"/proc/{mesh.row('default/chat-0')['app_pid']}/status").read_text()
     found = dict(re.findall(r"^(Cap\w+|NoNewPrivs|Uid|Groups):[ \t]*(.*?)[ \t]*$", status, re.MULTILINE))
     assert {found[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert found["NoNewPrivs"] == "1"
@@ -186,13 +186,13 @@ def test_a_port_that_a_service_has_not_leads_nowhere(mesh: RunningMesh) -> None:
 
 
 def test_plaintext_is_refused_from_the_machine_itself(mesh: RunningMesh) -> None:
-    address = mesh.proxies()["default/chat-0"]["address"]
+    address = mesh.row("default/chat-0")["address"]
     for port in (8000, 15006, 15001, 9):
         assert refused(address, port), port
 
 
 def test_a_call_by_address_without_a_service_is_refused(mesh: RunningMesh) -> None:
-    address = mesh.proxies()["default/chat-0"]["address"]
+    address = mesh.row("default/chat-0")["address"]
     status, _ = get(mesh, "default/client-0", f"http://{address}:8000/")
     assert status in (0, 502, 503)
 
@@ -211,9 +211,9 @@ def test_who_calls_its_own_service_comes_in_through_the_proxy(mesh: RunningMesh)
 
 
 def test_probes_reach_the_application_and_notice_its_death(mesh: RunningMesh) -> None:
-    row = mesh.proxies()["default/chat-0"]
+    row = mesh.row("default/chat-0")
     subprocess.run(["kill", "-9", str(row["app_pid"])], check=True, timeout=10)
-    until(lambda: mesh.proxies()["default/chat-0"]["app_pid"] not in (row["app_pid"], None), "a new process", 30.0)
+    until(lambda: mesh.row("default/chat-0")["app_pid"] not in (row["app_pid"], None), "a new process", 30.0)
     until(lambda: get(mesh, "default/client-0", "http://chat/")[0] == 200, "it serves again", 30.0)
 
 
@@ -229,7 +229,7 @@ def test_the_world_outside_is_reached_and_does_not_reach_in(mesh: RunningMesh, w
         capture_output=True, timeout=20,
     )  # fmt: skip
     assert reach.returncode == 0, reach.stderr
-    address = mesh.proxies()["default/chat-0"]["address"]
+    address = mesh.row("default/chat-0")["address"]
     done = subprocess.run(
         ["ip", "netns", "exec", world_name(), "curl", "-sk", "-m", "3", "-w", "%{num_connects}", f"https://{address}:8000/"],
         capture_output=True, text=True, timeout=20,

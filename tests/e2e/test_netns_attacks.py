@@ -101,7 +101,7 @@ NAMESPACES = {
 
 @pytest.mark.parametrize("way", NAMESPACES)
 def test_no_other_namespace(mesh: RunningMesh, way: str) -> None:
-    victim = mesh.proxies()[VICTIM]["app_pid"]
+    victim = mesh.row(VICTIM)["app_pid"]
     name = place_of(mesh, VICTIM).namespace
     assert attempt(mesh, NAMESPACES[way], victim=victim, name=name) in ("EPERM", "EACCES", "ENOENT")
 
@@ -114,7 +114,7 @@ def test_no_change_of_rules_not_even_as_root_of_a_user_namespace(mesh: RunningMe
 
 
 def test_a_network_namespace_of_its_own_leads_nowhere(mesh: RunningMesh) -> None:
-    address = mesh.proxies()[VICTIM]["address"]
+    address = mesh.row(VICTIM)["address"]
     done = as_app(mesh, ATTACKER, "unshare", "-Urn", "curl", "-sS", "-m", "3", f"http://{address}:8000/")
     assert done.returncode != 0
 
@@ -149,7 +149,7 @@ def test_nothing_of_its_proxy(mesh: RunningMesh, name: str) -> None:
         home=f"{run}/{place.number}",
         other=f"{run}/{other.number}",
         state=str(mesh.state.resolve()),
-        pid=mesh.proxies()[ATTACKER]["proxy_pid"],
+        pid=mesh.row(ATTACKER)["proxy_pid"],
     )
     # Below a directory that only its owner may enter, the state is not even seen.
     assert found in ("EPERM", "EACCES") or (found == "ENOENT" and "state" in SECRETS[name]), found

@@ -60,8 +60,8 @@ def asked(mesh: RunningMesh, count: int = 10) -> dict[str, int]:
 
 
 def test_what_a_server_in_a_namespace_says_steers_its_callers_sidecar(mesh: RunningMesh) -> None:
-    until(lambda: mesh.proxies()[_LIAR].get("engine_metrics", {}).get("waiting") == 0, "its metrics are read", 30.0)
-    environment = Path(f"/proc/{mesh.proxies()['default/client-0']['proxy_pid']}/environ").read_bytes().split(b"\0")
+    until(lambda: mesh.row(_LIAR).get("engine_metrics", {}).get("waiting") == 0, "its metrics are read", 30.0)
+    environment = Path(f"/proc/{mesh.row('default/client-0')['proxy_pid']}/environ").read_bytes().split(b"\0")
     path = next(item for item in environment if item.startswith(b"HEADRACE_ENGINE_LOADS=")).split(b"=", 1)[1]
     owner = place_of(mesh, "default/client-0").proxy_user
     until(lambda: Path(path.decode()).stat().st_uid == owner, "the sidecar has a copy of its own")

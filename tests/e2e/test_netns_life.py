@@ -76,12 +76,12 @@ def calling(mesh: RunningMesh, seconds: float) -> Iterator[None]:
 
 
 def test_a_killed_agent_is_not_noticed_and_its_successor_goes_on(mesh: RunningMesh) -> None:
-    before = mesh.proxies()["default/chat-0"]
+    before = mesh.row("default/chat-0")
     namespace = place_of(mesh, "default/chat-0").namespace
     with calling(mesh, 8.0):
         mesh.kill("agent")
         until(lambda: mesh.role("agent").alive() and mesh.ready(), "the agent is back", 60.0)
-    after = mesh.proxies()["default/chat-0"]
+    after = mesh.row("default/chat-0")
     assert (after["app_pid"], after["proxy_pid"], after["address"]) == (
         before["app_pid"],
         before["proxy_pid"],
@@ -90,7 +90,7 @@ def test_a_killed_agent_is_not_noticed_and_its_successor_goes_on(mesh: RunningMe
     assert place_of(mesh, "default/chat-0").namespace == namespace
     os.kill(after["app_pid"], 9)
     until(
-        lambda: mesh.proxies()["default/chat-0"]["app_pid"] not in (None, after["app_pid"]),
+        lambda: mesh.row("default/chat-0")["app_pid"] not in (None, after["app_pid"]),
         "probed and restarted",
         30.0,
     )
@@ -105,23 +105,23 @@ def test_a_new_version_takes_over_without_a_lost_request(mesh: RunningMesh) -> N
             + "---\n"
             + workload("chat", ECHO, port="{name: http, port: 8000}", extra=extra)
         )
-        before = mesh.proxies()["default/chat-0"]["app_pid"]
+        before = mesh.row("default/chat-0")["app_pid"]
         mesh.write("chat.yaml", text)
-        until(lambda: mesh.proxies()["default/chat-0"]["app_pid"] not in (None, before), f"version {number}", 30.0)
+        until(lambda: mesh.row("default/chat-0")["app_pid"] not in (None, before), f"version {number}", 30.0)
         until(mesh.ready, "ready", 30.0)
 
-    ports = [mesh.proxies()["default/chat-0"]["app_ports"]["8000"]]
+    ports = [mesh.row("default/chat-0")["app_ports"]["8000"]]
     with calling(mesh, 12.0):
         for number in (2, 3):
             version(number)
-            ports.append(mesh.proxies()["default/chat-0"]["app_ports"]["8000"])
+            ports.append(mesh.row("default/chat-0")["app_ports"]["8000"])
     assert ports[0] == 8000
     assert ports[1] != 8000
 
 
 def test_a_stolen_port_of_the_proxy_answers_nobody(mesh: RunningMesh) -> None:
     """The proxy dies, the application takes 15006 before it is back, and still nothing it says leaves."""
-    row = mesh.proxies()["default/squatter-0"]
+    row = mesh.row("default/squatter-0")
     log = mesh.places.workload_log("default/squatter-0")
     os.kill(row["proxy_pid"], 9)
     until(lambda: "taken" in log.read_text(), "the port is taken", 30.0)
@@ -142,10 +142,10 @@ def test_excluded_ports_are_left_alone(mesh: RunningMesh) -> None:
                                             extra="  env: [{name: NINE, value: '9100'}]\n"))  # fmt: skip
     until(lambda: {"default/open-a-0", "default/open-b-0"} <= set(mesh.proxies()), "both run", 30.0)
     until(mesh.ready, "ready", 30.0)
-    address = mesh.proxies()["default/open-b-0"]["address"]
+    address = mesh.row("default/open-b-0")["address"]
     found = until(lambda: get(mesh, "default/open-a-0", f"http://{address}:9100/x")[1], "an answer", 20.0)
     assert found["path"] == "/x"
-    assert found["peer"] == mesh.proxies()["default/open-a-0"]["address"], "it went by a proxy"
+    assert found["peer"] == mesh.row("default/open-a-0")["address"], "it went by a proxy"
     assert get(mesh, CLIENT, f"http://{address}:9100/")[0] == 200, "a proxy's plain call is let in too"
     assert get(mesh, "default/open-a-0", "http://chat/")[0] == 200
     for name in ("open-a", "open-b"):
@@ -165,11 +165,11 @@ def test_a_bad_annotation_is_named(mesh: RunningMesh) -> None:
 
 
 def test_a_crash_of_everything_leaves_a_working_mesh_that_goes_on_or_goes_away(mesh: RunningMesh) -> None:
-    before = mesh.proxies()["default/chat-0"]
+    before = mesh.row("default/chat-0")
     with calling(mesh, 5.0):
         crash(mesh)
     mesh.up("--capture", "netns")
-    assert mesh.proxies()["default/chat-0"]["app_pid"] == before["app_pid"], "not adopted"
+    assert mesh.row("default/chat-0")["app_pid"] == before["app_pid"], "not adopted"
     assert get(mesh, CLIENT, "http://chat/")[0] == 200
     crash(mesh)
     assert leftovers(mesh.state)

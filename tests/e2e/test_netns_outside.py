@@ -130,7 +130,7 @@ def test_two_meshes_on_one_machine_keep_apart(start_mesh: StartMesh) -> None:
     assert not net_of(one).block.overlaps(net_of(other).block)
     for mesh in (one, other):
         assert get(mesh, CLIENT, "http://chat.default/")[0] == 200
-    stranger = one.proxies()["default/chat-0"]["address"]
+    stranger = one.row("default/chat-0")["address"]
     assert get(other, CLIENT, f"http://{stranger}:8000/")[0] in (0, 502, 503), "one mesh reached the other"
     one.down()
     assert leftovers(one.state) == []

@@ -34,7 +34,7 @@ def mesh(start_mesh: StartMesh) -> Iterator[RunningMesh]:
 
 
 def test_a_revoked_identity_loses_new_calls_and_the_connection_that_it_holds(mesh: RunningMesh) -> None:
-    row, user = mesh.proxies()[CLIENT], place_of(mesh, CLIENT).app_user
+    row, user = mesh.row(CLIENT), place_of(mesh, CLIENT).app_user
     enter = ["nsenter", f"--target={row['app_pid']}", "--net", "--mount"]
     become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     holding = subprocess.Popen(

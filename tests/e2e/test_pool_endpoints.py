@@ -101,7 +101,7 @@ class Streams:
 
 def test_a_draining_replica_gets_nothing_new_and_loses_nothing(mesh: RunningMesh) -> None:
     replicas(mesh, 3)
-    address = mesh.proxies()["default/large-2"]["address"]
+    address = mesh.row("default/large-2")["address"]
     with Streams(mesh, 18, 400) as streams:  # 4 s each
         until(lambda: sum(sent_to(mesh, one, "rq_active") for one in hosts(mesh)) == 18, "all streams run")
         running = sent_to(mesh, address)
@@ -122,7 +122,7 @@ def test_a_draining_replica_gets_nothing_new_and_loses_nothing(mesh: RunningMesh
 
 def test_a_replica_that_is_not_ready_gets_nothing_and_comes_back(mesh: RunningMesh) -> None:
     replicas(mesh, 2)
-    ill, address = "default/large-0", mesh.proxies()["default/large-0"]["address"]
+    ill, address = "default/large-0", mesh.row("default/large-0")["address"]
     mesh.ask_app(ill, "PUT", "/faults", {"unhealthy": True})
     until(lambda: health(hosts(mesh)[address]) == "DRAINING", "the gateway hears that it is not ready", 60.0)
     before = sent_to(mesh, address)
@@ -154,7 +154,7 @@ def test_every_attempt_is_in_the_books(mesh: RunningMesh) -> None:
     policy = example("pool")["pools.yaml"]
     mesh.write("pools.yaml", policy + "  retries: {attempts: 1}\n")
     sick = "default/large-1"
-    address = mesh.proxies()[sick]["address"]
+    address = mesh.row(sick)["address"]
 
     def counts() -> tuple[int, int, int]:
         found = mesh.stats(gateway_of(mesh), f"cluster.{CLUSTER}.upstream_rq")
@@ -184,7 +184,7 @@ def test_a_new_replica_gets_less_than_its_share_at_first(mesh: RunningMesh) -> N
     replicas(mesh, 1)
     time.sleep(10.0)  # now this one is warm
     replicas(mesh, 2)
-    address = mesh.proxies()["default/large-1"]["address"]
+    address = mesh.row("default/large-1")["address"]
 
     def share() -> float:
         before = sent_to(mesh, address)

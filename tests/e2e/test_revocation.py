@@ -80,7 +80,7 @@ def test_a_revoked_server_is_left_and_comes_back_when_lifted(mesh: RunningMesh) 
     assert load.tally.failed == 0, load.tally
     assert set(load.tally.models()) == {"v1"}
     assert state(mesh, "default/chat-v2-0") == "revoked"
-    row = mesh.proxies()["default/chat-v2-0"]
+    row = mesh.row("default/chat-v2-0")
     assert row["problem"] == "identity revoked (key-compromise)"
     assert mesh.run("ca", "list", "-o", "json").json()["authority"]["lists_sent"]
     lifted = mesh.run("ca", "revoke", "--lift", "--workload", "default/chat-v2")
@@ -104,10 +104,10 @@ def test_a_revoked_client_is_cut_off_and_no_other(mesh: RunningMesh) -> None:
 
 
 def test_a_revoked_serial_is_replaced_at_once(mesh: RunningMesh) -> None:
-    serial = mesh.proxies()["default/chat-v1-0"]["certificate_serial"]
+    serial = mesh.row("default/chat-v1-0")["certificate_serial"]
     done = mesh.run("ca", "revoke", "--serial", serial, "--reason", "superseded")
     assert f"revoked 1 certificate of spiffe://cluster.local/ns/default/sa/chat: {serial}" in done.out
-    until(lambda: mesh.proxies()["default/chat-v1-0"]["certificate_serial"] != serial, "a new certificate")
+    until(lambda: mesh.row("default/chat-v1-0")["certificate_serial"] != serial, "a new certificate")
     until(lambda: state(mesh, "default/chat-v1-0") == "in use", "it is in use")
     assert mesh.run("ca", "inspect", serial, "-o", "json").json()["state"] == "revoked"
 

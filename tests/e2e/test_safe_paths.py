@@ -92,7 +92,7 @@ def test_the_model_by_any_name(mesh: RunningMesh, name: str) -> None:
 
 @pytest.mark.parametrize("port", [8000, 80, 15006, 15001, 15090])
 def test_the_model_by_its_address(mesh: RunningMesh, port: int) -> None:
-    address = mesh.proxies()[MODEL]["address"]
+    address = mesh.row(MODEL)["address"]
     for options in ((), ("-H", "Host: gateway-service"), ("-H", "Host: model")):
         url = f"http://{address}:{port}{COMPLETION}"
         status = refused(mesh, MODEL, lambda url=url, options=options: get(mesh, WEB, url, "-d", QUESTION, *options)[0])
@@ -101,7 +101,7 @@ def test_the_model_by_its_address(mesh: RunningMesh, port: int) -> None:
 
 def test_the_hosts_address(mesh: RunningMesh) -> None:
     """The machine's side of the bridge: nothing of the mesh's own answers there."""
-    gateway = ".".join([*mesh.proxies()[WEB]["address"].split(".")[:3], "1"])
+    gateway = ".".join([*mesh.row(WEB)["address"].split(".")[:3], "1"])
     for port in (80, 8080, 15000, 15010, 15012, 22):
         assert get(mesh, WEB, f"http://{gateway}:{port}/")[0] in (0, *REFUSED)
 
@@ -297,7 +297,7 @@ def test_abuse_of_http2(mesh: RunningMesh, name: str) -> None:
     for victim in (MODEL, SERVICE):
         context = tls(with_key)
         context.set_alpn_protocols(["h2"])
-        answer_of((mesh.proxies()[victim]["address"], 8000), context, http2(PSEUDO[name]))
+        answer_of((mesh.row(victim)["address"], 8000), context, http2(PSEUDO[name]))
     assert (reached(mesh, MODEL), reached(mesh, SERVICE)) == before
 
 
@@ -321,7 +321,7 @@ def _string(text: str) -> bytes:
 
 
 def _door(mesh: RunningMesh) -> tuple[str, int]:
-    return mesh.proxies()[MODEL]["address"], 8000
+    return mesh.row(MODEL)["address"], 8000
 
 
 def _post() -> bytes:

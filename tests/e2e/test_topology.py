@@ -139,7 +139,7 @@ def test_headers_make_nobody_the_gateway_service(guarded: RunningMesh, headers: 
 
 
 def test_the_certificate_decides_at_the_models_own_door(guarded: RunningMesh, tmp_path: Path) -> None:
-    door = (str(guarded.proxies()["default/chat-v1-0"]["address"]), 8000)
+    door = (str(guarded.row("default/chat-v1-0")["address"]), 8000)
     signer = Signer.load(guarded.places.ca)
     answers = {name: answer_of(door, tls(signer.client(name, tmp_path))) for name in (GATEWAY_ID, FRONT_ID)}
     assert b" 200 " in answers[GATEWAY_ID] and b" 403 " in answers[FRONT_ID], answers
@@ -169,7 +169,7 @@ def test_a_connection_that_is_open_does_not_outlive_a_policy(guarded: RunningMes
     for one more request at most."""
     (guarded.documents / "policy.yaml").unlink()
     until(lambda: ask(guarded, "front")[0] == 200, "the front end may again")
-    door = (str(guarded.proxies()["default/chat-v1-0"]["address"]), 8000)
+    door = (str(guarded.row("default/chat-v1-0")["address"]), 8000)
     certificate = Signer.load(guarded.places.ca).client(FRONT_ID, tmp_path)
     kept = http.client.HTTPSConnection(*door, timeout=10, context=tls(certificate))
     try:

@@ -30,11 +30,11 @@ def running(mesh: RunningMesh, replica: str) -> int:
 
 
 def test_a_new_version_of_a_workload_replaces_the_old_one(mesh: RunningMesh) -> None:
-    before = {name: mesh.proxies()[name]["app_pid"] for name in mesh.replicas("chat-v1")}
+    before = {name: mesh.row(name)["app_pid"] for name in mesh.replicas("chat-v1")}
     with Load(through_client(mesh)) as load:
         mesh.write("chat-v1.yaml", servers("v1").replace("--model, v1", "--model, v1-new"))
         until(
-            lambda: all(mesh.proxies()[name]["app_pid"] not in (None, pid) for name, pid in before.items()),
+            lambda: all(mesh.row(name)["app_pid"] not in (None, pid) for name, pid in before.items()),
             "both replicas are new",
             60.0,
         )
@@ -88,7 +88,7 @@ def test_a_gateway_takes_and_gives_back_ports(mesh: RunningMesh) -> None:
         mesh.write("gateway.yaml", head + more + "---\n" + rest)
 
         def mapped() -> int:
-            return int(mesh.proxies()["istio-system/istio-ingressgateway-0"]["gateway_ports"].get("18181", 0))
+            return int(mesh.row("istio-system/istio-ingressgateway-0")["gateway_ports"].get("18181", 0))
 
         port = until(mapped, "the port is mapped")
         target = Target(f"http://127.0.0.1:{port}")

@@ -37,11 +37,11 @@ def mesh(start_mesh: StartMesh) -> RunningMesh:
 
 def test_a_crashed_application_is_started_again(mesh: RunningMesh) -> None:
     name = "default/chat-v1-0"
-    before = mesh.proxies()[name]
+    before = mesh.row(name)
     os.kill(before["app_pid"], signal.SIGKILL)
-    until(lambda: mesh.proxies()[name]["app_pid"] not in (None, before["app_pid"]), "a new process")
+    until(lambda: mesh.row(name)["app_pid"] not in (None, before["app_pid"]), "a new process")
     mesh.wait_ready()
-    after = mesh.proxies()[name]
+    after = mesh.row(name)
     assert after["restarts"] == before["restarts"] + 1
     assert (after["proxy_pid"], after["address"]) == (before["proxy_pid"], before["address"])
     assert burst(through_client(mesh), 40).failed == 0
@@ -49,22 +49,22 @@ def test_a_crashed_application_is_started_again(mesh: RunningMesh) -> None:
 
 def test_a_crashed_proxy_is_started_again(mesh: RunningMesh) -> None:
     name = "default/chat-v1-1"
-    before = mesh.proxies()[name]
+    before = mesh.row(name)
     os.kill(before["proxy_pid"], signal.SIGKILL)
-    until(lambda: mesh.proxies()[name]["proxy_pid"] not in (None, before["proxy_pid"]), "a new process")
+    until(lambda: mesh.row(name)["proxy_pid"] not in (None, before["proxy_pid"]), "a new process")
     mesh.wait_ready()
-    assert mesh.proxies()[name]["app_pid"] == before["app_pid"]
+    assert mesh.row(name)["app_pid"] == before["app_pid"]
     assert burst(through_client(mesh), 40).failed == 0
 
 
 def test_a_failing_liveness_probe_restarts(mesh: RunningMesh) -> None:
     name = "default/chat-v1-0"
-    before = mesh.proxies()[name]
+    before = mesh.row(name)
     with Load(through_client(mesh), rate=20) as load:
         mesh.ask_app(name, "PUT", "/faults", {"unhealthy": True})
-        until(lambda: mesh.proxies()[name]["app_pid"] not in (None, before["app_pid"]), "a new process", 30.0)
+        until(lambda: mesh.row(name)["app_pid"] not in (None, before["app_pid"]), "a new process", 30.0)
         mesh.wait_ready()
-    assert mesh.proxies()[name]["restarts"] == before["restarts"] + 1
+    assert mesh.row(name)["restarts"] == before["restarts"] + 1
     assert load.tally.failed == 0, load.tally
 
 
@@ -96,7 +96,7 @@ def test_what_keeps_crashing_waits_longer_each_time(mesh: RunningMesh) -> None:
 def test_logs_of_each_workload_are_its_own(mesh: RunningMesh) -> None:
     for name in mesh.replicas("chat-v1"):
         text = mesh.places.workload_log(name).read_text()
-        port = mesh.proxies()[name]["app_ports"]["8000"]
+        port = mesh.row(name)["app_ports"]["8000"]
         assert f"simulated model server on http://127.0.0.1:{port}" in text
         assert mesh.places.workload_log(name).stat().st_mode & 0o777 == 0o600
 
