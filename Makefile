@@ -12,6 +12,7 @@ WANTED := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13 python3.14 /usr/bin/python3; do \
 	if "$$name" -c '$(WANTED)' 2>/dev/null; then echo "$$name"; break; fi; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+AUDIT := $(VENV)/audit
 CARGO := cargo
 export PATH := $(abspath $(BIN)):$(PATH):$(HOME)/.cargo/bin
 
@@ -22,7 +23,7 @@ PYTHON_FILES := src tests benchmarks setup.py
 # A compiler that came after the first installation: build the module now.
 NOW_BUILDABLE := $(if $(wildcard $(MODULE)),,$(shell PATH="$$PATH:$$HOME/.cargo/bin" command -v $(CARGO)))
 
-.PHONY: help demo test lint native-test bench soak proto goldens docs format lock install dev clean build-module
+.PHONY: help demo test lint native-test bench soak proto goldens docs format lock audit install dev clean build-module
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -78,10 +79,16 @@ format: dev ## Format all code.
 	ruff format $(PYTHON_FILES)
 	if command -v $(CARGO) >/dev/null; then cd native && $(CARGO) fmt; fi
 
+audit: dev ## Known vulnerabilities of what requirements*.lock name (asks the package index's advisories).
+	@test -x $(AUDIT)/bin/pip-audit || { $(BIN)/python -m venv $(AUDIT) && \
+		$(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-audit.lock; }
+	@$(AUDIT)/bin/python .ci/audit.py requirements.lock requirements-dev.lock
+
 lock: dev ## Resolve the dependencies anew into requirements*.lock.
 	$(PIP) install --quiet uv
 	uv pip compile $(LOCKING) --all-extras pyproject.toml requirements-build.in -o requirements-dev.lock
 	uv pip compile $(LOCKING) --extra models -c requirements-dev.lock pyproject.toml requirements-build.in -o requirements.lock
+	uv pip compile $(LOCKING) requirements-audit.in -o requirements-audit.lock
 
 LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links

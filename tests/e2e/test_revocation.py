@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import stat
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from tests.e2e.conftest import StartMesh
@@ -11,9 +13,13 @@ from tests.e2e.load import Load, burst, through_client
 from tests.e2e.running import RunningMesh, until
 from tests.e2e.shop import shop
 from tests.e2e.streaming import Streaming
+from tests.flows.translated_rig import free_port
+
+from headrace.app.api.client import UnixConnection
 
 LIMIT = 2.0
 """Seconds from the command to refusal and to closed connections."""
+METRICS = free_port()
 OTHER = "spiffe://cluster.local/ns/default/sa/next"
 
 
@@ -23,7 +29,13 @@ def mesh(start_mesh: StartMesh) -> RunningMesh:
     files["chat-v2.yaml"] = files["chat-v2.yaml"].replace("serviceAccountName: chat", "serviceAccountName: next")
     del files["routes.yaml"]
     files["client-2.yaml"] = files["client.yaml"].replace("client", "visitor")
-    return start_mesh(files)
+    return start_mesh(files, "--metrics-listen", f"127.0.0.1:{METRICS}")
+
+
+def metrics(text: bytes) -> dict[str, float]:
+    """Name with labels → value."""
+    lines = [line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
 
 
 def state(mesh: RunningMesh, replica: str) -> str:
@@ -54,6 +66,27 @@ def test_the_list_shows_every_replica_and_what_it_costs_nothing_to_know(mesh: Ru
         done = mesh.run(*arguments)
         assert done.code == 1
         assert words in done.err
+
+
+def test_prometheus_is_told_of_certificates_and_proxies(mesh: RunningMesh) -> None:
+    connection = UnixConnection(mesh.places.api_socket, 5.0)
+    connection.request("GET", "/metrics")
+    answer = connection.getresponse()
+    found = metrics(answer.read())
+    connection.close()
+    with urllib.request.urlopen(f"http://127.0.0.1:{METRICS}/metrics", timeout=5.0) as scraped:
+        assert metrics(scraped.read()).keys() >= found.keys()
+        assert scraped.headers["content-type"] == answer.headers["content-type"]
+    replicas = mesh.proxies()
+    for replica in replicas:
+        until_expiry = found[f'headrace_certificate_expiry_timestamp_seconds{{replica="{replica}"}}'] - time.time()
+        assert 0 < until_expiry <= 86400
+    assert found["citadel_server_root_cert_expiry_timestamp"] > time.time() + 86400
+    assert found['headrace_certificate_requests_total{result="issued"}'] >= len(replicas)
+    assert found["pilot_xds"] == found["headrace_replicas_ready"] == len(replicas)
+    assert (found["headrace_ready"], found["headrace_trust_problems"]) == (1, 0)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://127.0.0.1:{METRICS}/v1/status", timeout=5.0)
 
 
 def test_a_revoked_server_is_left_and_comes_back_when_lifted(mesh: RunningMesh) -> None:

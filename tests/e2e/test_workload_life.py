@@ -18,7 +18,7 @@ from tests.e2e.shop import CLIENT, SERVICE, servers, shop, weights
 from headrace.floor.processes import ProcessMark
 
 LIVENESS = """\
-  livenessProbe: {httpGet: {path: /health}, periodSeconds: 1, failureThreshold: 2}
+  livenessProbe: {httpGet: {path: /health}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 2}
 """
 CRASHER = """\
 apiVersion: headrace.dev/v1alpha1

@@ -24,12 +24,14 @@ POLICY = RestartPolicy(first=0.1, limit=10.0, stable_after=10.0)
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What is guarded: its command, its log, the agent's environment, and a new mark for each start."""
+    """What is guarded: its command, its log, the agent's environment, and a new mark for each start. `leaves`: files
+    that it removes at its end, and that are removed for it where it was killed."""
 
     command: Sequence[str]
     log: Path
     mark: Callable[[], str]
     environment: Mapping[str, str] = field(repr=False)
+    leaves: tuple[Path, ...] = ()
 
 
 class Guardian:
@@ -80,6 +82,8 @@ class Guardian:
         """End the process, after `run` was cancelled."""
         if self._child is not None:
             await self._child.stop(grace)
+            for path in self._charge.leaves:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Stop watching; a running process is left alone."""

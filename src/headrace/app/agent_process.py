@@ -105,7 +105,8 @@ async def _run(options: AgentOptions, places: Places, envoy: Path, membership: M
     guardian = None
     if options.control_plane:
         log = places.logs / "control-plane.log"
-        charge = Charge(options.control_plane, log, lambda: mark("control-plane", ""), dict(os.environ))
+        leaves = (places.agent_socket, places.api_socket, places.pid_file("control-plane"))
+        charge = Charge(options.control_plane, log, lambda: mark("control-plane", ""), dict(os.environ), leaves)
         source = random.Random()  # noqa: S311 - spreads load in time, hides nothing
         guardian = Guardian(charge, lambda: None, SystemClock(), source)
         guardian.begin(Children.load(places.agent)[0].control_plane)

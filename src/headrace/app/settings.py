@@ -25,6 +25,7 @@ class MeshSettings(BaseModel):
     `strict_mtls`: add a root PeerAuthentication STRICT where the documents bring none; `ca_directory`: a plugged-in
     root (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem). `join_listen`: IP:PORT where other hosts join (they
     may not where it is None); `addresses`: the range that this machine's replicas take their addresses from.
+    `metrics_listen`: IP:PORT of the control plane's metrics (always served on the management API's socket too).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +40,7 @@ class MeshSettings(BaseModel):
     ca_directory: str | None = None
     join_listen: str | None = None
     addresses: str | None = None
+    metrics_listen: str | None = None
 
     def save(self, places: Places) -> None:
         """Keep the settings in the state directory (mode 0600)."""

@@ -15,11 +15,12 @@ from headrace.agent.process import marked
 from headrace.floor.clock import SystemClock
 
 
-def guardian(log: Path, code: str, changed: Callable[[], None] = lambda: None) -> Guardian:
+def guardian(
+    log: Path, code: str, changed: Callable[[], None] = lambda: None, leaves: tuple[Path, ...] = ()
+) -> Guardian:
     starts = iter(range(1000))
-    charge = Charge(
-        (sys.executable, "-c", code), log, lambda: f"guard-{log}:{next(starts)}:", {"PATH": os.environ["PATH"]}
-    )
+    environment = {"PATH": os.environ["PATH"]}
+    charge = Charge((sys.executable, "-c", code), log, lambda: f"guard-{log}:{next(starts)}:", environment, leaves)
     return Guardian(charge, changed, SystemClock(), random.Random(1))
 
 
@@ -55,6 +56,16 @@ async def test_it_is_started_restarted_adopted_and_stopped(tmp_path: Path) -> No
     await asyncio.gather(task, return_exceptions=True)
     await second.stop(2)
     assert marked(f"guard-{log}:") == []
+
+
+async def test_one_that_has_to_be_killed_leaves_no_files(tmp_path: Path) -> None:
+    leaf = tmp_path / "api.sock"
+    code = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(leaf)!r}, 'w').close(); time.sleep(60)"
+    stubborn = guardian(tmp_path / "log", code, leaves=(leaf, tmp_path / "never-made"))
+    stubborn.begin(None)
+    await until(leaf.exists)
+    await stubborn.stop(0.1)
+    assert not leaf.exists()
 
 
 async def test_one_that_cannot_run_is_tried_again_with_growing_waits(tmp_path: Path) -> None:

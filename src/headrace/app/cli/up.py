@@ -40,6 +40,9 @@ def up(
     addresses: Annotated[
         str | None, typer.Option(help="Range (CIDR) of this host for its replicas, which other hosts reach.")
     ] = None,
+    metrics_listen: Annotated[
+        str | None, typer.Option(help="IP:PORT where Prometheus may scrape the control plane, e.g. 127.0.0.1:15014.")
+    ] = None,
     mesh_config: Annotated[Path | None, typer.Option(help="File with Istio's MeshConfig.")] = None,
     ca_directory: Annotated[
         Path | None, typer.Option(help="Plugged-in root: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem.")
@@ -63,6 +66,8 @@ def up(
     except (StateError, OSError) as error:
         raise CommandFailed(f"cannot use the state directory: {error}") from error
     chosen = choose("loopback") if addresses and capture == "auto" else choose(capture)
+    if metrics_listen:
+        _check_listen(metrics_listen, "--metrics-listen")
     addresses = _check_hosts(join_listen, addresses, chosen.kind)
     settings = MeshSettings(
         documents=(str(directory.resolve()),),
@@ -73,11 +78,16 @@ def up(
         capture=chosen.kind,
         join_listen=join_listen,
         addresses=addresses,
+        metrics_listen=metrics_listen,
     )
     if detach:
         arguments = [str(directory.resolve()), "--state", str(places.state), "--gateway-bind", gateway_bind]
         arguments += ["--certificate-lifetime", certificate_lifetime, "--capture", chosen.kind]
-        for name, text in (("--join-listen", join_listen), ("--addresses", addresses)):
+        for name, text in (
+            ("--join-listen", join_listen),
+            ("--addresses", addresses),
+            ("--metrics-listen", metrics_listen),
+        ):
             arguments += [name, text] if text else []
         for name, path in (("--mesh-config", mesh_config), ("--ca-directory", ca_directory)):
             arguments += [name, str(path.resolve())] if path else []
@@ -108,11 +118,20 @@ def _check_hosts(join_listen: str | None, addresses: str | None, capture: str) -
     if addresses and capture == "netns":
         raise CommandFailed("--addresses does not go with netns capture: use --capture loopback")
     if join_listen:
-        from headrace.app.control_plane.hosts_door import parse_listen
+        _check_listen(join_listen, "--join-listen")
     try:
-        if join_listen:
-            parse_listen(join_listen)
         return check_addresses(addresses) if addresses else None
+    except StateError as error:
+        raise CommandFailed(str(error)) from error
+
+
+def _check_listen(text: str, option: str) -> None:
+    """CommandFailed where an option's address is none."""
+    from headrace.app.control_plane.hosts_door import parse_listen
+    from headrace.floor.places import StateError
+
+    try:
+        parse_listen(text, option)
     except StateError as error:
         raise CommandFailed(str(error)) from error
 

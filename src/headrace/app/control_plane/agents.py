@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import NoReturn, Protocol, cast
 
@@ -82,6 +83,8 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
         self.changed: Callable[[], None] = lambda: None
         self.settle: Callable[[], int] = lambda: 0
         self.loads = EngineLoadBook(hosts, time.monotonic)
+        self.signed: Counter[str] = Counter()
+        """Requests for certificates by how they ended: `issued`, or the stage that refused."""
 
     def assigned(self, replica_id: str) -> Assigned | None:
         """The host that runs a replica and the identity it has, also while it drains: what attestation checks a
@@ -192,9 +195,11 @@ class AgentService(agent_v1_pb2_grpc.ControlPlaneServicer):
                     await self._own(request.replica_id, host, context)
                 issued = self.issuer.issue(host, request.replica_id, request.csr_der)
         except IssueRefused as refusal:
+            self.signed[refusal.stage.value] += 1
             await context.abort(_REFUSALS[refusal.stage], str(refusal))
         except Refused as refusal:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(refusal))
+        self.signed["issued"] += 1
         return wire.SignCertificateResponse(
             certificate_chain_pem=issued.chain_pem,
             trust_bundle_pem=issued.bundle_pem,

@@ -264,8 +264,8 @@ class TokenDesk:
         ]
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """`IP:PORT` of --join-listen; StateError for anything else."""
+def parse_listen(text: str, option: str = "--join-listen") -> tuple[str, int]:
+    """`IP:PORT` of an option; StateError for anything else. --join-listen takes the port after it too."""
     address, _, port = text.rpartition(":")
     try:
         ipaddress.IPv4Address(address)
@@ -274,7 +274,7 @@ def parse_listen(text: str) -> tuple[str, int]:
             raise ValueError
     except ValueError:
         raise StateError(
-            f"--join-listen {text[:100]!r}: use IP:PORT, such as 192.0.2.1:15012 (the port after it is used too)"
+            f"{option} {text[:100]!r}: use IP:PORT, such as 192.0.2.1:15012, with a port below 65535"
         ) from None
     return address, number
 

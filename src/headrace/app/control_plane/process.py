@@ -26,8 +26,9 @@ from headrace.app.control_plane.agents import REPORT_GRACE, AgentService
 from headrace.app.control_plane.assignments import PlannedReplica, plan
 from headrace.app.control_plane.documents import LiveDocuments
 from headrace.app.control_plane.hosts import HostBook
-from headrace.app.control_plane.hosts_door import HostsDoor, TokenDesk, new_tokens
+from headrace.app.control_plane.hosts_door import HostsDoor, TokenDesk, new_tokens, parse_listen
 from headrace.app.control_plane.mesh import Mesh
+from headrace.app.control_plane.metrics import MeshCollector, add_metrics
 from headrace.app.control_plane.pipeline import Pipeline
 from headrace.app.control_plane.sources import follow
 from headrace.app.control_plane.trust import TrustKeeper
@@ -208,12 +209,20 @@ class ControlPlane:
         add_trust(application, trust)
         listen = self._settings.join_listen or ""
         add_tokens(application, TokenDesk(self._door, self._tokens, listen, self._settings.host))
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
+        metrics = MeshCollector(mesh, trust, self._agents.signed)
+        add_metrics(application, metrics)
+        runner = await _runner(stack, application)
         listener = private_listener(self._places.api_socket)
         stack.callback(self._places.api_socket.unlink, missing_ok=True)
         await web.SockSite(runner, listener).start()
+        if self._settings.metrics_listen:
+            alone = web.Application()
+            add_metrics(alone, metrics)
+            address, port = parse_listen(self._settings.metrics_listen, "--metrics-listen")
+            try:
+                await web.TCPSite(await _runner(stack, alone), address, port).start()
+            except OSError as error:
+                raise StateError(f"--metrics-listen {address}:{port}: {error.strerror}: use another port") from error
 
     async def _publish_changes(self) -> None:
         """One pass of the pipeline now, and one after each burst of changes."""
@@ -227,6 +236,13 @@ class ControlPlane:
             self._documents.report()
         except Exception:  # the mesh goes on with what it has; the next change tries again
             _log.exception("a change could not be brought into force")
+
+
+async def _runner(stack: AsyncExitStack, application: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
 
 
 class _Handlers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -30,6 +31,22 @@ _ROTATING_SECONDS = 0.1
 _REFRESH_SECONDS = 60.0
 _LATE = 0.25
 """A replica whose certificate has less than this part of its life left was not renewed in time: an alert."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expiries:
+    """What of the mesh's trust expires when (seconds since the epoch), and how much of it is revoked or wrong.
+
+    `root` and `chain`: the first of the own roots, and of the certificates that sign; `certificates` by replica, of
+    those in use; `lists` by issuer."""
+
+    root: float
+    chain: float
+    certificates: Mapping[str, float]
+    lists: Mapping[str, float]
+    revoked: int
+    blocked: int
+    problems: int
 
 
 class TrustKeeper:
@@ -118,6 +135,25 @@ class TrustKeeper:
             "signing_failures": self._trust.signing_failures,
             "problems": self.problems(),
         }
+
+    @property
+    def signing_failures(self) -> int:
+        """How often an authority could not sign since the process began."""
+        return self._trust.signing_failures
+
+    def expiries(self) -> Expiries:
+        """For metrics: times instead of dates."""
+        now, ledger, roots = self._clock.now(), self._trust.ledger, self._trust.roots
+        entries = {report.id: ledger.inspect(report.certificate_serial) for _, report in self._reports()}
+        return Expiries(
+            root=min(item.root.not_valid_after_utc.timestamp() for item in roots.authorities),
+            chain=roots.signer.not_after,
+            certificates={replica: entry.not_after for replica, entry in entries.items() if entry is not None},
+            lists={item.issuer: item.next_update for item in ledger.lists().values() if item.next_update > now},
+            revoked=len(ledger.revoked(now)),
+            blocked=len(ledger.blocked()),
+            problems=len(self.problems()),
+        )
 
     def inspect(self, serial: str) -> dict[str, Any]:
         """One certificate, by serial."""
