@@ -24,6 +24,7 @@ from headrace.envoy.translate import Translator
 from headrace.envoy.validation import refusal
 from headrace.envoy.view import Scopes, view_of
 from headrace.model.identity import Identity
+from headrace.model.locality import LOCALITY
 from headrace.model.problem import Problem, Severity
 from headrace.model.proxy import Capture, CaptureKind, Proxy, ProxyKind
 from headrace.model.workload import StaticWorkload, Workload, WorkloadRole
@@ -33,7 +34,6 @@ from headrace.registry.snapshot import MeshSnapshot
 
 UNKNOWN_ADDRESS = "127.0.0.1"
 """Address of a proxy whose document has none (a Workload gets its address when it runs)."""
-LOCALITY_LABEL = "istio-locality"
 """Istio's label for where a workload runs, dots between the parts."""
 SAMPLE_CREDENTIALS = "user:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc="
 """What stands for a replica's own credentials in an offline translation (contract: nothing secret is printed)."""
@@ -173,7 +173,7 @@ def _located(static: StaticWorkload) -> dict[str, str]:
     """Its labels, with its locality as one of them where it is written as a field (WorkloadEntry.locality)."""
     labels = dict(static.labels)
     if static.locality:
-        labels.setdefault(LOCALITY_LABEL, static.locality.replace("/", "."))
+        labels[LOCALITY[0]] = static.locality
     return labels
 
 

@@ -20,10 +20,11 @@ from headrace.model.destination import ConnectionPool, DestinationRule
 from headrace.model.envoy_filter import Patch
 from headrace.model.gateway import Gateway, ServerTlsMode, secret_name
 from headrace.model.inference import InferencePolicy
+from headrace.model.locality import LOCALITY_LABELS
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.names import MESH_GATEWAY, outbound_cluster
 from headrace.model.proxy import Proxy, ProxyKind, WorkloadPortView
-from headrace.model.resource import ResourceKey
+from headrace.model.resource import Labels, ResourceKey
 from headrace.model.security import Secret
 from headrace.model.service import Endpoint, Service
 from headrace.model.sidecar import EgressListener, IngressListener, Sidecar
@@ -31,9 +32,6 @@ from headrace.model.traffic import Pairs, VirtualService
 from headrace.registry.inbound import workload_ports
 from headrace.registry.mtls import MtlsPolicy, settle
 from headrace.registry.snapshot import Endpoints, MeshSnapshot
-
-LOCALITY_LABELS = frozenset({"istio-locality", "topology.kubernetes.io/region", "topology.kubernetes.io/zone"})
-"""Labels that say where a proxy runs; they decide the priorities of its endpoints."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -205,8 +203,9 @@ class _Seen:
     credentials: frozenset[str]
 
 
-_Place = tuple[str, ResourceKey | None, int]
-"""A namespace, the Sidecar that cuts its view down, and the place of a listener in that (-1: all together)."""
+_Place = tuple[tuple[str, Pairs], ResourceKey | None, int]
+"""A namespace and what its DestinationRules select callers by, the Sidecar that cuts the view down, and the place of a
+listener in that (-1: all together)."""
 
 
 class Scopes:
@@ -258,7 +257,7 @@ class Scopes:
         """A scope of this snapshot: the last one where every part is the same."""
         if sidecar is not None and sidecar.egress:
             return self._settle_cut(index, snapshot, key, sidecar)
-        seen = self._targets_of(index, snapshot, (key.namespace, None, -1), None)
+        seen = self._targets_of(index, snapshot, (_caller(index, key), None, -1), None)
         visible = index.visible_virtual_services(key.namespace)
         gateways: tuple[Gateway, ...] = ()
         by_gateway: dict[str, tuple[VirtualService, ...]] = {}
@@ -295,7 +294,8 @@ class Scopes:
         found = self._imports.get(place)
         if found is None:
             found = self._imports[place] = imports(index, sidecar, key.namespace)
-        seen = self._targets_of(index, snapshot, (*place, -1), union(found))
+        caller = (_caller(index, key), sidecar.meta.key)
+        seen = self._targets_of(index, snapshot, (*caller, -1), union(found))
         attached, patches = self._attachments.of(key.namespace, dict(key.labels), seen.by_host)
         whole = Scope(
             key=key,
@@ -308,7 +308,7 @@ class Scopes:
             patches=patches,
             sidecar=sidecar,
         )
-        listening = [self._targets_of(index, snapshot, (*place, at), part.services) for at, part in enumerate(found)]
+        listening = [self._targets_of(index, snapshot, (*caller, at), part.services) for at, part in enumerate(found)]
         if len(found) == 1 and found[0].listener.takes_all_ports and len(listening[0].targets) == len(seen.targets):
             return self._kept(replace(whole, listener=found[0].listener))
         through = tuple(
@@ -340,13 +340,13 @@ class Scopes:
         made of changed."""
         policies = snapshot.inference_policies
         parts = (snapshot.mesh, snapshot.services, snapshot.destination_rules, snapshot.accounts, policies, chosen)
-        namespace = place[0]
+        namespace, labels = place[0]
         known = self._by_namespace.get(place)
         if known is not None and known.parts == parts:
             return known
         if chosen is None:
             chosen = tuple((service, WHOLE) for service in index.visible_services(namespace))
-        targets = tuple(self._target(index, snapshot, part, namespace) for part in chosen)
+        targets = tuple(self._target(index, snapshot, part, (namespace, dict(labels))) for part in chosen)
         if known is not None and known.targets == targets:
             seen = _Seen(parts, known.targets, known.by_host, known.credentials)
         else:
@@ -355,10 +355,10 @@ class Scopes:
         self._by_namespace[place] = seen
         return seen
 
-    def _target(self, index: MeshIndex, snapshot: MeshSnapshot, part: Part, namespace: str) -> Target:
+    def _target(self, index: MeshIndex, snapshot: MeshSnapshot, part: Part, caller: tuple[str, Labels]) -> Target:
         service = part[0]
         accounts = snapshot.accounts.get((service.namespace, service.host), ())
-        rule, injects = index.rule_for(service, namespace), index.credential_for(service, namespace)
+        rule, injects = index.rule_for(service, *caller), index.credential_for(service, caller[0])
         seen, cut = self._cutter.service(part), tuple(sorted(part[1]))
         parts = (seen, rule, accounts, index.inference_for(service), injects, cut)
         target = self._targets.get(parts)
@@ -391,10 +391,16 @@ class Scopes:
 
 def _scope_key(index: MeshIndex, proxy: Proxy, attached: frozenset[str], sidecar: Sidecar | None) -> ScopeKey:
     names = index.gateway_label_names if proxy.kind is ProxyKind.GATEWAY else frozenset[str]()
-    names = names | index.source_label_names | LOCALITY_LABELS | attached
+    names = names | index.caller_label_names | LOCALITY_LABELS | attached
     labels = tuple(sorted((name, value) for name, value in proxy.labels.items() if name in names))
     owner = sidecar.meta.key if sidecar is not None else None
     return ScopeKey(proxy.kind, proxy.namespace, labels, owner, before=tuple(service for service, _ in proxy.behind))
+
+
+def _caller(index: MeshIndex, key: ScopeKey) -> tuple[str, Pairs]:
+    """A scope's namespace, and those of its labels that DestinationRules of that namespace select callers by."""
+    names = index.selector_names(key.namespace)
+    return key.namespace, tuple(pair for pair in key.labels if pair[0] in names)
 
 
 def _rule_credentials(targets: tuple[Target, ...]) -> frozenset[str]:
@@ -405,11 +411,9 @@ def _rule_credentials(targets: tuple[Target, ...]) -> frozenset[str]:
         if target.injects is not None and target.injects.credential is not None
     }
     for rule in {target.rule for target in targets if target.rule is not None}:
-        policies = [rule.policy, *(subset.policy for subset in rule.subsets)]
-        for policy in policies:
-            if policy is not None:
-                blocks = [policy.tls, *(port.tls for port in policy.ports)]
-                names.update(tls.credential_name for tls in blocks if tls is not None)
+        for policy in rule.policies():
+            blocks = [policy.tls, *(port.tls for port in policy.ports)]
+            names.update(tls.credential_name for tls in blocks if tls is not None)
     return frozenset(names - {""})
 
 

@@ -8,10 +8,11 @@ first, and the first namespace with a match wins whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from headrace.model.destination import DestinationRule, Subset
+from headrace.model.destination import DestinationRule, Subset, failover_labels
 from headrace.model.inference import ENTRY_KIND, InferencePolicy
+from headrace.model.resource import Labels, selects
 from headrace.model.service import Service
 from headrace.model.traffic import VirtualService
 from headrace.registry.snapshot import MeshSnapshot
@@ -53,6 +54,39 @@ def merge_rules(rules: Sequence[DestinationRule]) -> DestinationRule:
     policy = next((rule.policy for rule in rules if rule.policy is not None), None)
     first = rules[0]
     return DestinationRule(first.meta, first.host, policy, tuple(subsets.values()), first.export_to)
+
+
+def speaking_rules(rules: Sequence[DestinationRule], namespace: str, labels: Labels) -> list[DestinationRule]:
+    """Which rules of one namespace for one host speak for a caller of `namespace` with these labels, oldest first.
+
+    Rules merge that are for the same workloads and exported alike, or wider than those that they join (Istio). A rule
+    that selects the caller (of its own namespace only) comes before all without a selector, of which the last counts.
+    """
+    groups: list[list[DestinationRule]] = []
+    for rule in sorted(rules, key=lambda item: item.workload_selector is None):
+        exports = _exports(rule)
+        standalone = True
+        for group in groups:
+            theirs = _exports(group[0])
+            alike = exports == theirs or (theirs and exports > theirs)
+            if alike and rule.workload_selector == group[0].workload_selector:
+                group.append(rule)
+                standalone = standalone and exports != theirs
+        if standalone:
+            groups.append([rule])
+    found: list[DestinationRule] = []
+    for group in groups:
+        selector = group[0].workload_selector
+        if selector is None:
+            found = group
+        elif group[0].meta.namespace == namespace and selects(selector, labels):
+            return group
+    return found
+
+
+def _exports(rule: DestinationRule) -> frozenset[str]:
+    """What `exportTo` says; a rule for some workloads stays in its namespace."""
+    return frozenset(rule.export_to if rule.workload_selector is None else (PRIVATE,))
 
 
 class RuleTable:
@@ -112,6 +146,7 @@ class MeshIndex:
         self._merger = merger
         self._local: dict[str, RuleTable] = {}
         self._exported: dict[str, RuleTable] = {}
+        self._selector_names: dict[str, frozenset[str]] = {}
         for rule in snapshot.destination_rules:
             self._place(rule)
         for table in (*self._local.values(), *self._exported.values()):
@@ -123,7 +158,7 @@ class MeshIndex:
                 self._inference.setdefault((policy.meta.namespace, target.host(policy.meta.namespace)), policy)
             for entry in policy.entries:
                 self._entries.setdefault((policy.meta.namespace, entry), policy)
-        self.source_label_names = _source_label_names(snapshot.virtual_services)
+        self.caller_label_names = _caller_label_names(snapshot)
         self.gateway_label_names = frozenset(name for gateway in snapshot.gateways for name, _ in gateway.selector)
 
     def visible_services(self, namespace: str) -> list[Service]:
@@ -163,9 +198,13 @@ class MeshIndex:
                 named.append(item)
         return private + named + public
 
-    def rule_for(self, service: Service, namespace: str) -> DestinationRule | None:
-        """The DestinationRule under which `namespace` calls `service`. Of another namespace's rules the most specific
-        host is taken first, and then only what is exported to `namespace`."""
+    def selector_names(self, namespace: str) -> frozenset[str]:
+        """Names of the labels by which DestinationRules of `namespace` select its workloads."""
+        return self._selector_names.get(namespace, frozenset())
+
+    def rule_for(self, service: Service, namespace: str, labels: Labels) -> DestinationRule | None:
+        """The DestinationRule under which a workload of `namespace` with these labels calls `service`. Of another
+        namespace's rules the most specific host is taken first, and then only what is exported to `namespace`."""
         own = self._local.get(namespace)
         found = own.find(service.host) if own is not None else []
         for owner in (service.namespace, self._mesh.root_namespace):
@@ -175,7 +214,7 @@ class MeshIndex:
             rules = table.find(service.host) if table is not None else []
             default = self._mesh.default_destination_rule_export_to
             found = [rule for rule in rules if exported_to(rule.export_to, default, owner, namespace)]
-        return self._merger.merge(found)
+        return self._merger.merge(speaking_rules(found, namespace, labels) if found else found)
 
     def _place(self, rule: DestinationRule) -> None:
         """Put a rule where it is looked for: in its own namespace, and in others unless it is private. Rules for the
@@ -183,8 +222,10 @@ class MeshIndex:
         owner = rule.meta.namespace
         if NOBODY in rule.export_to:
             return
-        private = self._is_private(rule)
-        own = not rule.export_to or {EVERYBODY, PRIVATE, owner} & set(rule.export_to)
+        if rule.workload_selector is not None:
+            self._selector_names[owner] = self.selector_names(owner) | frozenset(rule.workload_selector)
+        private = rule.workload_selector is not None or self._is_private(rule)
+        own = private or not rule.export_to or {EVERYBODY, PRIVATE, owner} & set(rule.export_to)
         if private or (own and owner != self._mesh.root_namespace):
             self._local.setdefault(owner, RuleTable()).add(rule)
         if not private:
@@ -210,6 +251,11 @@ class MeshIndex:
         return policy if policy is not None and policy.credential is not None else None
 
 
-def _source_label_names(virtual_services: Iterable[VirtualService]) -> frozenset[str]:
-    """Names of all labels that some VirtualService selects callers by."""
-    return frozenset(name for item in virtual_services for match in item.matches() for name, _ in match.source_labels)
+def _caller_label_names(snapshot: MeshSnapshot) -> frozenset[str]:
+    """Names of all labels that some document selects or ranks callers by: VirtualServices by sourceLabels,
+    DestinationRules by workloadSelector and, as the mesh, by failoverPriority."""
+    names = {name for item in snapshot.virtual_services for match in item.matches() for name, _ in match.source_labels}
+    for rule in snapshot.destination_rules:
+        names |= failover_labels(rule)
+        names.update(rule.workload_selector or ())
+    return frozenset(names) | failover_labels(None, snapshot.mesh.locality)

@@ -6,6 +6,7 @@ istio.networking.v1.DestinationRule; None always means "not written". Times in s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,11 +42,44 @@ class ConsistentHash:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalityLb:
+    """LocalityLoadBalancerSetting, or (`zone_aware`) ZoneAwareLoadBalancerSetting: which localities get requests.
+
+    `distribute`: by the caller's locality (its last parts may be `*` or missing), percentages by locality of endpoints;
+    `failover`: from one region to another; `failover_priority`: labels that caller and near endpoints share, or
+    `label=value`, most important first.
+    """
+
+    enabled: bool = True
+    distribute: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = ()
+    failover: Pairs = ()
+    failover_priority: tuple[str, ...] = ()
+    zone_aware: bool = False
+    min_cluster_size: int | None = None
+
+
+BY_DISTANCE = LocalityLb()
+"""What a mesh without settings has: endpoints nearer to the caller come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """WarmupConfiguration (or warmupDurationSecs): a new endpoint's share grows for `duration` seconds. `aggression`
+    1: in proportion to its age; `minimum_percent`: where its share begins."""
+
+    duration: float
+    minimum_percent: float = 10.0
+    aggression: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class LoadBalancer:
-    """LoadBalancerSettings: a simple policy or a consistent hash."""
+    """LoadBalancerSettings: a simple policy or a consistent hash; `locality` None: as the mesh has it."""
 
     simple: LbPolicy = LbPolicy.UNSPECIFIED
     consistent_hash: ConsistentHash | None = None
+    locality: LocalityLb | None = None
+    warmup: Warmup | None = None
 
     @property
     def chooses(self) -> bool:
@@ -60,6 +94,14 @@ class TcpKeepalive:
     probes: int | None = None
     time: float | None = None
     interval: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Http2Keepalive:
+    """ConnectionPoolSettings.HTTPSettings.ConnectionKeepalive: a PING every `interval`, answered within `timeout`."""
+
+    interval: float
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +121,13 @@ class ConnectionPool:
     h2_upgrade_policy: str = "DEFAULT"
     use_client_protocol: bool = False
     max_concurrent_streams: int | None = None
+    http2_keepalive: Http2Keepalive | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutlierDetection:
     """OutlierDetection; counts are requests, percentages 0-100. `min_health_percent` unset means 0 for the healthy
-    panic threshold (Istio's rule)."""
+    panic threshold (Istio's rule). `http_error_codes` not empty: only these answers count as errors."""
 
     consecutive_5xx_errors: int | None = None
     consecutive_gateway_errors: int | None = None
@@ -94,6 +137,7 @@ class OutlierDetection:
     base_ejection_time: float | None = None
     max_ejection_percent: int | None = None
     min_health_percent: int | None = None
+    http_error_codes: tuple[int, ...] = ()
 
 
 class TlsMode(StrEnum):
@@ -140,6 +184,23 @@ class Tunnel:
     post: bool = False
 
 
+class ProxyProtocol(StrEnum):
+    """TrafficPolicy.ProxyProtocol.VERSION: how a connection begins by saying whose it is."""
+
+    V1 = "V1"
+    V2 = "V2"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """TrafficPolicy.RetryBudget: at most `percent` of the requests under way (and of those that began within the last
+    `interval` seconds) are retries, but always `concurrency` of them."""
+
+    percent: float
+    concurrency: int
+    interval: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class TrafficPolicy:
     """TrafficPolicy; a subset's block overrides the rule's block whole, never by field."""
@@ -150,6 +211,8 @@ class TrafficPolicy:
     tls: ClientTls | None = None
     ports: tuple[PortPolicy, ...] = ()
     tunnel: Tunnel | None = None
+    proxy_protocol: ProxyProtocol | None = None
+    retry_budget: RetryBudget | None = None
 
     def pool_of(self, port: int) -> ConnectionPool | None:
         """The connection pool of one port: that of its own settings, which replace all, else the policy's."""
@@ -167,8 +230,8 @@ class Subset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DestinationRule:
-    """A DestinationRule; `host` is a full name or a wildcard. `workload_selector` (callers that it is for) is not
-    applied yet: such a rule is exported to nobody (`~`)."""
+    """A DestinationRule; `host` is a full name or a wildcard. `workload_selector`: labels of the callers of its own
+    namespace that it is for (None: all)."""
 
     meta: Metadata
     host: str
@@ -176,3 +239,18 @@ class DestinationRule:
     subsets: tuple[Subset, ...] = ()
     export_to: tuple[str, ...] = ()
     workload_selector: Labels | None = None
+
+    def policies(self) -> Iterator[TrafficPolicy]:
+        """Its own policy and those of its subsets."""
+        for policy in (self.policy, *(subset.policy for subset in self.subsets)):
+            if policy is not None:
+                yield policy
+
+
+def failover_labels(rule: DestinationRule | None, mesh: LocalityLb | None = None) -> frozenset[str]:
+    """Names of the labels by which a rule, and the mesh, rank endpoints for their callers."""
+    settings = [mesh] if mesh is not None else []
+    for policy in rule.policies() if rule is not None else ():
+        balancers = (policy.load_balancer, *(port.load_balancer for port in policy.ports))
+        settings += [item.locality for item in balancers if item is not None and item.locality is not None]
+    return frozenset(word.partition("=")[0] for setting in settings for word in setting.failover_priority)

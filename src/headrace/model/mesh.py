@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from headrace.model.authorization import Authorizer
+from headrace.model.destination import BY_DISTANCE, LocalityLb
 from headrace.model.extension import Extension
 from headrace.model.names import ROOT_NAMESPACE
 from headrace.model.telemetry import UNOBSERVED, UNTRACED, MeshTracing, Observed, Provider
@@ -70,7 +71,7 @@ class MeshConfig:
     default_service_export_to: tuple[str, ...] = ("*",)
     default_virtual_service_export_to: tuple[str, ...] = ("*",)
     default_destination_rule_export_to: tuple[str, ...] = ("*",)
-    locality_failover: bool = True
+    locality: LocalityLb = BY_DISTANCE
     tls_min_version: str = "TLSV1_2"
     path_normalization: PathNormalization = PathNormalization.BASE
     authorizers: tuple[Authorizer, ...] = ()

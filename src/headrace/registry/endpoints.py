@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from headrace.model.identity import Identity
+from headrace.model.locality import NETWORK, locality_of
 from headrace.model.mesh import MeshConfig
 from headrace.model.proxy import ProxyKind
 from headrace.model.security import MtlsMode, PeerAuthentication
@@ -51,7 +52,7 @@ def replica_endpoints(service: Service, replica: ObservedReplica, policies: Poli
     if health is None or not replica.address:
         return
     policy = policies.of(replica.namespace, replica.labels)
-    local = dict(replica.port_map)
+    local, labels = dict(replica.port_map), dict(replica.labels)
     for port in service.ports:
         for number in target_ports(port, replica.ports):
             yield Endpoint(
@@ -64,6 +65,8 @@ def replica_endpoints(service: Service, replica: ObservedReplica, policies: Poli
                 identity=replica.identity,
                 mtls=replica.kind is ProxyKind.SIDECAR and policy.of_port(number) is not MtlsMode.DISABLE,
                 health=health,
+                locality=locality_of(labels),
+                network=labels.get(NETWORK, ""),
             )
 
 

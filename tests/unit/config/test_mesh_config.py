@@ -44,7 +44,7 @@ def check(mesh: MeshConfig) -> None:
         "root",
     )
     assert mesh.outbound_mode is OutboundMode.REGISTRY_ONLY
-    assert (mesh.connect_timeout, mesh.enable_auto_mtls, mesh.locality_failover) == (2.0, False, False)
+    assert (mesh.connect_timeout, mesh.enable_auto_mtls, mesh.locality.enabled) == (2.0, False, False)
     assert (mesh.access_log_file, mesh.access_log_encoding) == ("/dev/stdout", "JSON")
     assert mesh.default_http_retry == Retries(attempts=3, per_try_timeout=1.0)
     assert mesh.default_virtual_service_export_to == (".",)

@@ -19,18 +19,6 @@ from headrace.model.destination import DestinationRule, Subset
 from headrace.model.names import resolve_host
 from headrace.model.resource import Metadata
 
-_POLICIES = ("spec.trafficPolicy", "spec.subsets[].trafficPolicy")
-_BLOCKS = tuple(f"{policy}{level}" for policy in _POLICIES for level in ("", ".portLevelSettings[]"))
-_POLICY_FIELDS = ("proxyProtocol", "retryBudget")
-_BLOCK_FIELDS = (
-    "loadBalancer.localityLbSetting",
-    "loadBalancer.zoneAwareLbSetting",
-    "loadBalancer.warmup",
-    "loadBalancer.warmupDurationSecs",
-    "connectionPool.http.http2KeepAlive",
-    "outlierDetection.outlierDetectionHttpErrorCodes",
-)
-
 
 class SelectorSpec(Spec):
     """istio.type.v1beta1.WorkloadSelector."""
@@ -83,7 +71,6 @@ def _check(spec: DestinationRuleSpec, document: Document) -> Iterator[Finding]:
 
 
 def _lower(meta: Metadata, spec: DestinationRuleSpec, document: Document) -> DestinationRule:
-    """A rule for some workloads only is not applied yet, rather than to all: it is exported to nobody."""
     return DestinationRule(
         meta=meta,
         host=resolve_host(spec.host, meta.namespace),
@@ -92,7 +79,7 @@ def _lower(meta: Metadata, spec: DestinationRuleSpec, document: Document) -> Des
             Subset(subset.name, tuple(sorted(subset.labels.items())), lower_policy(subset.traffic_policy))
             for subset in spec.subsets
         ),
-        export_to=("~",) if spec.workload_selector is not None else tuple(spec.export_to),
+        export_to=tuple(spec.export_to),
         workload_selector=spec.workload_selector.match_labels if spec.workload_selector else None,
     )
 
@@ -104,9 +91,4 @@ KIND = Kind(
     model=DestinationRuleSpec,
     lower=_lower,
     check=_check,
-    untranslated=(
-        "spec.workloadSelector",
-        *(f"{policy}.{field}" for policy in _POLICIES for field in _POLICY_FIELDS),
-        *(f"{block}.{field}" for block in _BLOCKS for field in _BLOCK_FIELDS),
-    ),
 )

@@ -1,6 +1,6 @@
 """LoadBalancerSettings of a DestinationRule: simple policies, consistent hashes, localities, warm-up.
 
-Used by `destination_rule`. Localities and warm-up are judged in full and translated in a later version.
+Used by `destination_rule`, and by `mesh_config` for its localities.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Path
 from headrace.config.fields import Bool, Duration, EnumOf, Number, Text, UInt32, UInt64, number, shown, whole
-from headrace.config.kinds.istio_names import Timespan, at_most_one, set_fields, warning
-from headrace.config.schema import NOT_SUPPORTED, Finding, Spec, refuse
-from headrace.model.destination import ConsistentHash, LbPolicy, LoadBalancer
+from headrace.config.kinds.istio_names import Timespan, at_most_one, set_fields, spelled, warning
+from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding, Spec, refuse
+from headrace.model.destination import ConsistentHash, LbPolicy, LoadBalancer, LocalityLb, Warmup
+from headrace.model.locality import TOPOLOGY
 from headrace.model.problem import Severity
 
 MAGLEV_LIMIT = 5_000_011
 """Envoy's bound of a Maglev table."""
-TOPOLOGY_LABELS = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone")
 
 SimpleLb = Annotated[
     LbPolicy,
@@ -147,7 +147,7 @@ class LocalityLbSpec(Spec):
         if self.distribute and self.failover:
             raise refuse("distribute and failover exclude each other", "Keep one of them.", at=("failover",))
         for at, label in enumerate(self.failover_priority if self.failover else ()):
-            if label in TOPOLOGY_LABELS:
+            if label in TOPOLOGY:
                 raise refuse(f"failover excludes {label} here", "Remove one.", at=("failoverPriority", at))
         check_localities([rule.from_ for rule in self.distribute], ("distribute",))
         return self
@@ -164,7 +164,7 @@ class ZoneAwareLbSpec(Spec):
     @model_validator(mode="after")
     def _labels(self) -> ZoneAwareLbSpec:
         for at, label in enumerate(self.failover_priority):
-            if label in TOPOLOGY_LABELS:
+            if label in TOPOLOGY:
                 raise refuse(f"{label} is always considered", "Remove it.", at=("failoverPriority", at))
         return self
 
@@ -224,6 +224,7 @@ def load_balancer_findings(spec: LoadBalancerSpec, outlier: bool, path: Path) ->
     if spec.simple is LbPolicy.PASSTHROUGH:
         message = "PASSTHROUGH works with transparent capture only: a mesh of `headrace up` has no original address yet"
         yield Finding((*path, "simple"), message, "Use another policy.", NOT_SUPPORTED, Severity.WARNING)
+    yield from _idle_findings(spec, path)
     for name, setting in (
         ("localityLbSetting", spec.locality_lb_setting),
         ("zoneAwareLbSetting", spec.zone_aware_lb_setting),
@@ -232,12 +233,61 @@ def load_balancer_findings(spec: LoadBalancerSpec, outlier: bool, path: Path) ->
             yield warning((*path, name), "failover needs outlier detection to know who failed", "Add outlierDetection.")
 
 
+def _idle_findings(spec: LoadBalancerSpec, path: Path) -> Iterator[Finding]:
+    """What can have no effect beside the rest (HR0002), or only some (HR0001)."""
+    warming = (LbPolicy.UNSPECIFIED, LbPolicy.ROUND_ROBIN, LbPolicy.LEAST_REQUEST)
+    for name in set_fields(spec, "warmup", "warmup_duration_secs"):
+        if spec.consistent_hash is not None or (spec.simple or LbPolicy.UNSPECIFIED) not in warming:
+            message = "endpoints warm up under ROUND_ROBIN and LEAST_REQUEST only"
+            remedy = "Take it out, or choose one of them."
+            yield Finding((*path, spelled(spec, name)), message, remedy, NO_EFFECT, Severity.WARNING)
+    yield from zone_findings(spec.zone_aware_lb_setting, path)
+
+
+def zone_findings(spec: ZoneAwareLbSpec | None, path: Path) -> Iterator[Finding]:
+    """HR0001 for the part of zone-aware balancing that is not there."""
+    if spec is not None and spec.enabled is not False:
+        message = "zones of the caller's region are not balanced by their sizes yet: all of the region is called alike"
+        remedy = "Use localityLbSetting to prefer the caller's zone."
+        yield Finding((*path, "zoneAwareLbSetting"), message, remedy, NOT_SUPPORTED, Severity.WARNING)
+
+
 def lower_load_balancer(spec: LoadBalancerSpec) -> LoadBalancer:
-    """The policy; localities and warm-up are left out."""
+    """The policy."""
     return LoadBalancer(
         simple=spec.simple if spec.simple is not None else LbPolicy.UNSPECIFIED,
         consistent_hash=_hash(spec.consistent_hash) if spec.consistent_hash else None,
+        locality=lower_localities(spec.locality_lb_setting, spec.zone_aware_lb_setting),
+        warmup=_warmup(spec),
     )
+
+
+def lower_localities(locality: LocalityLbSpec | None, zones: ZoneAwareLbSpec | None) -> LocalityLb | None:
+    """What is said of localities (None: nothing is); zone-aware settings come first (Istio's rule)."""
+    if zones is not None:
+        return LocalityLb(
+            enabled=zones.enabled is not False,
+            failover=tuple((rule.from_, rule.to) for rule in zones.failover),
+            failover_priority=tuple(zones.failover_priority),
+            zone_aware=True,
+            min_cluster_size=zones.min_cluster_size,
+        )
+    if locality is None:
+        return None
+    return LocalityLb(
+        enabled=locality.enabled is not False,
+        distribute=tuple((rule.from_, tuple(sorted(rule.to.items()))) for rule in locality.distribute),
+        failover=tuple((rule.from_, rule.to) for rule in locality.failover),
+        failover_priority=tuple(locality.failover_priority),
+    )
+
+
+def _warmup(spec: LoadBalancerSpec) -> Warmup | None:
+    """Warm-up in either form."""
+    if spec.warmup is None:
+        return Warmup(spec.warmup_duration_secs) if spec.warmup_duration_secs is not None else None
+    written = {"minimum_percent": spec.warmup.minimum_percent, "aggression": spec.warmup.aggression}
+    return Warmup(spec.warmup.duration, **{name: value for name, value in written.items() if value is not None})
 
 
 def _hash(spec: ConsistentHashSpec) -> ConsistentHash | None:

@@ -32,7 +32,7 @@ from headrace.config.fields import (
 )
 from headrace.config.kinds.http_route import RetrySpec
 from headrace.config.kinds.istio_names import Timespan, WildcardName, at_most_one
-from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec
+from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec, lower_localities
 from headrace.config.kinds.mesh_authorizers import UNUSED_PROVIDERS, authorizer_findings, lower_authorizers
 from headrace.config.kinds.mesh_providers import ExtensionProvider
 from headrace.config.kinds.proxy_config import ProxyConfigSpec, lower_topology
@@ -43,6 +43,7 @@ from headrace.config.kinds.traffic_policy import (
     TcpKeepaliveSpec,
 )
 from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse, to_camel
+from headrace.model.destination import BY_DISTANCE
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.mesh import PathNormalization as Normalization
 from headrace.model.names import ROOT_NAMESPACE
@@ -303,7 +304,7 @@ def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConf
         default_service_export_to=tuple(spec.default_service_export_to) or ("*",),
         default_virtual_service_export_to=tuple(spec.default_virtual_service_export_to) or ("*",),
         default_destination_rule_export_to=tuple(spec.default_destination_rule_export_to) or ("*",),
-        locality_failover=spec.locality_lb_setting is None or spec.locality_lb_setting.enabled is not False,
+        locality=lower_localities(spec.locality_lb_setting, spec.zone_aware_lb_setting) or BY_DISTANCE,
         tls_min_version="TLSV1_2" if defaults == "TLS_AUTO" else defaults,
         path_normalization=_normalization(spec.path_normalization),
         authorizers=lower_authorizers(spec.extension_providers),
@@ -355,10 +356,6 @@ KIND = Kind(
         "spec.outboundTrafficPolicy.tls",
         "spec.inboundTrafficPolicy",
         "spec.caCertificates",
-        "spec.localityLbSetting.distribute",
-        "spec.localityLbSetting.failover",
-        "spec.localityLbSetting.failoverPriority",
-        "spec.zoneAwareLbSetting",
         "spec.dnsRefreshRate",
         "spec.h2UpgradePolicy",
         "spec.inboundClusterStatName",

@@ -18,15 +18,12 @@ from headrace.config.documents import Document, Path
 from headrace.config.fields import Bool, Choice, Port, Text, is_dns_label, is_dns_name, shown, text_of
 from headrace.config.kinds.istio_names import is_address
 from headrace.config.schema import Finding, Kind, Spec, refuse
+from headrace.model.locality import NETWORK, locality_of
 from headrace.model.resource import Labels, Metadata
 from headrace.model.workload import StaticWorkload, WorkloadPort
 
 INJECT = "sidecar.istio.io/inject"
 """Label or annotation that keeps the sidecar away where it says "false" (Istio's)."""
-NETWORK = "topology.istio.io/network"
-LOCALITY = "istio-locality"
-"""Label with `region.zone.subzone` (Istio's; a '/' may not stand in a label)."""
-_REGION, _ZONE, _SUBZONE = "topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"
 
 
 def _account(value: object) -> str:
@@ -115,19 +112,10 @@ def described(meta: Metadata, labels: Labels, annotations: Labels, spec: PodSpec
         labels=labels,
         service_account=spec.service_account_name or spec.service_account or "default",
         ports=tuple(WorkloadPort(port.container_port, port.name) for port in ports),
-        locality=_locality(labels),
+        locality=locality_of(labels),
         network=labels.get(NETWORK, ""),
         proxied=inject != "false" and not spec.host_network,
     )
-
-
-def _locality(labels: Mapping[str, str]) -> str:
-    """`region/zone/subzone` from the pod's labels; the nodes' labels are not known here."""
-    written = labels.get(LOCALITY, "")
-    if written:
-        return written if "/" in written else written.replace(".", "/")
-    parts = [labels.get(name, "") for name in (_REGION, _ZONE, _SUBZONE)]
-    return "/".join(parts).rstrip("/")
 
 
 def _is_ready(status: Mapping[str, Any]) -> bool:

@@ -42,8 +42,11 @@ from headrace.config.schema import NO_EFFECT, Finding, Spec, refuse
 from headrace.model.destination import (
     ClientTls,
     ConnectionPool,
+    Http2Keepalive,
     OutlierDetection,
     PortPolicy,
+    ProxyProtocol,
+    RetryBudget,
     TcpKeepalive,
     TlsMode,
     TrafficPolicy,
@@ -214,7 +217,7 @@ class TunnelSpec(Spec):
 class ProxyProtocolSpec(Spec):
     """TrafficPolicy.ProxyProtocol."""
 
-    version: Annotated[str, Choice("V1", "V2", numbered=True)] = "V1"
+    version: Annotated[ProxyProtocol, EnumOf(ProxyProtocol, {0: "V1", 1: "V2"})] = ProxyProtocol.V1
 
 
 class RetryBudgetSpec(Spec):
@@ -292,6 +295,8 @@ def lower_policy(spec: TrafficPolicySpec | None) -> TrafficPolicy | None:
             for port in spec.port_level_settings or ()
         ),
         tunnel=_tunnel(spec.tunnel) if spec.tunnel else None,
+        proxy_protocol=spec.proxy_protocol.version if spec.proxy_protocol else None,
+        retry_budget=_budget(spec.retry_budget) if spec.retry_budget else None,
     )
 
 
@@ -299,10 +304,16 @@ def _tunnel(spec: TunnelSpec) -> Tunnel:
     return Tunnel(spec.target_host, spec.target_port, post=spec.protocol == "POST")
 
 
+def _budget(spec: RetryBudgetSpec) -> RetryBudget:
+    """The budget; a concurrency of 0 means "not written", as Istio reads it."""
+    percent = 20.0 if spec.percent is None else spec.percent
+    return RetryBudget(percent, spec.min_retry_concurrency or 3, spec.budget_interval)
+
+
 def lower_pool(spec: ConnectionPoolSpec) -> ConnectionPool:
     """The limits; 0 means "not written", as Istio reads it."""
     tcp, http = spec.tcp or TcpPoolSpec(), spec.http or HttpPoolSpec()
-    keepalive = tcp.tcp_keepalive
+    keepalive, alive = tcp.tcp_keepalive, http.http2_keep_alive
     return ConnectionPool(
         max_connections=tcp.max_connections or None,
         connect_timeout=tcp.connect_timeout,
@@ -317,6 +328,7 @@ def lower_pool(spec: ConnectionPoolSpec) -> ConnectionPool:
         h2_upgrade_policy=http.h2_upgrade_policy,
         use_client_protocol=http.use_client_protocol,
         max_concurrent_streams=http.max_concurrent_streams or None,
+        http2_keepalive=Http2Keepalive(alive.interval, alive.timeout) if alive else None,
     )
 
 
@@ -330,6 +342,7 @@ def _outlier(spec: OutlierDetectionSpec) -> OutlierDetection:
         base_ejection_time=spec.base_ejection_time,
         max_ejection_percent=spec.max_ejection_percent or None,
         min_health_percent=spec.min_health_percent,
+        http_error_codes=tuple(dict.fromkeys(spec.outlier_detection_http_error_codes)),
     )
 
 

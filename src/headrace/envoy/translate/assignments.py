@@ -13,25 +13,26 @@ from headrace.envoy.resources import ENDPOINT, XdsResource
 from headrace.envoy.translate.clusters import is_eds, parts_of
 from headrace.envoy.translate.destination_rules import effective_policy
 from headrace.envoy.translate.endpoints import (
-    caller_locality,
     in_subset,
     is_address,
     load_assignment,
     taking_requests,
 )
+from headrace.envoy.translate.localities import ANYWHERE, Caller, caller_at, caller_for, groups_of, locality_setting
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.view import ProxyView, Target
-from headrace.model.destination import DestinationRule
+from headrace.model.destination import BY_DISTANCE, DestinationRule, LocalityLb
 from headrace.model.service import Endpoint, Health, Service
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What decides a scope's assignments beside services and endpoints: where the caller is ('' : unknown, or failover
-    is off), and whether clusters of AUTO_PASSTHROUGH are there."""
+    """What decides a scope's assignments beside services and endpoints: where the caller is, what the mesh says of
+    localities, and whether clusters of AUTO_PASSTHROUGH are there."""
 
-    near: str
-    dnat: bool
+    caller: Caller = ANYWHERE
+    localities: LocalityLb = BY_DISTANCE
+    dnat: bool = False
 
 
 class AssignmentKeeper:
@@ -40,7 +41,7 @@ class AssignmentKeeper:
     def __init__(self) -> None:
         self._seen: tuple[object, object] = (None, None)
         self._targets: tuple[Target, ...] = ()
-        self._shape = _Shape("", False)
+        self._shape = _Shape()
         self._endpoints: list[tuple[Endpoint, ...]] = []
         self._resources: Mapping[str, XdsResource] = {}
 
@@ -50,8 +51,7 @@ class AssignmentKeeper:
         if self._seen[0] is scope and self._seen[1] is view.endpoints:
             return self._resources
         self._seen = (scope, view.endpoints)
-        near = caller_locality(scope.key.labels) if scope.mesh.locality_failover else ""
-        shape = _Shape(near, scope.passes_by_sni)
+        shape = _Shape(caller_at(scope.key.labels), scope.mesh.locality, scope.passes_by_sni)
         current = [view.endpoints.get(target.key, ()) for target in scope.targets]
         if scope.targets is not self._targets or shape != self._shape:
             found: dict[str, XdsResource] = {}
@@ -77,19 +77,20 @@ def _put(
     shape: _Shape,
 ) -> None:
     known = endpoints if target.is_pool else taking_requests(endpoints)
+    caller = caller_for(shape.caller, target.rule, shape.localities)
     for dnat in (False, True) if shape.dnat and not target.service.external else (False,):
-        key = (target.service, target.rule, shape.near, known, dnat)
-        kept = memo.latest("assignments", (*target.slot, shape.near, dnat), key, _assignments, *key)
+        shown = _Shape(caller, shape.localities, dnat)
+        key = (target.service, target.rule, known, shown)
+        kept = memo.latest("assignments", (*target.slot, caller, dnat), key, _assignments, *key)
         for resource in kept:
             found[resource.name] = resource
 
 
 def _assignments(
-    service: Service, rule: DestinationRule | None, locality: str, endpoints: tuple[Endpoint, ...], dnat: bool
+    service: Service, rule: DestinationRule | None, endpoints: tuple[Endpoint, ...], shape: _Shape
 ) -> tuple[XdsResource, ...]:
-    """The assignments of all clusters of one service. Farther endpoints step back only where outlier detection can
-    tell that the near ones are sick. `dnat`: of the clusters that pass mesh mutual TLS on (`sni_dnat`), which have only
-    the endpoints that demand it."""
+    """The assignments of all clusters of one service. With `dnat`: of the clusters that pass mesh mutual TLS on
+    (`sni_dnat`), which have only the endpoints that demand it."""
     found = []
     for part in parts_of(service, rule):
         policy = effective_policy(rule, part.port.number, part.subset)
@@ -97,9 +98,11 @@ def _assignments(
             continue
         labels = part.subset.labels if part.subset else ()
         chosen = [item for item in in_subset(endpoints, part.port.number, labels) if is_address(item.address)]
-        if dnat:
+        if shape.dnat:
             chosen = [item for item in chosen if item.mtls and item.health is Health.HEALTHY]
-        name = part.sni(service) if dnat else part.cluster(service)
-        message = load_assignment(name, chosen, locality, failover=policy.outlier_detection is not None)
+        name = part.sni(service) if shape.dnat else part.cluster(service)
+        setting = locality_setting(shape.localities, policy.load_balancer)
+        groups = groups_of(chosen, shape.caller, setting, policy.outlier_detection is not None)
+        message = load_assignment(name, groups)
         found.append(resource_of(ENDPOINT, name, message))
     return tuple(found)

@@ -9,42 +9,63 @@ from __future__ import annotations
 from typing import Any
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
+from envoy.config.common.matcher.v3 import matcher_pb2 as predicate_pb2
 from envoy.config.core.v3 import address_pb2, protocol_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf import wrappers_pb2
 
-from headrace.envoy.translate.messages import duration, packed, uint32
-from headrace.model.destination import ConnectionPool, ConsistentHash, LbPolicy, LoadBalancer, OutlierDetection
+from headrace.envoy.translate.localities import weighs_localities
+from headrace.envoy.translate.messages import duration, packed, serialized, uint32
+from headrace.model.destination import (
+    ConnectionPool,
+    ConsistentHash,
+    LbPolicy,
+    LoadBalancer,
+    LocalityLb,
+    OutlierDetection,
+    RetryBudget,
+    Warmup,
+)
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _UNLIMITED = 2**32 - 1
 _RING_SIZE = 1024
 _NO_POOL = ConnectionPool()
+_BUDGET_INTERVAL = 3 << 3 | 2
+"""Tag of `RetryBudget.budget_interval` (field 3, length-delimited), which the installed messages do not know yet."""
+_AGGRESSION = "upstream.slow_start.aggression"
+"""Runtime key of a warm-up's aggression: Envoy wants one; nobody sets it."""
 
 
-def thresholds(pool: ConnectionPool | None) -> Any:
-    """Circuit breakers; what is not written is unlimited."""
+def thresholds(pool: ConnectionPool | None, budget: RetryBudget | None = None) -> Any:
+    """Circuit breakers; what is not written is unlimited. A retry budget holds in place of `maxRetries` (Envoy)."""
     pool = pool or _NO_POOL
-    return circuit_breaker_pb2.CircuitBreakers(
-        thresholds=[
-            circuit_breaker_pb2.CircuitBreakers.Thresholds(
-                max_connections=uint32(pool.max_connections or _UNLIMITED),
-                max_pending_requests=uint32(pool.http1_max_pending_requests or _UNLIMITED),
-                max_requests=uint32(pool.http2_max_requests or _UNLIMITED),
-                max_retries=uint32(pool.max_retries or _UNLIMITED),
-                track_remaining=True,
-            )
-        ]
+    limits = circuit_breaker_pb2.CircuitBreakers.Thresholds(
+        max_connections=uint32(pool.max_connections or _UNLIMITED),
+        max_pending_requests=uint32(pool.http1_max_pending_requests or _UNLIMITED),
+        max_requests=uint32(pool.http2_max_requests or _UNLIMITED),
+        max_retries=uint32(pool.max_retries or _UNLIMITED),
+        track_remaining=True,
     )
+    if budget is not None:
+        found = limits.retry_budget
+        found.budget_percent.value = budget.percent
+        found.min_retry_concurrency.value = budget.concurrency
+        if budget.interval is not None:
+            interval = serialized(duration(budget.interval))
+            found.MergeFromString(bytes((_BUDGET_INTERVAL, len(interval))) + interval)
+    return circuit_breaker_pb2.CircuitBreakers(thresholds=[limits])
 
 
-def apply_pool(cluster: Any, pool: ConnectionPool | None, connect_timeout: float) -> None:
+def apply_pool(
+    cluster: Any, pool: ConnectionPool | None, connect_timeout: float, budget: RetryBudget | None = None
+) -> None:
     """Limits, connect timeout (`connect_timeout` where the pool has none) and TCP keep-alive."""
     pool = pool or _NO_POOL
     written = pool.connect_timeout
     cluster.connect_timeout.CopyFrom(duration(connect_timeout if written is None else written))
-    cluster.circuit_breakers.CopyFrom(thresholds(pool))
+    cluster.circuit_breakers.CopyFrom(thresholds(pool, budget))
     if pool.tcp_keepalive is not None:
         alive = address_pb2.TcpKeepalive()
         if pool.tcp_keepalive.probes:
@@ -71,17 +92,37 @@ def http_options(pool: ConnectionPool | None, *, http2: bool, sniffed: bool) -> 
     written = options.ByteSize() > 0
     if pool.use_client_protocol or (sniffed and not http2):
         options.use_downstream_protocol_config.http_protocol_options.CopyFrom(protocol_pb2.Http1ProtocolOptions())
-        options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(protocol_pb2.Http2ProtocolOptions())
+        options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(_http2(pool))
     elif http2:
-        h2 = protocol_pb2.Http2ProtocolOptions()
-        if pool.max_concurrent_streams:
-            h2.max_concurrent_streams.value = pool.max_concurrent_streams
-        options.explicit_http_config.http2_protocol_options.CopyFrom(h2)
+        options.explicit_http_config.http2_protocol_options.CopyFrom(_http2(pool))
     elif written:
         options.explicit_http_config.http_protocol_options.CopyFrom(protocol_pb2.Http1ProtocolOptions())
     else:
         return None
     return options
+
+
+def _http2(pool: ConnectionPool) -> Any:
+    found = protocol_pb2.Http2ProtocolOptions()
+    if pool.max_concurrent_streams:
+        found.max_concurrent_streams.value = pool.max_concurrent_streams
+    if pool.http2_keepalive is not None:
+        found.connection_keepalive.interval.CopyFrom(duration(pool.http2_keepalive.interval))
+        found.connection_keepalive.timeout.CopyFrom(duration(pool.http2_keepalive.timeout))
+    return found
+
+
+def count_as_errors(options: Any, codes: tuple[int, ...]) -> None:
+    """Let outlier detection count these answers as errors, and no others."""
+    rules = [predicate_pb2.MatchPredicate() for _ in codes]
+    for rule, code in zip(rules, codes, strict=True):
+        header = rule.http_response_headers_match.headers.add(name=":status")
+        header.string_match.exact = str(code)
+    matcher = options.outlier_detection.error_matcher
+    if len(rules) == 1:
+        matcher.CopyFrom(rules[0])
+    else:
+        matcher.or_match.rules.extend(rules)
 
 
 def set_http_options(cluster: Any, options: Any | None) -> None:
@@ -150,6 +191,37 @@ def apply_load_balancer(cluster: Any, balancer: LoadBalancer | None) -> None:
     cluster.lb_policy = _SIMPLE[simple]
     if balancer is not None and balancer.consistent_hash is not None:
         _apply_consistent_hash(cluster, balancer.consistent_hash)
+    elif balancer is not None and balancer.warmup is not None:
+        _apply_warmup(cluster, balancer.warmup)
+
+
+def _apply_warmup(cluster: Any, warmup: Warmup) -> None:
+    """Slow start, for the policies that know it."""
+    if cluster.lb_policy == cluster_pb2.Cluster.ROUND_ROBIN:
+        found = cluster.round_robin_lb_config.slow_start_config
+    elif cluster.lb_policy == cluster_pb2.Cluster.LEAST_REQUEST:
+        found = cluster.least_request_lb_config.slow_start_config
+    else:
+        return
+    found.slow_start_window.CopyFrom(duration(warmup.duration))
+    found.aggression.default_value = warmup.aggression
+    found.aggression.runtime_key = _AGGRESSION
+    found.min_weight_percent.value = warmup.minimum_percent
+
+
+def apply_localities(cluster: Any, setting: LocalityLb | None, detects: bool) -> None:
+    """Whether Envoy heeds localities beyond the priorities of the endpoints: by their weights, or not at all."""
+    if cluster.type == cluster_pb2.Cluster.ORIGINAL_DST or setting is None:
+        return
+    if setting.zone_aware:
+        zones = cluster.common_lb_config.zone_aware_lb_config
+        zones.SetInParent()
+        if setting.min_cluster_size is not None:
+            zones.min_cluster_size.value = setting.min_cluster_size
+        if not setting.enabled:
+            zones.routing_enabled.value = 0
+    elif weighs_localities(setting, detects):
+        cluster.common_lb_config.locality_weighted_lb_config.SetInParent()
 
 
 def _apply_consistent_hash(cluster: Any, key: ConsistentHash) -> None:

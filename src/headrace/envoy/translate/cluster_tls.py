@@ -11,18 +11,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import base_pb2
+from envoy.config.core.v3 import base_pb2, proxy_protocol_pb2
+from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_protocol_pb2 as upstream_pb2
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
 
 from headrace.envoy.translate.file_secrets import certificate_name, file_secret, root_name
 from headrace.envoy.translate.messages import packed
 from headrace.envoy.translate.tls import credential_secret, mesh_upstream, san_matchers, transport_socket
-from headrace.model.destination import ClientTls, TlsMode
+from headrace.model.destination import ClientTls, ProxyProtocol, TlsMode
 from headrace.model.gateway import CA_SUFFIX
 from headrace.model.mesh import MeshConfig
 from headrace.model.service import Resolution, Service
 
+_PROXY_SOCKET = "envoy.transport_sockets.upstream_proxy_protocol"
+_PROXY_VERSIONS = {
+    ProxyProtocol.V1: proxy_protocol_pb2.ProxyProtocolConfig.V1,
+    ProxyProtocol.V2: proxy_protocol_pb2.ProxyProtocolConfig.V2,
+}
 TLS_MODE = "tlsMode"
 ISTIO = "istio"
 
@@ -59,6 +65,19 @@ def apply_tls(cluster: Any, options: Any | None, settings: TlsSettings) -> None:
 def originates_tls(tls: ClientTls | None) -> bool:
     """Whether the cluster speaks ordinary TLS, so that it needs HttpProtocolOptions for the SNI."""
     return tls is not None and tls.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL)
+
+
+def apply_proxy_protocol(cluster: Any, version: ProxyProtocol) -> None:
+    """Let every connection begin with the PROXY protocol's header, before TLS; called after `apply_tls`."""
+    config = proxy_protocol_pb2.ProxyProtocolConfig(version=_PROXY_VERSIONS[version])
+    sockets = [match.transport_socket for match in cluster.transport_socket_matches]
+    if cluster.HasField("transport_socket") or not sockets:
+        if not cluster.HasField("transport_socket"):
+            cluster.transport_socket.CopyFrom(_raw_buffer())
+        sockets.append(cluster.transport_socket)
+    for socket in sockets:
+        wrapped = upstream_pb2.ProxyProtocolUpstreamTransport(config=config, transport_socket=socket)
+        socket.CopyFrom(base_pb2.TransportSocket(name=_PROXY_SOCKET, typed_config=packed(wrapped)))
 
 
 def _apply_automatic(cluster: Any, settings: TlsSettings) -> None:

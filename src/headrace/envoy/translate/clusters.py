@@ -16,24 +16,27 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
 from headrace.envoy.resources import CLUSTER, XdsResource
 from headrace.envoy.translate.cluster_policy import (
     apply_load_balancer,
+    apply_localities,
     apply_outlier_detection,
     apply_pool,
+    count_as_errors,
     http_options,
     set_http_options,
     speaks_http2,
     thresholds,
 )
-from headrace.envoy.translate.cluster_tls import TlsSettings, apply_tls, originates_tls
+from headrace.envoy.translate.cluster_tls import TlsSettings, apply_proxy_protocol, apply_tls, originates_tls
 from headrace.envoy.translate.credentials import apply_credential
 from headrace.envoy.translate.destination_rules import effective_policy
-from headrace.envoy.translate.endpoints import caller_locality, in_subset, load_assignment, taking_requests
+from headrace.envoy.translate.endpoints import in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
+from headrace.envoy.translate.localities import ANYWHERE, Caller, caller_at, caller_for, groups_of, locality_setting
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import ads, document_path, duration
 from headrace.envoy.translate.overflow import overflow_host, overflow_of
 from headrace.envoy.translate.pools import apply_pool_balancer
 from headrace.envoy.view import ProxyView, Target
-from headrace.model.destination import DestinationRule, LbPolicy, Subset, TrafficPolicy
+from headrace.model.destination import DestinationRule, LbPolicy, LocalityLb, Subset, TrafficPolicy
 from headrace.model.engine_timeouts import engine_timeouts
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import outbound_cluster, sni
@@ -87,10 +90,10 @@ def targets_by_name(targets: Iterable[Target]) -> tuple[Target, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """Endpoints that are host names, and where the caller is ('' : unknown, or failover is off)."""
+    """Endpoints that are host names, and where the caller is."""
 
     endpoints: tuple[Endpoint, ...] = ()
-    locality: str = ""
+    caller: Caller = ANYWHERE
 
 
 _NOT_BY_NAME = _Named()
@@ -102,18 +105,18 @@ def target_clusters(memo: Memo, view: ProxyView, target: Target, module: bool = 
     picks = module and target.is_pool
     beside = scope.by_host.get(overflow_host(target)) if picks else None
     key = (scope.mesh, target, named, picks, beside)
-    return memo.latest("clusters", (*target.slot, named.locality, picks), key, _build, *key)
+    return memo.latest("clusters", (*target.slot, named.caller, picks), key, _build, *key)
 
 
 def dnat_clusters(memo: Memo, view: ProxyView, target: Target) -> tuple[XdsResource, ...]:
     """The clusters of one service to which a gateway passes mesh mutual TLS on as it is: called by the SNI, without TLS
     of their own."""
     key = (view.scope.mesh, target, _named(view, target))
-    return memo.latest("SNI-DNAT clusters", (*target.slot, key[2].locality), key, _build_dnat, *key)
+    return memo.latest("SNI-DNAT clusters", (*target.slot, key[2].caller), key, _build_dnat, *key)
 
 
 def _build_dnat(mesh: MeshConfig, target: Target, named: _Named) -> tuple[XdsResource, ...]:
-    mutual = _Named(tuple(item for item in named.endpoints if item.mtls), named.locality)
+    mutual = _Named(tuple(item for item in named.endpoints if item.mtls), named.caller)
     parts = parts_of(target.service, target.rule)
     found = [_cluster(mesh, target, part, mutual, dnat=True) for part in parts]
     return tuple(resource_of(CLUSTER, cluster.name, cluster) for cluster in found if cluster is not None)
@@ -122,8 +125,8 @@ def _build_dnat(mesh: MeshConfig, target: Target, named: _Named) -> tuple[XdsRes
 def _named(view: ProxyView, target: Target) -> _Named:
     if target.service.resolution not in _BY_NAME:
         return _NOT_BY_NAME
-    near = caller_locality(view.scope.key.labels) if view.scope.mesh.locality_failover else ""
-    return _Named(taking_requests(view.endpoints_of(target)), near)
+    caller = caller_for(caller_at(view.scope.key.labels), target.rule, view.scope.mesh.locality)
+    return _Named(taking_requests(view.endpoints_of(target)), caller)
 
 
 def _build(
@@ -148,17 +151,23 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dna
     name = part.sni(service) if dnat else part.cluster(service)
     cluster = cluster_pb2.Cluster(name=name)
     cluster.common_lb_config.SetInParent()
-    if not _set_discovery(cluster, target, part, named):
+    setting = locality_setting(mesh.locality, policy.load_balancer)
+    if not _set_discovery(cluster, target, part, named, setting):
         return None
     pool = policy.connection_pool
     http2 = speaks_http2(pool, declared=port.protocol.is_http2)
     options = http_options(pool, http2=http2, sniffed=port.protocol is Protocol.UNDECLARED)
-    if options is None and originates_tls(policy.tls) and not dnat:
-        options = http_options(pool, http2=http2, sniffed=False) or _http1_options()
+    codes = policy.outlier_detection.http_error_codes if policy.outlier_detection is not None else ()
+    if options is None and (codes or (originates_tls(policy.tls) and not dnat)):
+        options = _http1_options()
+    if codes:
+        count_as_errors(options, codes)
     engine = engine_timeouts(service.engine)
-    apply_pool(cluster, pool, min(mesh.connect_timeout, engine.connect) if engine else mesh.connect_timeout)
+    connect = min(mesh.connect_timeout, engine.connect) if engine else mesh.connect_timeout
+    apply_pool(cluster, pool, connect, policy.retry_budget)
     apply_outlier_detection(cluster, policy.outlier_detection)
     apply_load_balancer(cluster, policy.load_balancer)
+    apply_localities(cluster, setting, policy.outlier_detection is not None)
     if not dnat:
         own_sni = part.sni(service)
         apply_tls(cluster, options, TlsSettings(mesh, service, policy.tls, own_sni, target.accounts, http2))
@@ -166,6 +175,8 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dna
     if mesh.connection_life and ends_here and speaks_mesh_tls(cluster, policy.tls):
         options = options or _http1_options()
         bound_client_side(options, mesh)
+    if policy.proxy_protocol is not None and not dnat:
+        apply_proxy_protocol(cluster, policy.proxy_protocol)
     set_http_options(cluster, options)
     if cluster.type == cluster_pb2.Cluster.EDS:
         cluster.eds_cluster_config.eds_config.CopyFrom(ads())
@@ -180,7 +191,7 @@ def _http1_options() -> Any:
     return options
 
 
-def _set_discovery(cluster: Any, target: Target, part: Part, named: _Named) -> bool:
+def _set_discovery(cluster: Any, target: Target, part: Part, named: _Named, setting: LocalityLb | None) -> bool:
     """How the cluster finds its endpoints; False where a DNS cluster would have none (Istio leaves it out)."""
     service = target.service
     if service.resolution is Resolution.NONE:
@@ -198,8 +209,9 @@ def _set_discovery(cluster: Any, target: Target, part: Part, named: _Named) -> b
     cluster.respect_dns_ttl = True
     cluster.dns_refresh_rate.CopyFrom(duration(60))
     chosen = found[:1] if once else found  # LOGICAL_DNS takes exactly one name
-    failover = effective_policy(target.rule, part.port.number, part.subset).outlier_detection is not None
-    cluster.load_assignment.CopyFrom(load_assignment(cluster.name, chosen, named.locality, failover=failover))
+    detects = effective_policy(target.rule, part.port.number, part.subset).outlier_detection is not None
+    groups = groups_of(chosen, named.caller, setting, detects)
+    cluster.load_assignment.CopyFrom(load_assignment(cluster.name, groups))
     return True
 
 

@@ -1,7 +1,7 @@
 """Which policy holds for one port and subset of a service: the inheritance rules of a DestinationRule.
 
-Called by `clusters`, `endpoints` and `routes`. Istio's rules: a subset overrides by block, never by field; settings of
-a port replace all four blocks wholesale, also with nothing.
+Called by `clusters`, `assignments` and `routes`. Istio's rules: a subset overrides by block, never by field; settings
+of a port replace all blocks wholesale, also with nothing (those of a subset's port keep what a port cannot have).
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ _NOTHING = TrafficPolicy()
 
 
 def effective_policy(rule: DestinationRule | None, port: int, subset: Subset | None = None) -> TrafficPolicy:
-    """The four blocks that hold for `port` of the rule's service, and for a subset of it."""
+    """The blocks that hold for `port` of the rule's service, and for a subset of it."""
     if rule is None:
         return _NOTHING
     whole, _ = _for_port(rule.policy, port)
     if subset is None or subset.policy is None:
         return whole
     own, replaces = _for_port(subset.policy, port)
-    if replaces:
-        return own
+    shared = own if replaces else whole
     return TrafficPolicy(
-        load_balancer=own.load_balancer or whole.load_balancer,
-        connection_pool=own.connection_pool or whole.connection_pool,
-        outlier_detection=own.outlier_detection or whole.outlier_detection,
-        tls=own.tls or whole.tls,
+        load_balancer=own.load_balancer or shared.load_balancer,
+        connection_pool=own.connection_pool or shared.connection_pool,
+        outlier_detection=own.outlier_detection or shared.outlier_detection,
+        tls=own.tls or shared.tls,
+        proxy_protocol=own.proxy_protocol or whole.proxy_protocol,
+        retry_budget=own.retry_budget or whole.retry_budget,
     )
 
 

@@ -8,14 +8,16 @@ certificate (`tlsMode`), and who they are, in Istio's form.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.core.v3 import address_pb2, base_pb2, health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2 as part_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 
+from headrace.envoy.translate.localities import Group
 from headrace.envoy.translate.messages import socket_address, uint32
+from headrace.model.locality import parts_of_locality
 from headrace.model.service import Endpoint, Health
 from headrace.model.traffic import Pairs
 
@@ -40,17 +42,6 @@ def is_address(text: str) -> bool:
     return True
 
 
-def caller_locality(labels: Pairs) -> str:
-    """Where a proxy runs (`region/zone/subzone`): the label `istio-locality` (dots between the parts), else the
-    well-known topology labels; '' where nothing says."""
-    known = dict(labels)
-    if "istio-locality" in known:
-        return known["istio-locality"].replace(".", "/")
-    region = known.get("topology.kubernetes.io/region", "")
-    zone = known.get("topology.kubernetes.io/zone", "")
-    return f"{region}/{zone}" if region and zone else region
-
-
 def in_subset(endpoints: Iterable[Endpoint], port: int, labels: Pairs) -> list[Endpoint]:
     """The endpoints of one service port that carry all of a subset's labels."""
     wanted = set(labels)
@@ -63,48 +54,23 @@ def taking_requests(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(item for item in endpoints if item.health is Health.HEALTHY)
 
 
-def load_assignment(cluster: str, endpoints: Sequence[Endpoint], locality: str, *, failover: bool) -> Any:
-    """The ClusterLoadAssignment of these endpoints, grouped by locality in order of name.
-
-    `locality` is the caller's (`region/zone/subzone`); with `failover` endpoints farther away get a lower priority
-    (Istio: only where outlier detection can tell that the near ones are sick).
-    """
-    groups: dict[str, list[Endpoint]] = {}
-    for endpoint in endpoints:
-        groups.setdefault(endpoint.locality, []).append(endpoint)
-    ranks = _priorities(groups, locality) if failover and locality else dict.fromkeys(groups, 0)
+def load_assignment(cluster: str, groups: Iterable[Group]) -> Any:
+    """The ClusterLoadAssignment of these groups of endpoints (`localities.groups_of`)."""
     assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster)
-    for name in sorted(groups):
+    for group in groups:
         assignment.endpoints.append(
             part_pb2.LocalityLbEndpoints(
-                locality=_locality(name),
-                lb_endpoints=[_lb_endpoint(endpoint) for endpoint in groups[name]],
-                load_balancing_weight=uint32(sum(endpoint.weight or 1 for endpoint in groups[name])),
-                priority=ranks[name],
+                locality=_locality(group.locality),
+                lb_endpoints=[_lb_endpoint(endpoint) for endpoint in group.endpoints],
+                load_balancing_weight=uint32(group.weight),
+                priority=group.priority,
             )
         )
     return assignment
 
 
-def _priorities(groups: Iterable[str], own: str) -> dict[str, int]:
-    """Priorities without gaps (Envoy demands that): the same subzone, zone, region, then the rest."""
-    distance = {name: _distance(name.split("/"), own.split("/")) for name in groups}
-    ranks = {value: rank for rank, value in enumerate(sorted(set(distance.values())))}
-    return {name: ranks[value] for name, value in distance.items()}
-
-
-def _distance(name: list[str], own: list[str]) -> int:
-    same = 0
-    for one, other in zip(name, own, strict=False):
-        if one != other:
-            break
-        same += 1
-    return max(len(own) - same, 0)
-
-
 def _locality(name: str) -> Any:
-    region, _, rest = name.partition("/")
-    zone, _, sub_zone = rest.partition("/")
+    region, zone, sub_zone = parts_of_locality(name)
     return base_pb2.Locality(region=region, zone=zone, sub_zone=sub_zone)
 
 

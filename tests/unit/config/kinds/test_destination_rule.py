@@ -10,10 +10,17 @@ from headrace.model.destination import (
     ClientTls,
     ConnectionPool,
     ConsistentHash,
+    Http2Keepalive,
     LbPolicy,
+    LoadBalancer,
+    LocalityLb,
     OutlierDetection,
+    ProxyProtocol,
+    RetryBudget,
     TcpKeepalive,
     TlsMode,
+    Tunnel,
+    Warmup,
 )
 
 
@@ -198,23 +205,7 @@ def test_rejected(judge, text, field, message):
 
 NOT_YET = {
     "passthrough": ("loadBalancer: {simple: PASSTHROUGH}", f"{TP}.loadBalancer.simple"),
-    "locality": ("loadBalancer: {localityLbSetting: {enabled: true}}", f"{TP}.loadBalancer.localityLbSetting"),
-    "zone": ("loadBalancer: {zoneAwareLbSetting: {enabled: true}}", f"{TP}.loadBalancer.zoneAwareLbSetting"),
-    "warm-up": ("loadBalancer: {warmup: {duration: 1s}}", f"{TP}.loadBalancer.warmup"),
-    "keepalive": (
-        "connectionPool: {http: {http2KeepAlive: {interval: 1s, timeout: 1s}}}",
-        f"{TP}.connectionPool.http.http2KeepAlive",
-    ),
-    "error codes": (
-        "outlierDetection: {outlierDetectionHttpErrorCodes: [429]}",
-        f"{TP}.outlierDetection.outlierDetectionHttpErrorCodes",
-    ),
-    "proxy protocol": ("proxyProtocol: {version: V2}", f"{TP}.proxyProtocol"),
-    "retry budget": ("retryBudget: {percent: 20}", f"{TP}.retryBudget"),
-    "of a port": (
-        "portLevelSettings: [{port: {number: 80}, loadBalancer: {warmupDurationSecs: 1s}}]",
-        f"{TP}.portLevelSettings[0].loadBalancer.warmupDurationSecs",
-    ),
+    "zone": ("loadBalancer: {zoneAwareLbSetting: {failover: []}}", f"{TP}.loadBalancer.zoneAwareLbSetting"),
 }
 
 
@@ -226,10 +217,43 @@ def test_what_is_not_translated_is_named(judge, text, field):
     assert verdict.resource is not None
 
 
-def test_a_rule_for_some_workloads_only_is_exported_to_nobody(judge):
+def test_a_rule_for_some_workloads(judge):
     verdict = judge(document("host: a\nworkloadSelector: {matchLabels: {a: b}}"))
-    assert verdict.codes == [("HR0001", "spec.workloadSelector")]
-    assert verdict.resource.export_to == ("~",)
+    assert verdict.problems == ()
+    assert verdict.resource.workload_selector == {"a": "b"}
+
+
+def test_localities_and_warm_up(judge):
+    setting = "{distribute: [{from: eu/*, to: {eu/a: 80, us: 20}}], failoverPriority: [gpu]}"
+    lines = f"loadBalancer: {{localityLbSetting: {setting}, warmup: {{duration: 30s, aggression: 2}}}}"
+    balancer = judge(policy(lines)).resource.policy.load_balancer
+    assert balancer.locality == LocalityLb(
+        distribute=(("eu/*", (("eu/a", 80), ("us", 20))),), failover_priority=("gpu",)
+    )
+    assert balancer.warmup == Warmup(30.0, aggression=2.0)
+    balancer = judge(policy("loadBalancer: {warmupDurationSecs: 5s, zoneAwareLbSetting: {enabled: false}}")).resource
+    assert balancer.policy.load_balancer == LoadBalancer(
+        warmup=Warmup(5.0), locality=LocalityLb(enabled=False, zone_aware=True)
+    )
+
+
+def test_a_warm_up_that_no_policy_knows_has_no_effect(judge):
+    verdict = judge(policy("loadBalancer: {simple: RANDOM, warmupDurationSecs: 5s}"))
+    assert verdict.codes == [("HR0002", f"{TP}.loadBalancer.warmupDurationSecs")]
+
+
+def test_the_rest_of_a_policy(judge):
+    lines = """connectionPool: {http: {http2KeepAlive: {interval: 10s, timeout: 2s}}},
+      outlierDetection: {outlierDetectionHttpErrorCodes: [429, 503, 429]}, proxyProtocol: {version: V2},
+      retryBudget: {percent: 12.5, budgetInterval: 1s}"""
+    verdict = judge(policy(lines))
+    found = verdict.resource.policy
+    assert verdict.problems == ()
+    assert found.connection_pool.http2_keepalive == Http2Keepalive(10.0, 2.0)
+    assert found.outlier_detection.http_error_codes == (429, 503)
+    assert found.proxy_protocol is ProxyProtocol.V2
+    assert found.retry_budget == RetryBudget(12.5, 3, 1.0)
+    assert judge(policy("tunnel: {targetHost: a.b, targetPort: 80}")).resource.policy.tunnel == Tunnel("a.b", 80)
 
 
 def test_deprecated_fields_are_warned_of(judge):

@@ -18,7 +18,8 @@ from tests.unit.registry.meshes import (
     workload_entry,
 )
 
-from headrace.envoy.translate.endpoints import caller_locality, load_assignment
+from headrace.envoy.translate.endpoints import load_assignment
+from headrace.envoy.translate.localities import ANYWHERE, groups_of
 from headrace.model.destination import OutlierDetection, TrafficPolicy
 from headrace.model.service import Endpoint, InlineEndpoint, Resolution
 
@@ -55,14 +56,14 @@ def test_each_port_has_its_own() -> None:
 def test_metadata_says_who_speaks_mutual_tls_and_who_it_is() -> None:
     known = Endpoint("10.0.0.1", 1, 1, (("app", "chat"), ("version", "v1")), "default", "chat-v1", "", True)
     plain = Endpoint("10.0.0.2", 1, 1)
-    one, two = load_assignment("c", [known, plain], "", failover=False).endpoints[0].lb_endpoints
+    one, two = load_assignment("c", groups_of([known, plain], ANYWHERE, None, False)).endpoints[0].lb_endpoints
     assert one.metadata.filter_metadata["envoy.transport_socket_match"]["tlsMode"] == "istio"
     assert one.metadata.filter_metadata["istio"]["workload"] == "chat-v1;default;chat;v1;Kubernetes"
     assert not two.metadata.filter_metadata
 
 
 def test_a_unix_socket_is_a_pipe() -> None:
-    found = load_assignment("c", [Endpoint("unix:///run/x.sock", 0, 80)], "", failover=False)
+    found = load_assignment("c", groups_of([Endpoint("unix:///run/x.sock", 0, 80)], ANYWHERE, None, False))
     assert found.endpoints[0].lb_endpoints[0].endpoint.address.pipe.path == "/run/x.sock"
 
 
@@ -78,24 +79,6 @@ def test_a_static_wildcard_entry_has_endpoints() -> None:
 
 
 class TestLocality:
-    near = Endpoint("10.0.0.1", 1, 1, locality="eu/a/1", weight=2)
-    same_region = Endpoint("10.0.0.2", 1, 1, locality="eu/b/1")
-    far = Endpoint("10.0.0.3", 1, 1, locality="us/a/1")
-
-    def test_groups_have_their_weight(self) -> None:
-        found = load_assignment("c", [self.near, self.far], "", failover=False)
-        assert [(item.locality.region, item.load_balancing_weight.value) for item in found.endpoints] == [
-            ("eu", 2),
-            ("us", 1),
-        ]
-        assert [item.priority for item in found.endpoints] == [0, 0]
-
-    def test_farther_endpoints_step_back_without_gaps(self) -> None:
-        found = load_assignment("c", [self.near, self.same_region, self.far], "eu/a/1", failover=True)
-        assert [item.priority for item in found.endpoints] == [0, 1, 2]
-        found = load_assignment("c", [self.same_region, self.far], "eu/a/1", failover=True)
-        assert [item.priority for item in found.endpoints] == [0, 1]
-
     @pytest.mark.parametrize("ejects", [True, False])
     def test_only_where_sick_ones_are_noticed(self, ejects: bool) -> None:
         policy = TrafficPolicy(outlier_detection=OutlierDetection() if ejects else None)
@@ -120,15 +103,3 @@ class TestLocality:
             here = sidecar(app="client", **{"topology.kubernetes.io/region": region})
             groups = rig.clusters(here)["outbound|80||out.example.com"].load_assignment.endpoints
             assert {group.locality.region: group.priority for group in groups} == ranks
-
-    @pytest.mark.parametrize(
-        ("labels", "expected"),
-        [
-            ((), ""),
-            ((("istio-locality", "eu.a.1"), ("topology.kubernetes.io/region", "us")), "eu/a/1"),
-            ((("topology.kubernetes.io/region", "us"),), "us"),
-            ((("topology.kubernetes.io/region", "us"), ("topology.kubernetes.io/zone", "z")), "us/z"),
-        ],
-    )
-    def test_of_the_caller(self, labels: tuple[tuple[str, str], ...], expected: str) -> None:
-        assert caller_locality(labels) == expected
