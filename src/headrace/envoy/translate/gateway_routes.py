@@ -17,6 +17,7 @@ from headrace.envoy.translate.messages import boolean, uint32
 from headrace.envoy.translate.overflow import own_headers
 from headrace.envoy.translate.routes import http_routes
 from headrace.envoy.view import Scope
+from headrace.envoy.visibility import host_specificity
 
 MAX_DIRECT_RESPONSE = 1024 * 1024
 """Bytes of a directResponse body that Envoy accepts (its own limit is 4 KiB); Istio's number."""
@@ -79,9 +80,10 @@ def _add_server(memo: Memo, scope: Scope, server: BoundServer, hosts: dict[str, 
 
 
 def _collapsed(hosts: dict[str, _Host]) -> list[_Host]:
-    """Virtual hosts sorted by name; those with the very same routes become one with several domains."""
+    """Virtual hosts sorted by name; those with the very same routes become one with several domains, called by the most
+    specific of them (Istio)."""
     kept: dict[tuple[bool, tuple[int, ...]], _Host] = {}
-    for name in sorted(hosts):
+    for name in sorted(hosts, key=host_specificity):
         host = hosts[name]
         first = kept.setdefault((host.redirect, tuple(id(route) for route in host.routes)), host)
         if first is not host:
