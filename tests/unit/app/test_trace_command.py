@@ -235,3 +235,20 @@ def test_the_table_reads_as_a_story(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "sidecar/shop/web -> http://chat:8000/v1/secret (10.1.1.1:8000)" in shown
     assert "REFUSED" in shown
     assert "from AuthorizationPolicy shop/no-secrets rule 2" in shown
+
+
+def test_without_mutual_tls_undeclared_ports_take_any_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = """---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: plain, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}, mtls: {mode: DISABLE}}
+"""
+    path = tmp_path / "shop.yaml"
+    path.write_text(DOCUMENTS + plain)
+    for scheme in ("tcp", "tls", "http", "https"):
+        with pytest.raises(SystemExit) as end:
+            main(["trace", "--from", "bare", "--to", f"{scheme}://10.9.0.1:7777", "-o", "json", str(path)])
+        answer = json.loads(capsys.readouterr().out)
+        assert not end.value.code, scheme
+        assert answer["destinations"][0]["callees"][0]["delivered"] == "InboundPassthroughCluster"

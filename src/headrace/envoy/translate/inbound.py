@@ -126,6 +126,7 @@ def port_chains(port: WorkloadPortView, inbound: Inbound, settings: ChainSetting
         names=(name, name),
         operation=f"inbound:{port.number}/*",
         guard=inbound.guard,
+        called=port.service_port or port.number,
     )
     return chains_for(target, inbound.mtls.of_port(port.number), settings)
 

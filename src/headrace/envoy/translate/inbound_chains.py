@@ -63,14 +63,15 @@ _SNIFFED_SETS = {
         _Kind(False, False, RAW),
         _Kind(False, False, TLS),
     ),
-    MtlsMode.DISABLE: (_Kind(True, False, RAW, SNIFFED_HTTP), _Kind(False, False)),
+    MtlsMode.DISABLE: (_Kind(True, False, RAW, SNIFFED_HTTP), _Kind(False, False, RAW)),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ChainTarget:
     """Where the connections of one port go. `port` 0: every port without chains of its own. `names` are those of the
-    HTTP and the TCP chains; `operation` names the route in traces; `guard` are the policies of the workload."""
+    HTTP and the TCP chains; `operation` names the route in traces; `guard` are the policies of the workload; `called`
+    is the port that clients know (the service's, 0: none), which names the virtual host as in Istio."""
 
     cluster: str
     port: int
@@ -79,6 +80,7 @@ class ChainTarget:
     names: tuple[str, str]
     operation: str
     guard: Guard = OPEN
+    called: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ def inbound_routes(target: ChainTarget) -> Any:
         decorator=route_components_pb2.Decorator(operation=target.operation),
         route=action,
     )
-    host = route_components_pb2.VirtualHost(name=f"inbound|http|{target.port}", domains=["*"], routes=[route])
+    host = route_components_pb2.VirtualHost(name=f"inbound|http|{target.called}", domains=["*"], routes=[route])
     return route_pb2.RouteConfiguration(name=target.cluster, virtual_hosts=[host], validate_clusters=boolean(False))
 
 
