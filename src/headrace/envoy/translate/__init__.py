@@ -26,8 +26,8 @@ from headrace.envoy.translate import (
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
 from headrace.envoy.translate.memo import Memo, Same
+from headrace.envoy.translate.outbound_plan import headless_targets
 from headrace.envoy.translate.patch import Patcher
-from headrace.envoy.translate.virtual_hosts import PortTable, alone, port_tables, route_table
 from headrace.envoy.translate.ways_in import way_in
 from headrace.envoy.view import ProxyView, Scope, ScopeKey
 from headrace.model.proxy import CaptureKind
@@ -80,7 +80,7 @@ class Translator:
         module = view.instance.module
         transparent = not scope.is_gateway and view.instance.capture.kind is CaptureKind.TRANSPARENT
         named = self.memo.latest("targets by name", scope.key, scope.targets, targets_by_name, scope.targets)
-        placed = self.memo.latest("headless", scope.key, scope.targets, outbound.headless_targets, scope.targets)
+        placed = self.memo.latest("headless", scope.key, scope.targets, headless_targets, scope.targets)
         key = (scope, *(view.endpoints.get(target.key, ()) for target in (named + placed if transparent else named)))
         slot = (scope.key, transparent, view.instance.capture.own_namespace, module)
         return self.memo.latest("shared", slot, key, self._build_shared, view, transparent)
@@ -93,13 +93,11 @@ class Translator:
         clusters = self.memo.latest("clusters of a scope", (scope.key, picks), key, self._clusters, view, picks)
         found = {CLUSTER: self._mapping(scope, CLUSTER, clusters, picks)}
         if transparent:
-            tables = port_tables(self.memo, scope)
-            shared = outbound.shared_tables(scope, tables)
-            listeners = outbound.resources(self.memo, view, shared)
+            listeners = outbound.resources(self.memo, view)
             if view.instance.capture.own_namespace:
                 listeners = own_namespace.both_families(self.memo, listeners)
             found[LISTENER] = self._mapping(scope, LISTENER, listeners, view.instance.module)
-            found[ROUTE] = self._mapping(scope, ROUTE, self._routes(scope, tables, shared))
+            found[ROUTE] = self._mapping(scope, ROUTE, outbound.route_tables(self.memo, view))
         return found
 
     def _mapping(
@@ -114,17 +112,6 @@ class Translator:
         found = [*fixed_clusters(self.memo, scope.mesh, gateway=scope.is_gateway)]
         for target in scope.targets:
             found += target_clusters(self.memo, view, target, picks)
-        return tuple(found)
-
-    def _routes(
-        self, scope: Scope, tables: tuple[PortTable, ...], shared: tuple[PortTable, ...]
-    ) -> tuple[XdsResource, ...]:
-        found = [route_table(self.memo, scope, str(table.port), table.hosts) for table in shared]
-        parts = {part.name: part for table in tables for part in table.hosts}
-        for target, port in outbound.sniffed_tables(scope):
-            part = parts.get(f"{target.service.host}:{port}")
-            if part is not None:
-                found.append(alone(self.memo, scope, part))
         return tuple(found)
 
     def _own(self, view: ProxyView) -> list[XdsResource]:

@@ -36,9 +36,9 @@ from headrace.envoy.translate.inbound import (
 from headrace.envoy.translate.inbound_chains import ChainSettings
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import boolean, duration, http_filter, packed, serialized, socket_address, uint32
-from headrace.envoy.translate.virtual_hosts import PortTable, catch_all, port_tables, virtual_host_bytes
+from headrace.envoy.translate.virtual_hosts import PortTable, any_port_hosts, catch_all, every_table, virtual_host_bytes
 from headrace.envoy.translate.ways_in import WayIn, way_in
-from headrace.envoy.view import Inbound, ProxyView, Scope
+from headrace.envoy.view import Inbound, Outside, ProxyView, Scope
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.proxy import Proxy
 from headrace.model.service import Protocol
@@ -48,7 +48,7 @@ ROUTES = "http_proxy"
 FORWARD_CLUSTER = "AllowAnyDynamicDNSCluster"
 """Where unknown hosts go under ALLOW_ANY: resolved by name (Istio's name for such a cluster)."""
 AUTHORIZATION = "proxy-authorization"
-_HTTP_PORT = 80
+_FORWARDED = Outside(OutboundMode.ALLOW_ANY)
 
 
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
@@ -99,22 +99,22 @@ def _inbound_listeners(inbound: Inbound, mesh: MeshConfig, address: str, module:
 
 def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
     proxy, scope = view.instance, view.scope
-    forwards = scope.mesh.outbound_mode is OutboundMode.ALLOW_ANY
+    forwards = scope.outside == _FORWARDED
     pools = way_in(memo, scope, proxy.module)
     listener = memo.get(
         "loopback proxy",
-        (scope.mesh, proxy.addresses[0], proxy.capture, proxy.module, pools),
-        lambda: _proxy_listener(proxy, scope.mesh, pools),
+        (scope.mesh, forwards, proxy.addresses[0], proxy.capture, proxy.module, pools),
+        lambda: _proxy_listener(proxy, scope.mesh, pools, forwards=forwards),
     )
-    tables = port_tables(memo, scope)
-    routes = memo.latest("loopback routes", scope.key, (scope.mesh, tables), lambda: _route_table(scope, tables))
+    tables = every_table(memo, scope)
+    routes = memo.latest("loopback routes", scope.key, (scope.outside, tables), lambda: _route_table(scope, tables))
     found = [listener, routes]
     if forwards:
         found.append(memo.get("loopback forward", scope.mesh, lambda: _forward_cluster(scope.mesh)))
     return found
 
 
-def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn) -> XdsResource:
+def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn, *, forwards: bool) -> XdsResource:
     """The HTTP proxy of one application: nobody passes without the replica's credentials."""
     address, port = proxy.addresses[0], proxy.capture.outbound_port
     name = f"{address}_{port}"
@@ -125,7 +125,7 @@ def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn) -> XdsResource
             basic_auth_pb2.BasicAuth(users=users, authentication_header=AUTHORIZATION),
         )
     ]
-    if mesh.outbound_mode is OutboundMode.ALLOW_ANY:
+    if forwards:
         forward = dynamic_forward_proxy_pb2.FilterConfig(dns_cache_config=_dns_cache())
         first.append(http_filter("envoy.filters.http.dynamic_forward_proxy", forward))
     settings = HcmSettings(
@@ -149,42 +149,20 @@ def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn) -> XdsResource
 
 
 def _route_table(scope: Scope, tables: Sequence[PortTable]) -> XdsResource:
-    """All ports' virtual hosts in one table. A client that speaks to a proxy names the port in the host, except 80,
-    so that every domain gets its port; the credentials are taken off before anything is forwarded."""
+    """All ports' virtual hosts in one table; the credentials are taken off before anything is forwarded."""
     head = route_pb2.RouteConfiguration(
         name=ROUTES,
         validate_clusters=boolean(False),
         max_direct_response_body_size_bytes=uint32(MAX_DIRECT_RESPONSE),
         request_headers_to_remove=[AUTHORIZATION],
     )
-    body = serialized(head)
-    taken: set[str] = set()
-    for table in tables:
-        for part in table.hosts:
-            domains = [name for name in with_port(part.domains, table.port) if name not in taken]
-            taken.update(domains)
-            if domains:
-                body += virtual_host_bytes(part, tuple(domains))
-    body += _unknown_hosts(scope)
+    body = serialized(head) + any_port_hosts(tables) + _unknown_hosts(scope)
     return XdsResource.of(ROUTE, ROUTES, body)
 
 
-def with_port(domains: Sequence[str], port: int) -> list[str]:
-    """`chat` → `chat:8000`; for port 80 also `chat`."""
-    found: dict[str, None] = {}
-    for domain in domains:
-        if domain.rpartition(":")[2].isdigit() and (domain.count(":") == 1 or "]:" in domain):
-            found[domain] = None
-            continue
-        found[f"{domain}:{port}"] = None
-        if port == _HTTP_PORT:
-            found[domain] = None
-    return list(found)
-
-
 def _unknown_hosts(scope: Scope) -> bytes:
-    """The last virtual host: forward by name, or refuse."""
-    if scope.mesh.outbound_mode is not OutboundMode.ALLOW_ANY:
+    """The last virtual host: forward by name, to the Sidecar's egress proxy, or refuse."""
+    if scope.outside != _FORWARDED:
         return virtual_host_bytes(catch_all(scope))
     config = route_pb2.RouteConfiguration()
     host = config.virtual_hosts.add(name="allow_any", domains=["*"], include_request_attempt_count=True)

@@ -46,6 +46,15 @@ def socket_address(host: str, port: int) -> Any:
     return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=host, port_value=port))
 
 
+def listening_address(host: str, port: int) -> Any:
+    """An IP address and a port, or the socket `unix://PATH`, which only the proxy's user may connect to; an abstract
+    one has no file and no mode."""
+    if not host.startswith("unix://"):
+        return socket_address(host, port)
+    path = host.removeprefix("unix://")
+    return address_pb2.Address(pipe=address_pb2.Pipe(path=path, mode=0 if path.startswith("@") else 0o600))
+
+
 def ads(initial_fetch_timeout: float | None = 0.0) -> Any:
     """A ConfigSource that reads from the aggregated stream.
 

@@ -20,7 +20,7 @@ from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import boolean, duration, serialized, uint32
 from headrace.envoy.translate.overflow import overflow_host
 from headrace.envoy.translate.routes import Caller, caller_of, default_routes, routes_for
-from headrace.envoy.view import Scope, Target
+from headrace.envoy.view import Outside, Scope, Target
 from headrace.envoy.visibility import wildcard_covers
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.names import MESH_GATEWAY
@@ -69,14 +69,29 @@ def port_tables(memo: Memo, scope: Scope) -> tuple[PortTable, ...]:
     return memo.latest("port tables", scope.key, scope, _tables, memo, scope)
 
 
+def every_table(memo: Memo, scope: Scope) -> tuple[PortTable, ...]:
+    """The tables of all egress listeners of a Sidecar together, for a proxy that has one listener: of two for one port
+    the first."""
+    if not scope.through:
+        return port_tables(memo, scope)
+    found: dict[int, PortTable] = {}
+    for part in scope.through:
+        only = 0 if part.listener.http_proxy else part.listener.port
+        for table in port_tables(memo, part):
+            if only in (0, table.port):
+                found.setdefault(table.port, table)
+    return tuple(found[port] for port in sorted(found))
+
+
 def catch_all(scope: Scope) -> HostPart:
-    """The virtual host of unknown names: `allow_any` to PassthroughCluster or `block_all` with 502."""
-    return _catch_all(scope.mesh)
+    """The virtual host of unknown names: `allow_any` to PassthroughCluster (or to the one that takes it) or `block_all`
+    with 502."""
+    return _catch_all(scope.outside)
 
 
 def route_table(memo: Memo, scope: Scope, name: str, parts: Sequence[HostPart]) -> XdsResource:
     """The RouteConfiguration `name` of these virtual hosts and the catch-all."""
-    unknown = memo.get("catch-all host", scope.mesh, _catch_all, scope.mesh)
+    unknown = memo.get("catch-all host", scope.outside, _catch_all, scope.outside)
     hosts = (*parts, unknown)
     return memo.latest("route table", (scope.key, name), hosts, _route_table, name, hosts)
 
@@ -87,16 +102,44 @@ def alone(memo: Memo, scope: Scope, part: HostPart) -> XdsResource:
     return memo.latest("route table", (scope.key, name), part, _alone, name, part)
 
 
-def table_head(name: str) -> bytes:
-    """A serialised RouteConfiguration without virtual hosts, to be continued with `virtual_host_bytes`."""
+def table_head(name: str, *, any_port: bool = True) -> bytes:
+    """A serialised RouteConfiguration without virtual hosts, to be continued with `virtual_host_bytes`. `any_port`: the
+    port that a client writes into the host does not count."""
     return serialized(
         route_pb2.RouteConfiguration(
             name=name,
             validate_clusters=boolean(False),
             max_direct_response_body_size_bytes=uint32(_LARGEST_DIRECT_RESPONSE),
-            ignore_port_in_host_matching=True,
+            ignore_port_in_host_matching=any_port,
         )
     )
+
+
+def any_port_hosts(tables: Sequence[PortTable]) -> bytes:
+    """All ports' virtual hosts in one table, serialised. A client that speaks to a proxy names the port in the host,
+    except 80, so that every domain gets its port."""
+    body = b""
+    taken: set[str] = set()
+    for table in tables:
+        for part in table.hosts:
+            domains = [name for name in with_port(part.domains, table.port) if name not in taken]
+            taken.update(domains)
+            if domains:
+                body += virtual_host_bytes(part, tuple(domains))
+    return body
+
+
+def with_port(domains: Sequence[str], port: int) -> list[str]:
+    """`chat` → `chat:8000`; for port 80 also `chat`."""
+    found: dict[str, None] = {}
+    for domain in domains:
+        if domain.rpartition(":")[2].isdigit() and (domain.count(":") == 1 or "]:" in domain):
+            found[domain] = None
+            continue
+        found[f"{domain}:{port}"] = None
+        if port == _PLAIN_HTTP:
+            found[domain] = None
+    return list(found)
 
 
 def _route_table(name: str, hosts: Sequence[HostPart]) -> XdsResource:
@@ -131,11 +174,11 @@ def _part(host: str, port: int, domains: tuple[str, ...], rest: bytes) -> HostPa
     return HostPart(name, host, domains, rest, _host_bytes(name, domains, rest))
 
 
-def _catch_all(mesh: MeshConfig) -> HostPart:
+def _catch_all(outside: Outside) -> HostPart:
     route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(prefix="/"))
-    if mesh.outbound_mode is OutboundMode.ALLOW_ANY:
+    if outside.mode is OutboundMode.ALLOW_ANY:
         route.name = "allow_any"
-        route.route.cluster = "PassthroughCluster"
+        route.route.cluster = outside.proxy or "PassthroughCluster"
         route.route.timeout.CopyFrom(duration(0))
         route.route.max_grpc_timeout.CopyFrom(duration(0))
     else:

@@ -9,8 +9,8 @@ from tests.unit.envoy.translate.samples import decoded, plain, unpacked, view
 
 from headrace.envoy.resources import ResourceSet
 from headrace.envoy.translate import loopback
-from headrace.envoy.translate.loopback import with_port
 from headrace.envoy.translate.memo import Memo
+from headrace.envoy.translate.virtual_hosts import with_port
 from headrace.envoy.validation import refusal
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.proxy import Capture, CaptureKind
