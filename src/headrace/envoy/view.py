@@ -29,7 +29,7 @@ from headrace.model.security import Secret
 from headrace.model.service import Endpoint, Service
 from headrace.model.sidecar import EgressListener, IngressListener, Sidecar
 from headrace.model.traffic import Pairs, VirtualService
-from headrace.registry.inbound import workload_ports
+from headrace.registry.inbound import workload_ports, written_addresses
 from headrace.registry.mtls import MtlsPolicy, settle
 from headrace.registry.snapshot import Endpoints, MeshSnapshot
 
@@ -224,7 +224,8 @@ class Scopes:
         self._targets: WeakValueDictionary[_TargetParts, Target] = WeakValueDictionary()
         self._imports: dict[tuple[str, ResourceKey], tuple[Imported, ...]] = {}
         self._by_namespace: dict[_Place, _Seen] = {}
-        self._inbound: dict[tuple[ProxyKind, str, str, Pairs], Inbound] = {}
+        self._written: frozenset[tuple[str, str]] = frozenset()
+        self._inbound: dict[tuple[ProxyKind, str, str, Pairs, tuple[str, ...]], Inbound] = {}
 
     def view(self, snapshot: MeshSnapshot, proxy: Proxy) -> ProxyView:
         """The view of `proxy`; see `view_of`."""
@@ -247,6 +248,7 @@ class Scopes:
             self._attachments.turn(snapshot)
             self._sidecars = SidecarTable(snapshot.sidecars, snapshot.mesh.root_namespace)
             self._imports = {}
+            self._written = written_addresses(snapshot)
             if old is None or old.services is not snapshot.services:
                 self._cutter.turn()
             if old is None or old.destination_rules is not snapshot.destination_rules:
@@ -367,7 +369,8 @@ class Scopes:
         return target
 
     def _inbound_of(self, snapshot: MeshSnapshot, proxy: Proxy, scope: Scope) -> Inbound:
-        key = (proxy.kind, proxy.namespace, proxy.workload, tuple(sorted(proxy.labels.items())))
+        addresses = tuple(item for item in proxy.addresses if (proxy.namespace, item) in self._written)
+        key = (proxy.kind, proxy.namespace, proxy.workload, tuple(sorted(proxy.labels.items())), addresses)
         inbound = self._inbound.get(key)
         if inbound is not None:
             return inbound
@@ -376,7 +379,8 @@ class Scopes:
             inbound = Inbound(guard=guard)
         else:
             policy = settle(snapshot.peer_authentications, snapshot.mesh.root_namespace, proxy.namespace, proxy.labels)
-            ports = own_ports(workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels), scope)
+            found = workload_ports(snapshot, proxy.namespace, proxy.workload, proxy.labels, addresses)
+            ports = own_ports(found, scope)
             ingress = scope.sidecar.ingress if scope.sidecar is not None else ()
             inbound = Inbound(ports, policy, tuple(own_pools(ports, scope)), guard, ingress)
         self._inbound[key] = inbound
@@ -390,6 +394,7 @@ class Scopes:
 
 
 def _scope_key(index: MeshIndex, proxy: Proxy, attached: frozenset[str], sidecar: Sidecar | None) -> ScopeKey:
+    """`attached`: the labels by which documents are attached to workloads."""
     names = index.gateway_label_names if proxy.kind is ProxyKind.GATEWAY else frozenset[str]()
     names = names | index.caller_label_names | LOCALITY_LABELS | attached
     labels = tuple(sorted((name, value) for name, value in proxy.labels.items() if name in names))

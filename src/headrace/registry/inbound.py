@@ -6,7 +6,7 @@ service settles the protocol. Ports that only a Workload document declares are a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from headrace.model.proxy import PortPairs, Proxy, WorkloadPortView
 from headrace.model.resource import Labels, selects
@@ -43,8 +43,11 @@ def static_ports(port: ServicePort, workload: StaticWorkload) -> tuple[int, ...]
     return target_ports(port, workload.ports)
 
 
-def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: Labels) -> tuple[WorkloadPortView, ...]:
-    """All ports at which the workload `name` of `namespace` is called, sorted by number."""
+def workload_ports(
+    snapshot: MeshSnapshot, namespace: str, name: str, labels: Labels, addresses: Sequence[str] = ()
+) -> tuple[WorkloadPortView, ...]:
+    """All ports at which the workload `name` of `namespace` is called, sorted by number; `addresses` are its own, at
+    which ServiceEntries of its namespace may have endpoints."""
     own = declared_ports(snapshot, namespace, name)
     workload = next(
         (item for item in snapshot.workloads if (item.meta.namespace, item.meta.name) == (namespace, name)), None
@@ -52,11 +55,16 @@ def workload_ports(snapshot: MeshSnapshot, namespace: str, name: str, labels: La
     static = None if workload is not None else _described(snapshot, namespace, name)
     engine = None if workload is None else str(workload.engine or "")
     found: dict[int, WorkloadPortView] = {}
-    for service in _in_front(snapshot, namespace, labels):
-        for port in service.ports:
-            for number in static_ports(port, static) if static is not None else target_ports(port, own):
-                view = WorkloadPortView(number, port.name, port.protocol.value, engine, service.host, port.number)
-                found.setdefault(number, view)
+    fronting = [
+        (service, port, number)
+        for service in _in_front(snapshot, namespace, labels)
+        for port in service.ports
+        for number in (static_ports(port, static) if static is not None else target_ports(port, own))
+    ]
+    fronting += _written_endpoints(snapshot, namespace, addresses)
+    for service, port, number in sorted(fronting, key=lambda item: item[0].meta.age()):
+        view = WorkloadPortView(number, port.name, port.protocol.value, engine, service.host, port.number)
+        found.setdefault(number, view)
     if workload is not None:
         for extra in own:
             if extra.number not in found:
@@ -81,6 +89,31 @@ def services_before(snapshot: MeshSnapshot, proxy: Proxy) -> list[tuple[Service,
                     found[service] = here
     ordered = sorted(found.items(), key=lambda item: item[0].meta.age())
     return [(service, tuple(sorted(ports.items()))) for service, ports in ordered]
+
+
+def written_addresses(snapshot: MeshSnapshot) -> frozenset[tuple[str, str]]:
+    """Namespaces and addresses at which ServiceEntries have endpoints written."""
+    return frozenset(
+        (service.namespace, endpoint.address)
+        for services in snapshot.services.values()
+        for service in services
+        if not service.kubernetes
+        for endpoint in snapshot.endpoints.get((service.namespace, service.host), ())
+        if not endpoint.workload
+    )
+
+
+def _written_endpoints(
+    snapshot: MeshSnapshot, namespace: str, addresses: Sequence[str]
+) -> Iterator[tuple[Service, ServicePort, int]]:
+    """Ports of ServiceEntries of the namespace with an endpoint written at one of these addresses."""
+    for services in snapshot.services.values() if addresses else ():
+        for service in services:
+            if service.namespace == namespace and not service.kubernetes:
+                ports = {port.number: port for port in service.ports}
+                for endpoint in snapshot.endpoints.get((namespace, service.host), ()):
+                    if endpoint.address in addresses and not endpoint.workload and endpoint.service_port in ports:
+                        yield service, ports[endpoint.service_port], endpoint.port
 
 
 def fronting_ports(before: Iterable[tuple[Service, PortPairs]]) -> PortPairs:

@@ -307,11 +307,4 @@ KIND = Kind(
     model=SidecarSpec,
     lower=_lower,
     check=_check,
-    untranslated=(
-        "spec.ingress",
-        "spec.egress[].port",
-        "spec.egress[].bind",
-        "spec.egress[].captureMode",
-        "spec.outboundTrafficPolicy",
-    ),
 )

@@ -118,7 +118,7 @@ class Translator:
         """What depends on the proxy's own side: gateway listeners, inbound listeners and clusters, secrets."""
         found = [*file_secrets.resources(self.memo, view.scope), *guard_filters.resources(self.memo, view)]
         found += credentials.resources(self.memo, view.scope, self._salt)
-        if view.scope.secrets or view.scope.gateways:
+        if view.scope.secrets or view.scope.gateways or view.scope.sidecar is not None:
             found += secrets.resources(self.memo, view)
         if view.scope.is_gateway:
             found += gateways.resources(self.memo, view)

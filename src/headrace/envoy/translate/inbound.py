@@ -6,7 +6,8 @@ Called by `envoy.translate` for every sidecar; `loopback` replaces the listener 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -26,6 +27,16 @@ from headrace.envoy.translate.inbound_chains import (
     Inspection,
     chains_for,
     inspection,
+    terminating_chain,
+)
+from headrace.envoy.translate.ingress import (
+    LOOPBACK,
+    LOOPBACK6,
+    application_at,
+    bound_at,
+    ingress_of,
+    local_application_at,
+    needs_addresses,
 )
 from headrace.envoy.translate.inspectors import http_inspector, not_on_ports, on_ports, original_dst, tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
@@ -37,6 +48,7 @@ from headrace.model.engine_connections import DESCRIBED_ELSEWHERE, ApplicationCo
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import inbound_cluster
 from headrace.model.proxy import WorkloadPortView
+from headrace.model.security import MtlsMode
 from headrace.model.service import Protocol
 
 VIRTUAL_INBOUND = "virtualInbound"
@@ -53,28 +65,39 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
-    """The listener `virtualInbound` and the clusters to the application; the same for all replicas of a workload."""
+    """The listener `virtualInbound`, those that a Sidecar binds for real, and the clusters to the application; the same
+    for all replicas of a workload, but where a Sidecar names the replica's own address."""
     inbound, mesh, module = view.inbound, view.scope.mesh, view.instance.module
-    return memo.get("inbound", (inbound, mesh, module), lambda: _build(inbound, ChainSettings(mesh, module)))
+    addresses = view.instance.addresses if needs_addresses(inbound) else ()
+    key = (inbound, mesh, module, addresses)
+    return memo.get("inbound", key, lambda: _build(inbound, ChainSettings(mesh, module), addresses))
 
 
-def _build(inbound: Inbound, settings: ChainSettings) -> tuple[XdsResource, ...]:
-    listener = resource_of(LISTENER, VIRTUAL_INBOUND, virtual_inbound(inbound, settings))
-    clusters = inbound_clusters(inbound, settings.mesh)
-    return (listener, *(resource_of(CLUSTER, cluster.name, cluster) for cluster in clusters))
+def _build(inbound: Inbound, settings: ChainSettings, addresses: Sequence[str]) -> tuple[XdsResource, ...]:
+    listeners = [virtual_inbound(inbound, settings, addresses), *_bound_listeners(inbound, settings, addresses)]
+    clusters = inbound_clusters(inbound, settings.mesh, addresses)
+    return (
+        *(resource_of(LISTENER, listener.name, listener) for listener in listeners),
+        *(resource_of(CLUSTER, cluster.name, cluster) for cluster in clusters),
+    )
 
 
-def virtual_inbound(inbound: Inbound, settings: ChainSettings) -> Any:
+def virtual_inbound(inbound: Inbound, settings: ChainSettings, addresses: Sequence[str] = ()) -> Any:
     """The listener `virtualInbound`: a black hole for its own port, pass-through for ports without a service, and the
-    chains of every port."""
-    own = {port.number for port in inbound.ports}
+    chains of every port; `addresses` are the proxy's own, by which those of a Sidecar are called."""
+    ingress = ingress_of(inbound)
+    bound = {listener.port for listener in inbound.ingress if not listener.captured}
+    own = {port.number for port in inbound.ports} - bound
     chains = [_black_hole_chain()]
     chains += _passthrough_chains(0, inbound, settings)
     for number, _ in inbound.mtls.ports:
         if number not in own:
             chains += _passthrough_chains(number, inbound, settings)
     for port in inbound.ports:
-        chains += port_chains(port, inbound, settings)
+        if port.number in own:
+            listener = ingress.get(port.number)
+            named = replace(settings, address=bound_at(listener, addresses)) if listener is not None else settings
+            chains += port_chains(port, inbound, named)
     return inbound_listener(
         VIRTUAL_INBOUND,
         socket_address(settings.address, VIRTUAL_INBOUND_PORT),
@@ -82,6 +105,18 @@ def virtual_inbound(inbound: Inbound, settings: ChainSettings) -> Any:
         [original_dst(), *_inspectors(inspection(chains))],
         settings.mesh,
     )
+
+
+def _bound_listeners(inbound: Inbound, settings: ChainSettings, addresses: Sequence[str]) -> Iterator[Any]:
+    """The listeners that a Sidecar binds for real."""
+    ports = {port.number: port for port in inbound.ports}
+    for listener in inbound.ingress:
+        if not listener.captured:
+            address = bound_at(listener, addresses)
+            chains = port_chains(ports[listener.port], inbound, replace(settings, address=address))
+            where = socket_address(address, listener.port)
+            name = f"{address}_{listener.port}"
+            yield inbound_listener(name, where, chains, plain_inspectors(chains), settings.mesh)
 
 
 def inbound_listener(name: str, address: Any, chains: Sequence[Any], filters: Sequence[Any], mesh: MeshConfig) -> Any:
@@ -128,7 +163,11 @@ def port_chains(port: WorkloadPortView, inbound: Inbound, settings: ChainSetting
         guard=inbound.guard,
         called=port.service_port or port.number,
     )
-    return chains_for(target, inbound.mtls.of_port(port.number), settings)
+    mode = inbound.mtls.of_port(port.number)
+    listener = ingress_of(inbound).get(port.number)
+    if listener is not None and listener.tls is not None and listener.tls.terminates and mode is MtlsMode.DISABLE:
+        return [terminating_chain(target, listener.tls, settings)]
+    return chains_for(target, mode, settings)
 
 
 def _passthrough_chains(port: int, inbound: Inbound, settings: ChainSettings) -> list[Any]:
@@ -178,16 +217,22 @@ def plain_inspectors(chains: Sequence[Any]) -> list[Any]:
     return [tls_inspector()] * bool(needs.tls) + [http_inspector()] * bool(needs.http)
 
 
-def inbound_clusters(inbound: Inbound, mesh: MeshConfig) -> list[Any]:
-    """`inbound|PORT||` for each port, and the pass-through cluster, all to the address the client meant."""
+def inbound_clusters(inbound: Inbound, mesh: MeshConfig, addresses: Sequence[str] = ()) -> list[Any]:
+    """`inbound|PORT||` for each port, and the pass-through cluster, to the address the client meant, or to where a
+    Sidecar says that the application is; `addresses` are the proxy's own."""
     clusters = []
-    pools = dict(inbound.pools)
+    pools, ingress = dict(inbound.pools), ingress_of(inbound)
     for port in inbound.ports:
         cluster = _application_cluster(port, mesh, pools.get(port.number))
-        cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
-        cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
-        cluster.cleanup_interval.seconds = _NEVER_SECONDS
-        cluster.upstream_bind_config.CopyFrom(_local_source())
+        address = application_at(ingress.get(port.number), addresses)
+        if address is None:
+            cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
+            cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
+            cluster.cleanup_interval.seconds = _NEVER_SECONDS
+        else:
+            _set_address(cluster, address)
+        if address is None or address.socket_address.address not in ("", LOOPBACK, LOOPBACK6):
+            cluster.upstream_bind_config.CopyFrom(_local_source())
         clusters.append(cluster)
     clusters.append(_passthrough_cluster(mesh))
     return clusters
@@ -195,24 +240,25 @@ def inbound_clusters(inbound: Inbound, mesh: MeshConfig) -> list[Any]:
 
 def local_clusters(inbound: Inbound, mesh: MeshConfig, app_ports: Sequence[tuple[int, int]]) -> list[Any]:
     """`inbound|PORT||` for each port, to where the process listens on the loopback interface (loopback capture)."""
-    mapped, pools = dict(app_ports), dict(inbound.pools)
+    mapped, pools, ingress = dict(app_ports), dict(inbound.pools), ingress_of(inbound)
     clusters = []
     for port in inbound.ports:
         cluster = _application_cluster(port, mesh, pools.get(port.number))
-        cluster.type = cluster_pb2.Cluster.STATIC
-        endpoint = endpoint_components_pb2.LbEndpoint(
-            endpoint=endpoint_components_pb2.Endpoint(
-                address=socket_address("127.0.0.1", mapped.get(port.number, port.number))
-            )
-        )
-        cluster.load_assignment.CopyFrom(
-            endpoint_pb2.ClusterLoadAssignment(
-                cluster_name=cluster.name,
-                endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[endpoint])],
-            )
-        )
+        _set_address(cluster, local_application_at(ingress.get(port.number), port.number, mapped))
         clusters.append(cluster)
     return clusters
+
+
+def _set_address(cluster: Any, address: Any) -> None:
+    """The cluster has one endpoint."""
+    cluster.type = cluster_pb2.Cluster.STATIC
+    endpoint = endpoint_components_pb2.LbEndpoint(endpoint=endpoint_components_pb2.Endpoint(address=address))
+    cluster.load_assignment.CopyFrom(
+        endpoint_pb2.ClusterLoadAssignment(
+            cluster_name=cluster.name,
+            endpoints=[endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[endpoint])],
+        )
+    )
 
 
 def _application_cluster(port: WorkloadPortView, mesh: MeshConfig, pool: ConnectionPool | None) -> Any:

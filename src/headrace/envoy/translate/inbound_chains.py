@@ -7,7 +7,7 @@ chains for each protocol and mutual TLS mode are Istio's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from envoy.config.listener.v3 import listener_components_pb2
@@ -19,7 +19,8 @@ from headrace.envoy.translate.guard_filters import http_guards, network_guards
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
 from headrace.envoy.translate.messages import boolean, duration, uint32
 from headrace.envoy.translate.tcp_proxy import Way, way_filters
-from headrace.envoy.translate.tls import mesh_downstream
+from headrace.envoy.translate.tls import gateway_downstream, mesh_downstream
+from headrace.model.gateway import ServerTls
 from headrace.model.mesh import MeshConfig
 from headrace.model.security import MtlsMode
 from headrace.model.service import Protocol
@@ -101,6 +102,15 @@ def chains_for(target: ChainTarget, mode: MtlsMode, settings: ChainSettings) -> 
     else:
         kinds = _TCP_SETS
     return [_chain(kind, target, settings) for kind in kinds[mode]]
+
+
+def terminating_chain(target: ChainTarget, tls: ServerTls, settings: ChainSettings) -> Any:
+    """The chain of a port whose TLS ends here by a Sidecar's own settings, which needs mutual TLS switched off: what is
+    inside HTTPS is HTTP, what is inside TLS bytes."""
+    inside = Protocol.HTTP if target.protocol is Protocol.HTTPS else Protocol.TCP
+    chain = _chain(_Kind(inside.is_http, False, TLS), replace(target, protocol=inside), settings)
+    chain.transport_socket.CopyFrom(gateway_downstream(settings.mesh, tls, tcp=not inside.is_http))
+    return chain
 
 
 def _chain(kind: _Kind, target: ChainTarget, settings: ChainSettings) -> Any:

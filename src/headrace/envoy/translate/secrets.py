@@ -62,7 +62,10 @@ def _hidden(message: Any, public: bytes) -> XdsResource:
 
 
 def _servers(scope: Scope) -> Iterator[ServerTls]:
-    """The TLS settings of the gateway's servers that end TLS."""
+    """The TLS settings of the gateway's servers, or of a Sidecar's ingress, that end TLS."""
+    for listener in scope.sidecar.ingress if scope.sidecar is not None else ():
+        if listener.tls is not None and listener.tls.terminates:
+            yield listener.tls
     for gateway in scope.gateways:
         for server in gateway.servers:
             if server.tls is not None and server.tls.terminates:
@@ -70,7 +73,7 @@ def _servers(scope: Scope) -> Iterator[ServerTls]:
 
 
 def _files(scope: Scope) -> Iterator[Any]:
-    """The secrets that the gateway's servers name as files on the proxy's host: paths only."""
+    """The secrets that servers name as files on the proxy's host: paths only."""
     for tls in _servers(scope):
         if tls.credentials:
             continue
