@@ -32,11 +32,13 @@ demo: install ## Install, then run the canary example with real requests (about 
 	headrace demo
 
 # A mesh of real processes on a shared machine may meet a deadline too late: a failed test gets one more try, which the
-# summary shows as RERUN. `make test RERUNS=0` gives none.
+# summary shows as RERUN. `make test RERUNS=0` gives none. Most tests wait for processes: WORKERS of them share the cores,
+# a file's tests in one; `make test WORKERS=0` runs them one after another.
 RERUNS ?= 1
+WORKERS ?= 3
 
 test: dev lint native-test ## Install, then lint, types, import rules, Rust checks and all tests.
-	pytest --reruns $(RERUNS) -rsR
+	pytest --reruns $(RERUNS) -rsR -n $(WORKERS) --dist loadfile
 
 lint: dev ## Style, types and import rules.
 	ruff check $(PYTHON_FILES)
