@@ -18,24 +18,18 @@ import argparse
 import base64
 import contextlib
 import json
-import os
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rigs import envoys, processes, report
+from rigs import envoys, processes, report, wrk
 from rigs.mesh import Mesh, running_mesh
 
 from headrace.floor.files import write_private
 
-PROXY_CORE, LOAD_CORE = 0, 1
 CONNECTIONS = (1, 16)
 SERVER, CLIENT = "default/server-0", "default/client-0"
 BODY = json.dumps(
@@ -94,55 +88,22 @@ wrk.body = [==[%(body)s]==]
 wrk.headers["Host"] = "%(host)s"
 wrk.headers["Content-Type"] = "application/json"
 %(more)s
-done = function(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format('{"requests":%%d,"us":%%d,"p50":%%d,"p99":%%d,"errors":%%d}\\n', summary.requests,
-    summary.duration, latency:percentile(50), latency:percentile(99),
-    e.connect + e.read + e.write + e.status + e.timeout))
-end
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One way to the server: where wrk connects, its script, and the proxies that do the work."""
-
-    name: str
-    address: tuple[str, int]
-    script: Path
-    proxies: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One run of wrk. Times in microseconds; `cpu` is the proxies' processor time for each request."""
-
-    rate: float
-    p50: float
-    p99: float
-    cpu: float
 
 
 def main() -> None:
     arguments = _arguments()
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise SystemExit("wrk is missing: apt-get install wrk (Debian, Ubuntu), or build github.com/wg/wrk")
-    if (os.cpu_count() or 1) < 2:
-        raise SystemExit("this needs two cores: one for the proxies, one for load and server")
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {LOAD_CORE})  # what is started below inherits it; the proxies are moved
-    with ways() as found:
-        samples: dict[tuple[str, int], list[Sample]] = {}
+    program = wrk.program()
+    with wrk.on_load_core(), ways() as found:
+        samples: dict[tuple[str, int], list[wrk.Sample]] = {}
         for way in found:
-            measure(wrk, way, 16, 1.0)  # warm
+            wrk.measure(program, way, 16, 1.0)  # warm
         for number in range(arguments.rounds):
             first = number % len(found)
             for way in found[first:] + found[:first]:
                 for connections in CONNECTIONS:
-                    sample = measure(wrk, way, connections, arguments.seconds)
+                    sample = wrk.measure(program, way, connections, arguments.seconds)
                     samples.setdefault((way.name, connections), []).append(sample)
-    os.sched_setaffinity(0, cores)
     publish(samples, arguments)
 
 
@@ -155,7 +116,7 @@ def _arguments() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def ways() -> Iterator[list[Way]]:
+def ways() -> Iterator[list[wrk.Way]]:
     """The four ways, in the order straight, bare pair, mesh, mesh with HTTP/2."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hr-pair-")))
@@ -163,20 +124,20 @@ def ways() -> Iterator[list[Way]]:
         mesh = stack.enter_context(running_mesh({"bench.yaml": documents}))
         rows = mesh.proxies()
         backend = ("127.0.0.1", int(rows[SERVER]["app_ports"]["8000"]))
-        processes.pin(rows[SERVER]["app_pid"], LOAD_CORE)
+        processes.pin(rows[SERVER]["app_pid"], wrk.LOAD_CORE)
         plain = lua(directory / "plain.lua", "bench", "")
         yield [
-            Way("no proxy", backend, plain, ()),
+            wrk.Way("no proxy", backend, plain, ()),
             bare_pair(stack, directory, backend, plain),
             sidecars("Headrace", "bench", mesh, directory),
             sidecars("Headrace, HTTP/2", "bench-h2", mesh, directory),
         ]
 
 
-def bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str, int], script: Path) -> Way:
+def bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str, int], script: Path) -> wrk.Way:
     """Start the two hand-written Envoys; their certificates are in the directory from then on."""
     envoys.write_certificates(directory)
-    client, server = ("127.0.0.1", _free_port()), ("127.0.0.1", _free_port())
+    client, server = ("127.0.0.1", wrk.free_port()), ("127.0.0.1", wrk.free_port())
     pids = []
     for name, resources in (
         ("bare-server", envoys.server_side(server, backend, directory)),
@@ -186,12 +147,12 @@ def bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str, 
         admin = envoys.write_bootstrap(bootstrap, resources)
         process = stack.enter_context(processes.running(envoys.command(bootstrap), log))
         processes.wait_for(admin, log)
-        processes.pin(process.pid, PROXY_CORE)
+        processes.pin(process.pid, wrk.PROXY_CORE)
         pids.append(process.pid)
-    return Way("bare Envoy pair", client, script, tuple(pids))
+    return wrk.Way("bare Envoy pair", client, script, tuple(pids))
 
 
-def sidecars(name: str, host: str, mesh: Mesh, directory: Path) -> Way:
+def sidecars(name: str, host: str, mesh: Mesh, directory: Path) -> wrk.Way:
     """Through the mesh, with the credentials of the client workload."""
     rows = mesh.proxies()
     proxy = urlsplit(mesh.environment(CLIENT)["HTTP_PROXY"])
@@ -200,41 +161,19 @@ def sidecars(name: str, host: str, mesh: Mesh, directory: Path) -> Way:
     script = lua(directory / f"{host}.lua", host, f"http://{host}", more)
     pids = (int(rows[CLIENT]["proxy_pid"]), int(rows[SERVER]["proxy_pid"]))
     for pid in pids:
-        processes.pin(pid, PROXY_CORE)
+        processes.pin(pid, wrk.PROXY_CORE)
     assert proxy.hostname and proxy.port
-    return Way(name, (proxy.hostname, proxy.port), script, pids)
+    return wrk.Way(name, (proxy.hostname, proxy.port), script, pids)
 
 
 def lua(file: Path, host: str, prefix: str, more: str = "") -> Path:
     """Write wrk's script: requests for the host, `prefix` before their path, `more` lines of Lua."""
     values = {"path": f"{prefix}/v1/chat/completions", "host": host, "body": BODY, "more": more}
-    write_private(file, (SCRIPT % values).encode())
+    write_private(file, (SCRIPT % values + wrk.DONE).encode())
     return file
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def measure(wrk: str, way: Way, connections: int, seconds: float) -> Sample:
-    """One run of wrk, in which every answer must be 200."""
-    url = f"http://{way.address[0]}:{way.address[1]}"
-    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(way.script), url]
-    before = processes.cpu_seconds(way.proxies)
-    done = subprocess.run(["taskset", "-c", str(LOAD_CORE), *command], capture_output=True, text=True, timeout=60)
-    used = processes.cpu_seconds(way.proxies) - before
-    if done.returncode != 0:
-        raise SystemExit(f"wrk: {done.stdout}{done.stderr}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    if found["errors"] or not found["requests"]:
-        raise SystemExit(f"{way.name}: {found['errors']} of {found['requests']} requests failed\n{done.stdout}")
-    rate = found["requests"] / found["us"] * 1e6
-    return Sample(rate, found["p50"], found["p99"], used / found["requests"] * 1e6)
-
-
-def publish(samples: dict[tuple[str, int], list[Sample]], arguments: argparse.Namespace) -> None:
+def publish(samples: dict[tuple[str, int], list[wrk.Sample]], arguments: argparse.Namespace) -> None:
     """Medians and spreads, and the ratios of rounds (each Headrace run against the bare run of its own round)."""
     names = list(dict.fromkeys(name for name, _ in samples))
     rows = []
@@ -255,12 +194,12 @@ def publish(samples: dict[tuple[str, int], list[Sample]], arguments: argparse.Na
     report.publish("Cost of the two sidecars", lines, write=arguments.write)
 
 
-def _ratios(samples: dict[tuple[str, int], list[Sample]], names: Sequence[str]) -> list[str]:
+def _ratios(samples: dict[tuple[str, int], list[wrk.Sample]], names: Sequence[str]) -> list[str]:
     none, bare, mesh, http2 = names
 
     def each(one: str, other: str, connections: int, field: str) -> list[float]:
         pairs = zip(samples[one, connections], samples[other, connections], strict=True)
-        return [getattr(first, field) / getattr(second, field) for first, second in pairs]
+        return [float(getattr(first, field) / getattr(second, field)) for first, second in pairs]
 
     def added(one: str, other: str, field: str) -> float:
         return statistics.median(

@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mesh_overhead as overhead
-from rigs import envoys, processes, report
+from rigs import envoys, processes, report, wrk
 from rigs.mesh import Mesh, running_mesh
 from rigs.static_copy import Json, config_dump, each, static_copy
 
@@ -110,20 +109,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--write", action="store_true", help="put the section into RESULTS.md")
     arguments = parser.parse_args()
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise SystemExit("wrk is missing: apt-get install wrk (Debian, Ubuntu), or build github.com/wg/wrk")
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {overhead.LOAD_CORE})
     used: dict[str, list[float]] = {}
-    with contextlib.ExitStack() as stack:
+    program = wrk.program()
+    with wrk.on_load_core(), contextlib.ExitStack() as stack:
         found = ways(stack)
         for way in found:
-            overhead.measure(wrk, way, 16, 1.0)
+            wrk.measure(program, way, 16, 1.0)
         for _ in range(arguments.rounds):
             for way in found:
-                used.setdefault(way.name, []).append(overhead.measure(wrk, way, 16, 1.0).cpu)
-    os.sched_setaffinity(0, cores)
+                used.setdefault(way.name, []).append(wrk.measure(program, way, 16, 1.0).cpu)
     bare = used["bare Envoy pair"]
     rows = [
         [
@@ -139,14 +133,14 @@ def main() -> None:
     report.publish("Where the cost of the two sidecars comes from", lines, write=arguments.write)
 
 
-def ways(stack: contextlib.ExitStack) -> list[overhead.Way]:
+def ways(stack: contextlib.ExitStack) -> list[wrk.Way]:
     """The bare pair, then one pair for each variant; all run at once, one at a time gets load."""
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hr-parts-")))
     documents = overhead.DOCUMENTS % {"server": Path(envoys.__file__).resolve(), "directory": directory}
     mesh = stack.enter_context(running_mesh({"bench.yaml": documents}))
     rows = mesh.proxies()
     backend = ("127.0.0.1", int(rows[overhead.SERVER]["app_ports"]["8000"]))
-    processes.pin(rows[overhead.SERVER]["app_pid"], overhead.LOAD_CORE)
+    processes.pin(rows[overhead.SERVER]["app_pid"], wrk.LOAD_CORE)
     plain = overhead.lua(directory / "plain.lua", "bench", "")
     found = [overhead.bare_pair(stack, directory, backend, plain)]
     way = overhead.sidecars("", "bench", mesh, directory)
@@ -164,9 +158,9 @@ def ways(stack: contextlib.ExitStack) -> list[overhead.Way]:
             admin = envoys.write_bootstrap(bootstrap, _changed(resources, moved, changes))
             process = stack.enter_context(processes.running(envoys.command(bootstrap), log))
             processes.wait_for(admin, log)
-            processes.pin(process.pid, overhead.PROXY_CORE)
+            processes.pin(process.pid, wrk.PROXY_CORE)
             pids.append(process.pid)
-        found.append(overhead.Way(name, (client, way.address[1]), way.script, tuple(pids)))
+        found.append(wrk.Way(name, (client, way.address[1]), way.script, tuple(pids)))
     return found
 
 

@@ -18,23 +18,19 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
-import socket
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rigs import envoys, processes, report
+from rigs import envoys, processes, report, wrk
 
 from headrace.envoy.module import SEARCH_PATH, module_path
 from headrace.envoy.module_filter import MODULE_NAME
 from headrace.floor.files import write_private
 
-PROXY_CORE, LOAD_CORE = 0, 1
 SIZES = {"1 KiB": 1024, "20 KB": 20_000, "220 KB": 220_000}
 CONNECTIONS = (1, 16)
 BACKENDS = 4
@@ -48,57 +44,27 @@ request = function()
   return wrk.format("POST", "/v1/chat/completions", {["Host"] = "bench", ["Content-Type"] = "application/json"},
     before .. number .. after)
 end
-done = function(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format('{"requests":%%d,"us":%%d,"p50":%%d,"p99":%%d,"errors":%%d}\\n', summary.requests,
-    summary.duration, latency:percentile(50), latency:percentile(99),
-    e.connect + e.read + e.write + e.status + e.timeout))
-end
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One run of wrk; times in microseconds, `cpu` the proxy's processor time for each request."""
-
-    rate: float
-    p50: float
-    p99: float
-    cpu: float
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """An Envoy between load and backends."""
-
-    name: str
-    port: int
-    pid: int
 
 
 def main() -> None:
     arguments = _arguments()
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise SystemExit("wrk is missing: apt-get install wrk (Debian, Ubuntu), or build github.com/wg/wrk")
-    if (os.cpu_count() or 1) < 2:
-        raise SystemExit("this needs two cores: one for the proxies, one for load and backends")
-    samples: dict[tuple[str, str, int], list[Sample]] = {}
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {LOAD_CORE})
-    with tempfile.TemporaryDirectory(prefix="hr-bench-") as name, ways(Path(name), resend=arguments.resend) as rig:
-        plain, module = rig.ways
+    samples: dict[tuple[str, str, int], list[wrk.Sample]] = {}
+    program = wrk.program()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(wrk.on_load_core())
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="hr-bench-"))
+        plain, module = stack.enter_context(ways(Path(name), resend=arguments.resend)).ways
         scripts = {size: script(Path(name), size) for size in SIZES}
         for way in (plain, module):
-            measure(wrk, way, scripts["1 KiB"], 16, 1.0)  # warm
+            wrk.measure(program, replace(way, script=scripts["1 KiB"]), 16, 1.0)  # warm
         for number in range(arguments.rounds):
             order = (plain, module) if number % 2 == 0 else (module, plain)
             for size, file in scripts.items():
                 for connections in CONNECTIONS:
                     for way in order:
-                        sample = measure(wrk, way, file, connections, arguments.seconds)
+                        sample = wrk.measure(program, replace(way, script=file), connections, arguments.seconds)
                         samples.setdefault((way.name, size, connections), []).append(sample)
-    os.sched_setaffinity(0, cores)
     publish(samples, arguments)
 
 
@@ -119,7 +85,7 @@ def script(directory: Path, size: str) -> Path:
     filler = (words * (SIZES[size] // len(words) + 1))[: SIZES[size] - 120]
     before = '{"model":"constant","max_tokens":64,"messages":[{"role":"user","content":"' + filler
     file = directory / f"{size.replace(' ', '')}.lua"
-    write_private(file, (SCRIPT % {"before": before, "after": '"}]}'}).encode())
+    write_private(file, (SCRIPT % {"before": before, "after": '"}]}'} + wrk.DONE).encode())
     return file
 
 
@@ -127,7 +93,7 @@ def script(directory: Path, size: str) -> Path:
 class Rig:
     """Envoy alone, Envoy with the module, and the ports of the backends behind them."""
 
-    ways: tuple[Way, Way]
+    ways: tuple[wrk.Way, wrk.Way]
     backends: tuple[int, ...]
 
 
@@ -135,15 +101,15 @@ class Rig:
 def ways(directory: Path, *, resend: bool = False) -> Iterator[Rig]:
     """The two Envoys, ready, and their backends."""
     with contextlib.ExitStack() as stack:
-        backends = [free_port() for _ in range(BACKENDS)]
+        backends = [wrk.free_port() for _ in range(BACKENDS)]
         resources = {"listeners": [_backend(port) for port in backends]}
-        _start(stack, directory, "backends", resources, LOAD_CORE)
+        _start(stack, directory, "backends", resources, wrk.LOAD_CORE)
         found = []
         for name in ("plain", "module"):
-            port = free_port()
+            port = wrk.free_port()
             proxy = _proxy(port, backends, module=name == "module", resend=resend)
-            pid = _start(stack, directory, name, proxy, PROXY_CORE)
-            found.append(Way(name, port, pid))
+            pid = _start(stack, directory, name, proxy, wrk.PROXY_CORE)
+            found.append(wrk.Way(name, ("127.0.0.1", port), Path(), (pid,)))
         yield Rig((found[0], found[1]), tuple(backends))
 
 
@@ -156,13 +122,6 @@ def _start(stack: contextlib.ExitStack, directory: Path, name: str, resources: d
     processes.wait_for(admin, log)
     processes.pin(process.pid, core)
     return process.pid
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listener(port: int, route: dict[str, Any], *filters: dict[str, Any]) -> dict[str, Any]:
@@ -239,23 +198,7 @@ def _proxy(port: int, backends: list[int], *, module: bool, resend: bool = False
     return {"listeners": [_listener(port, route, *filters)], "clusters": [cluster]}
 
 
-def measure(wrk: str, way: Way, script: Path, connections: int, seconds: float) -> Sample:
-    """One run of wrk, in which every answer must be 200."""
-    url = f"http://127.0.0.1:{way.port}"
-    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script), url]
-    before = processes.cpu_seconds((way.pid,))
-    done = subprocess.run(["taskset", "-c", str(LOAD_CORE), *command], capture_output=True, text=True, timeout=60)
-    used = processes.cpu_seconds((way.pid,)) - before
-    if done.returncode != 0:
-        raise SystemExit(f"wrk: {done.stdout}{done.stderr}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    if found["errors"] or not found["requests"]:
-        raise SystemExit(f"{way.name}: {found['errors']} of {found['requests']} requests failed\n{done.stdout}")
-    rate = found["requests"] / found["us"] * 1e6
-    return Sample(rate, found["p50"], found["p99"], used / found["requests"] * 1e6)
-
-
-def publish(samples: dict[tuple[str, str, int], list[Sample]], arguments: argparse.Namespace) -> None:
+def publish(samples: dict[tuple[str, str, int], list[wrk.Sample]], arguments: argparse.Namespace) -> None:
     """Medians and spreads of both, and of the ratios of each round."""
     rows = []
     for size in SIZES:

@@ -25,11 +25,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import module_overhead as overhead
-from rigs import processes, report
+from rigs import processes, report, wrk
 
 READY_SECONDS = 60.0
 _CONNECTIONS = (1, 16)
@@ -47,14 +47,10 @@ class Peer:
 
 def main() -> int:
     arguments = _arguments()
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise SystemExit("wrk is missing: apt-get install wrk (Debian, Ubuntu), or build github.com/wg/wrk")
-    samples: dict[tuple[str, str, int], list[overhead.Sample]] = {}
+    samples: dict[tuple[str, str, int], list[wrk.Sample]] = {}
     left_out: dict[str, str] = {}
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {overhead.LOAD_CORE})
-    with contextlib.ExitStack() as stack:
+    program = wrk.program()
+    with wrk.on_load_core(), contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hr-peers-")))
         rig = stack.enter_context(overhead.ways(directory))
         ways = [*rig.ways, *_started(stack, directory, rig.backends, arguments, left_out)]
@@ -63,8 +59,7 @@ def main() -> int:
             print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
             for size, script in scripts.items():
                 for connections in _CONNECTIONS:
-                    _measure_all(wrk, ways, (size, script, connections), arguments.seconds, samples, left_out)
-    os.sched_setaffinity(0, cores)
+                    _measure_all(program, ways, (size, script, connections), arguments.seconds, samples, left_out)
     publish(samples, left_out, arguments)
     return 0
 
@@ -80,11 +75,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure_all(
-    wrk: str,
-    ways: list[overhead.Way],
+    program: str,
+    ways: list[wrk.Way],
     load: tuple[str, Path, int],
     seconds: float,
-    samples: dict[tuple[str, str, int], list[overhead.Sample]],
+    samples: dict[tuple[str, str, int], list[wrk.Sample]],
     left_out: dict[str, str],
 ) -> None:
     size, script, connections = load
@@ -92,7 +87,7 @@ def _measure_all(
         if f"{way.name}, {size}" in left_out:
             continue
         try:
-            sample = overhead.measure(wrk, way, script, connections, seconds)
+            sample = wrk.measure(program, replace(way, script=script), connections, seconds)
         except SystemExit as error:
             left_out[f"{way.name}, {size}"] = str(error).splitlines()[0]
             continue
@@ -105,7 +100,7 @@ def _started(
     backends: Sequence[int],
     arguments: argparse.Namespace,
     left_out: dict[str, str],
-) -> Iterator[overhead.Way]:
+) -> Iterator[wrk.Way]:
     """The peers that run; the others' reasons go to `left_out`."""
     wanted = [name for name in arguments.only.split(",") if name]
     for peer in PEERS:
@@ -115,15 +110,15 @@ def _started(
         if program is None:
             left_out[peer.name] = f"{peer.program} is not installed"
             continue
-        home, port = directory / peer.name.replace(" ", "-"), overhead.free_port()
+        home, port = directory / peer.name.replace(" ", "-"), wrk.free_port()
         home.mkdir()
         urls = [f"http://127.0.0.1:{backend}" for backend in backends]
         command = ["env", "GOMAXPROCS=1", "TOKIO_WORKER_THREADS=1", program, *peer.command(home, port, urls)]
         process = stack.enter_context(processes.running(command, home / "log"))
-        processes.pin(process.pid, overhead.PROXY_CORE)
+        processes.pin(process.pid, wrk.PROXY_CORE)
         if _answers(port):
-            processes.pin(process.pid, overhead.PROXY_CORE)
-            yield overhead.Way(peer.name, port, process.pid)
+            processes.pin(process.pid, wrk.PROXY_CORE)
+            yield wrk.Way(peer.name, ("127.0.0.1", port), Path(), (process.pid,))
         else:
             last = (home / "log").read_text(errors="replace").strip().splitlines()[-1:]
             left_out[peer.name] = f"no answer within {READY_SECONDS:g} s ({last[0][:160] if last else 'no log'})"
@@ -207,7 +202,7 @@ def _litellm(home: Path, port: int, urls: Sequence[str]) -> Sequence[str]:
 
 def _router(policy: str, *before: str) -> Callable[[Path, int, Sequence[str]], Sequence[str]]:
     def command(_: Path, port: int, urls: Sequence[str]) -> Sequence[str]:
-        where = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(overhead.free_port())]
+        where = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(wrk.free_port())]
         return [*before, *where, "--policy", policy, "--worker-urls", *urls]
 
     return command
@@ -227,7 +222,7 @@ PEERS = (
 
 
 def publish(
-    samples: dict[tuple[str, str, int], list[overhead.Sample]], left_out: dict[str, str], arguments: argparse.Namespace
+    samples: dict[tuple[str, str, int], list[wrk.Sample]], left_out: dict[str, str], arguments: argparse.Namespace
 ) -> None:
     """One row a peer: throughput against plain Envoy and added p50, for each size."""
     rows = []
