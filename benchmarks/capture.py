@@ -17,8 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from rigs import processes, report
 from rigs.mesh import Mesh, running_mesh
 
 REQUESTS = 1500
@@ -68,12 +68,6 @@ def documents(replicas: int) -> dict[str, str]:
     }
 
 
-def processor_seconds(pids: list[int]) -> float:
-    """Processor time of these processes so far, all threads (/proc/PID/task/TID/schedstat)."""
-    tasks = (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
 def measure_requests(mesh: Mesh) -> tuple[float, float]:
     """Seconds of the median request of the mesh's client, and processor seconds of both proxies for each request."""
     rows = mesh.proxies()
@@ -84,9 +78,9 @@ def measure_requests(mesh: Mesh) -> tuple[float, float]:
         enter = ["nsenter", f"--target={row['app_pid']}", "--net", "--mount"]
     environment = mesh.environment("default/client-0")
     command = [*enter, sys.executable, "-I", "-c", CLIENT, str(REQUESTS)]
-    before = processor_seconds(proxies)
+    before = processes.cpu_seconds(proxies)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
-    return statistics.median(json.loads(done.stdout)), (processor_seconds(proxies) - before) / REQUESTS
+    return statistics.median(json.loads(done.stdout)), (processes.cpu_seconds(proxies) - before) / REQUESTS
 
 
 def seconds_until(mesh: Mesh, replicas: int) -> float:
@@ -126,8 +120,7 @@ def main() -> None:
     ):
         ratios = [two / one for one, two in zip(found["loopback"], found["netns"], strict=True)]
         cells = [f"{statistics.median(found[kind]) * factor:.0f} {unit}" for kind in ("loopback", "netns")]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"| {title} | {' | '.join(cells)} | {spread} |")
+        print(f"| {title} | {' | '.join(cells)} | {report.spread(ratios)} |")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import os
 import statistics
 import tempfile
@@ -22,7 +21,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from rigs import envoys, report
 from rigs.mesh import Mesh, running_mesh
@@ -168,10 +166,9 @@ def doors(mesh: Mesh) -> list[Door]:
             target, more = "/", ""
             address = ("127.0.0.1", int(row["gateway_ports"]["80"]))
         else:
-            proxy = urlsplit(mesh.environment(name)["HTTP_PROXY"])
-            secret = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
-            target, more = f"http://{HOST}/", f"Proxy-Authorization: Basic {secret}\r\n"
-            address = (str(proxy.hostname), int(proxy.port or 0))
+            sidecar = mesh.sidecar(name)
+            target, more = f"http://{HOST}/", f"Proxy-Authorization: {sidecar.credentials}\r\n"
+            address = sidecar.address
         found.append(Door(name, address, f"GET {target} HTTP/1.1\r\nHost: {HOST}\r\n{more}\r\n".encode()))
     return found
 

@@ -161,8 +161,7 @@ def _victim(mesh: Mesh) -> Victim:
 
 async def _run(mesh: Mesh, begin: Change, end: Change, arguments: argparse.Namespace) -> Run:
     run, source = Run(), random.Random(arguments.seed)
-    ports = next(row["gateway_ports"] for row in mesh.proxies().values() if row["gateway_ports"])
-    address, victim = f"http://127.0.0.1:{ports['80']}", _victim(mesh)
+    address, victim = mesh.gateway(), _victim(mesh)
     rate = LOAD * REPLICAS * SLOTS * RATE / TOKENS
     timeout = aiohttp.ClientTimeout(total=90)
     connector = aiohttp.TCPConnector(limit=0)

@@ -136,8 +136,7 @@ def run_live(requests: Sequence[TraceRequest], policy: str, scale: float) -> lis
     """Seconds (of the engines' unscaled time) to each request's first token, through a real gateway."""
     documents = _WORKLOAD.format(workers=WORKERS, scale=scale, kv=KV_TOKENS, policy=policy)
     with running_mesh({"mesh.yaml": documents}) as mesh:
-        ports = next(row["gateway_ports"] for row in mesh.proxies().values() if row["gateway_ports"])
-        return asyncio.run(_send_all(requests, f"http://127.0.0.1:{ports['80']}", scale))
+        return asyncio.run(_send_all(requests, mesh.gateway(), scale))
 
 
 async def _send_all(requests: Sequence[TraceRequest], address: str, scale: float) -> list[float]:

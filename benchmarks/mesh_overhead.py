@@ -15,7 +15,6 @@ Needs wrk.
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import json
 import statistics
@@ -23,7 +22,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rigs import envoys, processes, report, wrk
 from rigs.mesh import Mesh, running_mesh
@@ -155,15 +153,13 @@ def bare_pair(stack: contextlib.ExitStack, directory: Path, backend: tuple[str, 
 def sidecars(name: str, host: str, mesh: Mesh, directory: Path) -> wrk.Way:
     """Through the mesh, with the credentials of the client workload."""
     rows = mesh.proxies()
-    proxy = urlsplit(mesh.environment(CLIENT)["HTTP_PROXY"])
-    secret = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
-    more = f'wrk.headers["Proxy-Authorization"] = "Basic {secret}"'
+    sidecar = mesh.sidecar(CLIENT)
+    more = f'wrk.headers["Proxy-Authorization"] = "{sidecar.credentials}"'
     script = lua(directory / f"{host}.lua", host, f"http://{host}", more)
     pids = (int(rows[CLIENT]["proxy_pid"]), int(rows[SERVER]["proxy_pid"]))
     for pid in pids:
         processes.pin(pid, wrk.PROXY_CORE)
-    assert proxy.hostname and proxy.port
-    return wrk.Way(name, (proxy.hostname, proxy.port), script, pids)
+    return wrk.Way(name, sidecar.address, script, pids)
 
 
 def lua(file: Path, host: str, prefix: str, more: str = "") -> Path:

@@ -15,7 +15,6 @@ others must all go on. At the end of a round the identity is lifted, and the nex
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import http.client
 import json
@@ -24,10 +23,9 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rigs import report
-from rigs.mesh import Mesh, headrace, running_mesh, until
+from rigs.mesh import Mesh, Sidecar, headrace, running_mesh, until
 
 from headrace.identity.ledger import Ledger
 
@@ -84,11 +82,9 @@ DOCUMENTS = "".join(
 class Caller:
     """Requests as a workload sends them: through its sidecar."""
 
-    def __init__(self, proxy: str) -> None:
-        found = urlsplit(proxy)
-        self._address = (found.hostname or "", found.port or 0)
-        secret = base64.b64encode(f"{found.username}:{found.password}".encode()).decode()
-        self._headers = {"proxy-authorization": f"Basic {secret}", "content-type": "application/json"}
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._address = sidecar.address
+        self._headers = {"proxy-authorization": sidecar.credentials, "content-type": "application/json"}
 
     def post(self, tokens: int, stream: bool) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """Send one request; its answer has begun."""
@@ -279,7 +275,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = {True: Figures(), False: Figures()}
     with running_mesh({"mesh.yaml": DOCUMENTS + _SERVICE}) as mesh:
-        callers = {name: Caller(mesh.environment(f"default/{name}-0")["HTTP_PROXY"]) for name in ("client", "visitor")}
+        callers = {name: Caller(mesh.sidecar(f"default/{name}-0")) for name in ("client", "visitor")}
         for number in range(options.rounds):
             one_round(mesh, callers, number % 2 == 1, figures[number % 2 == 1])
     both = list(figures.values())

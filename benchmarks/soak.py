@@ -109,8 +109,7 @@ class Run:
 def main() -> None:
     arguments = _arguments()
     with running_mesh({"mesh.yaml": documents(FEWEST, 90, 60)}) as mesh:
-        ports = next(row["gateway_ports"] for row in mesh.proxies().values() if row["gateway_ports"])
-        run = asyncio.run(_soak(mesh, f"http://127.0.0.1:{ports['80']}", arguments))
+        run = asyncio.run(_soak(mesh, mesh.gateway(), arguments))
     publish(run, arguments)
 
 

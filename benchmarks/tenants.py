@@ -131,8 +131,7 @@ def _lines(mesh: Mesh) -> Iterator[dict[str, str]]:
 
 
 async def _load(mesh: Mesh, factor: float, arguments: argparse.Namespace) -> int:
-    ports = next(row["gateway_ports"] for row in mesh.proxies().values() if row["gateway_ports"])
-    address = f"http://127.0.0.1:{ports['80']}/v1/chat/completions"
+    address = f"{mesh.gateway()}/v1/chat/completions"
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

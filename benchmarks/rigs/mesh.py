@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import shutil
 import subprocess
@@ -9,14 +10,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from headrace.app.api.client import ApiClient
 from headrace.floor.places import Places
 
 READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Where a sidecar takes requests, and the `Proxy-Authorization` that it wants."""
+
+    address: tuple[str, int]
+    credentials: str = field(repr=False)
+
+    @classmethod
+    def of(cls, proxy: str) -> Sidecar:
+        """From the value of HTTP_PROXY."""
+        found = urlsplit(proxy)
+        secret = base64.b64encode(f"{found.username}:{found.password}".encode()).decode()
+        return cls((found.hostname or "", found.port or 0), f"Basic {secret}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +67,15 @@ class Mesh:
         pid = self.proxies()[replica]["app_pid"]
         pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
         return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+    def gateway(self) -> str:
+        """The URL of the first gateway's port 80."""
+        ports = next(row["gateway_ports"] for row in self.proxies().values() if row["gateway_ports"])
+        return f"http://127.0.0.1:{ports['80']}"
+
+    def sidecar(self, replica: str) -> Sidecar:
+        """How a replica's application reaches its sidecar, with loopback capture."""
+        return Sidecar.of(self.environment(replica)["HTTP_PROXY"])
 
 
 def headrace(*arguments: str, timeout: float = 120.0) -> str:
