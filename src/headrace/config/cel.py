@@ -1,4 +1,4 @@
-"""Whether a text is an expression of CEL (Common Expression Language), the language in which Telemetry says what is logged.
+"""Whether a text is an expression of CEL (Common Expression Language), in which Telemetry says what is logged.
 
 Called by `config.kinds.telemetry`. Only the syntax is judged, as Istio does: what attributes there are is Envoy's
 business. A recursive descent over CEL's grammar; the texts are short and bounded.
@@ -23,7 +23,8 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"""\\(?:[abfnrtv\\?"'`]|[xX][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-3][0-7]{2})""")
 _RESERVED = frozenset(
-    "as break const continue else for function if import let loop package namespace return var void while".split()
+    {"as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package"}
+    | {"namespace", "return", "var", "void", "while"}
 )
 _LITERALS = frozenset({"true", "false", "null"})
 _LEVELS = (("||",), ("&&",), ("<", "<=", ">=", ">", "==", "!=", "in"), ("+", "-"), ("*", "/", "%"))

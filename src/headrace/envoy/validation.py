@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from headrace.envoy.translate.tls import agent_secret
 from headrace.model.mesh import MeshConfig
 
 _SECONDS = 60.0
+_TRACER = b"envoy.tracers."
 _MESSAGE_LIMIT = 4000
 _AT_ONCE = (cluster_pb2.Cluster.STATIC, cluster_pb2.Cluster.ORIGINAL_DST)
 _FIRST_PORT = 1024
@@ -67,6 +68,7 @@ def static_bootstrap(sets: Mapping[str, ResourceSet]) -> bytes:
     addresses = _addresses()
     for prefix, resources in sets.items():
         _add(bootstrap.static_resources, prefix, resources, addresses)
+    bootstrap.static_resources.clusters.extend(_collectors(sets.values()))
     return json_format.MessageToJson(bootstrap, preserving_proto_field_name=True).encode()
 
 
@@ -105,6 +107,17 @@ def _add(static: Any, prefix: str, resources: ResourceSet, addresses: Any) -> No
                 load_assignment=assignment,
             )
         )
+
+
+def _collectors(sets: Iterable[ResourceSet]) -> Iterator[Any]:
+    """Stands for the clusters that a tracer looks up by their own names as soon as it is made."""
+    names = set[str]()
+    for resources in sets:
+        traced = [item.body for item in resources.of_type(LISTENER).values() if _TRACER in item.body]
+        named = (name for name in resources.of_type(CLUSTER) if any(name.encode() in body for body in traced))
+        names.update(named)
+    for name in sorted(names):
+        yield cluster_pb2.Cluster(name=name, type=cluster_pb2.Cluster.STATIC, connect_timeout=duration(1))
 
 
 def _read_secrets_from_agent(cluster: Any) -> None:

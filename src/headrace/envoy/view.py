@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from headrace.envoy.attachments import Attachments
 from headrace.envoy.guards import OPEN, Guard, Guards
 from headrace.envoy.imports import EVERYTHING, WHOLE, Cutter, Imported, Part, SidecarTable, imports, union
+from headrace.envoy.listening import ListeningScopes
 from headrace.envoy.own_side import own_pools, own_ports
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import ConnectionPool, DestinationRule
@@ -89,6 +90,8 @@ class ScopeKey:
     sidecar: ResourceKey | None = None
     listener: int = -1
     before: tuple[tuple[str, str], ...] = ()
+    workload: str = ""
+    """Whose listeners are made from it, where they say it; '' : everybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +131,6 @@ class Scope:
     sidecar: Sidecar | None = None
     listener: EgressListener = EVERYTHING
     through: tuple[Scope, ...] = ()
-
-    @property
-    def listening(self) -> MeshConfig:
-        """The settings that listeners are made with."""
-        return self.attached or self.mesh
 
     @property
     def namespace(self) -> str:
@@ -187,6 +185,12 @@ class ProxyView:
     endpoints: Mapping[tuple[str, str], Endpoints]
     inbound: Inbound
     instance: Proxy
+    listening: Scope | None = None
+    """The scope from which listeners are made; None: the very same."""
+
+    def for_listeners(self) -> ProxyView:
+        """The view from which listeners are made."""
+        return self if self.listening is None else replace(self, scope=self.listening, listening=None)
 
     def endpoints_of(self, target: Target) -> tuple[Endpoint, ...]:
         """All endpoints of a service, every port."""
@@ -216,6 +220,7 @@ class Scopes:
         self._index: MeshIndex | None = None
         self._guards: Guards | None = None
         self._attachments = Attachments()
+        self._listening = ListeningScopes()
         self._merger = RuleMerger()
         self._cutter = Cutter()
         self._sidecars = SidecarTable((), "")
@@ -235,7 +240,8 @@ class Scopes:
         scope = self._current.get(key)
         if scope is None:
             scope = self._settle(index, snapshot, key, sidecar)
-        return ProxyView(scope, snapshot.endpoints, self._inbound_of(snapshot, proxy, scope), proxy)
+        inbound = self._inbound_of(snapshot, proxy, scope)
+        return ProxyView(scope, snapshot.endpoints, inbound, proxy, self._listening.of(scope, proxy))
 
     def _turn(self, snapshot: MeshSnapshot) -> MeshIndex:
         """The index of the snapshot; where more than endpoints changed, the current scopes become the last ones."""
@@ -246,6 +252,7 @@ class Scopes:
             self._last, self._current = self._current, {}
             self._inbound, self._guards = {}, None
             self._attachments.turn(snapshot)
+            self._listening.keep(self._last.values())
             self._sidecars = SidecarTable(snapshot.sidecars, snapshot.mesh.root_namespace)
             self._imports = {}
             self._written = written_addresses(snapshot)

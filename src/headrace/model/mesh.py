@@ -9,7 +9,7 @@ from headrace.model.authorization import Authorizer
 from headrace.model.destination import BY_DISTANCE, LocalityLb
 from headrace.model.extension import Extension
 from headrace.model.names import ROOT_NAMESPACE
-from headrace.model.telemetry import UNOBSERVED, UNTRACED, MeshTracing, Observed, Provider
+from headrace.model.telemetry import UNOBSERVED, UNTRACED, MeshTracing, Observed, Producer, Provider
 from headrace.model.traffic import Retries
 
 
@@ -49,8 +49,8 @@ class MeshConfig:
     are the ext_authz providers among extensionProviders, which CUSTOM policies name; `providers` those of logs and
     spans, which Telemetry names, `default_logs` and `default_spans` what counts where no Telemetry names any.
 
-    `observed` and `extensions` are no fields of Istio's: what documents make of these settings for one scope of proxies
-    (`envoy.view.Scope.listening`); in the mesh's own settings they are empty.
+    `observed`, `extensions` and `producer` are no fields of Istio's: what documents make of these settings for one
+    scope of proxies (`envoy.attachments`); in the mesh's own settings they are empty.
 
     Two are no fields of Istio's, and set by the control plane of a running mesh: `guarded`, whether proxies with the
     native module end what revoked peers have under way, and `connection_life`, after how long a connection of mutual
@@ -67,6 +67,7 @@ class MeshConfig:
     access_log_file: str = ""
     access_log_encoding: str = "TEXT"
     access_log_format: str = ""
+    listener_logs: bool = True
     default_http_retry: Retries | None = None
     default_service_export_to: tuple[str, ...] = ("*",)
     default_virtual_service_export_to: tuple[str, ...] = ("*",)
@@ -82,6 +83,7 @@ class MeshConfig:
     tracing: MeshTracing = UNTRACED
     observed: Observed = UNOBSERVED
     extensions: tuple[Extension, ...] = ()
+    producer: Producer | None = None
     guarded: bool = False
     connection_life: float = 0.0
     digest: str = ""

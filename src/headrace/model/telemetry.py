@@ -194,6 +194,20 @@ class MeshTracing:
     max_tag_length: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """Who a proxy's spans come from: Envoy's name for it (`workload.namespace`), the workload, and what Istio's tags
+    say of it."""
+
+    service: str = ""
+    workload: str = ""
+    canonical: str = "unknown"
+    revision: str = "latest"
+    namespace: str = "default"
+    mesh: str = "unknown"
+    cluster: str = "unknown"
+
+
 UNTRACED = MeshTracing()
 """MeshConfig without a word of traces."""
 
@@ -213,6 +227,11 @@ class Observed:
 
     client: Side = Side()
     server: Side = Side()
+
+    @property
+    def traced(self) -> bool:
+        """Whether spans are made, which say whose they are."""
+        return self.client.spans is not None or self.server.spans is not None
 
 
 UNOBSERVED = Observed()

@@ -41,6 +41,7 @@ MODULES: dict[tuple[str, str], str] = {
     ("security.istio.io", "PeerAuthentication"): "peer_authentication",
     ("security.istio.io", "AuthorizationPolicy"): "authorization_policy",
     ("security.istio.io", "RequestAuthentication"): "request_authentication",
+    ("telemetry.istio.io", "Telemetry"): "telemetry",
     ("headrace.dev", "Workload"): "workload",
     ("headrace.dev", "InferencePolicy"): "inference_policy",
     ("inference.networking.k8s.io", "InferencePool"): "inference_pool",

@@ -8,7 +8,7 @@ from __future__ import annotations
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "networking.istio.io": ("ProxyConfig",),
     "security.istio.io": (),
-    "telemetry.istio.io": ("Telemetry",),
+    "telemetry.istio.io": (),
     "extensions.istio.io": ("WasmPlugin", "TrafficExtension"),
     "install.istio.io": ("IstioOperator",),
     "gateway.networking.k8s.io": (

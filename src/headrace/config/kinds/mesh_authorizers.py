@@ -18,11 +18,6 @@ from headrace.config.schema import Finding, to_camel
 from headrace.model.authorization import Authorizer, AuthorizerBody
 
 _AUTHORIZERS = ("envoy_ext_authz_http", "envoy_ext_authz_grpc")
-UNUSED_PROVIDERS = tuple(
-    to_camel(name) for name in ExtensionProvider.model_fields if name not in ("name", *_AUTHORIZERS)
-)
-"""Providers of other kinds, as documents spell them: judged, not acted on yet."""
-
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _STATUS = frozenset(str(status.value) for status in HTTPStatus) - {"101", "102", "103", "418", "425", "451"}
 """Status codes that Envoy can answer with in place of 403."""

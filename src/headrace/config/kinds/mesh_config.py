@@ -33,7 +33,8 @@ from headrace.config.fields import (
 from headrace.config.kinds.http_route import RetrySpec
 from headrace.config.kinds.istio_names import Timespan, WildcardName, at_most_one
 from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec, lower_localities
-from headrace.config.kinds.mesh_authorizers import UNUSED_PROVIDERS, authorizer_findings, lower_authorizers
+from headrace.config.kinds.mesh_authorizers import authorizer_findings, lower_authorizers
+from headrace.config.kinds.mesh_observers import lower_mesh_tracing, lower_observers, observer_findings
 from headrace.config.kinds.mesh_providers import ExtensionProvider
 from headrace.config.kinds.proxy_config import ProxyConfigSpec, lower_topology
 from headrace.config.kinds.traffic_policy import (
@@ -278,6 +279,7 @@ def _check(spec: MeshConfigSpec, document: Document) -> Iterator[Finding]:
             yield Finding(path, f"a second provider is called {shown(name)}", "Rename one.")
     for at_index, provider in enumerate(spec.extension_providers):
         yield from authorizer_findings(provider, ("spec", "extensionProviders", at_index))
+        yield from observer_findings(provider, ("spec", "extensionProviders", at_index))
 
 
 def _is_json_object(text: str) -> bool:
@@ -288,7 +290,8 @@ def _is_json_object(text: str) -> bool:
 
 
 def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConfig:
-    defaults = spec.tls_defaults.min_protocol_version if spec.tls_defaults else "TLS_AUTO"
+    tls_min = spec.tls_defaults.min_protocol_version if spec.tls_defaults else "TLS_AUTO"
+    defaults = spec.default_providers or DefaultProviders()
     return MeshConfig(
         root_namespace=spec.root_namespace,
         trust_domain=spec.trust_domain,
@@ -300,15 +303,20 @@ def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConf
         access_log_file=spec.access_log_file,
         access_log_encoding=spec.access_log_encoding,
         access_log_format=spec.access_log_format,
+        listener_logs=not spec.disable_envoy_listener_log,
         default_http_retry=_retries(spec.default_http_retry_policy),
         default_service_export_to=tuple(spec.default_service_export_to) or ("*",),
         default_virtual_service_export_to=tuple(spec.default_virtual_service_export_to) or ("*",),
         default_destination_rule_export_to=tuple(spec.default_destination_rule_export_to) or ("*",),
         locality=lower_localities(spec.locality_lb_setting, spec.zone_aware_lb_setting) or BY_DISTANCE,
-        tls_min_version="TLSV1_2" if defaults == "TLS_AUTO" else defaults,
+        tls_min_version="TLSV1_2" if tls_min == "TLS_AUTO" else tls_min,
         path_normalization=_normalization(spec.path_normalization),
         authorizers=lower_authorizers(spec.extension_providers),
         gateway_topology=lower_topology(spec.default_config),
+        providers=lower_observers(spec.extension_providers, spec.access_log_encoding, spec.access_log_format),
+        default_logs=tuple(defaults.access_logging),
+        default_spans=tuple(defaults.tracing),
+        tracing=lower_mesh_tracing(spec.enable_tracing, spec.default_config),
         digest=document.digest,
     )
 
@@ -345,9 +353,7 @@ KIND = Kind(
         "spec.proxyHttpPort",
         "spec.hboneIdleTimeout",
         "spec.tcpKeepalive",
-        "spec.enableTracing",
         "spec.enableEnvoyAccessLogService",
-        "spec.disableEnvoyListenerLog",
         *(
             f"spec.defaultConfig.{to_camel(name)}"
             for name in ProxyConfigSpec.model_fields
@@ -363,8 +369,6 @@ KIND = Kind(
         "spec.serviceSettings",
         "spec.serviceScopeConfigs",
         "spec.ca",
-        *(f"spec.extensionProviders[].{name}" for name in UNUSED_PROVIDERS),
-        "spec.defaultProviders",
         "spec.defaultInboundHttpRetryPolicy",
         "spec.meshMTLS",
         "spec.mesh_mTLS",
@@ -378,6 +382,7 @@ KIND = Kind(
         "spec.ingressService",
         "spec.ingressControllerMode",
         "spec.ingressSelector",
+        "spec.defaultProviders.metrics",
         "spec.configSources",
         "spec.certificates",
         "spec.discoverySelectors",

@@ -1,4 +1,4 @@
-"""Providers of logs and spans of MeshConfig.extensionProviders: which ones Envoy can write to, and how they are lowered.
+"""Providers of logs and spans in MeshConfig.extensionProviders: which ones Envoy can write to, how they are lowered.
 
 Used by `mesh_config`. A Telemetry names a provider, or MeshConfig.defaultProviders does. The rules are Istio's
 (telemetry_logging.go, tracing.go).
@@ -7,7 +7,7 @@ Used by `mesh_config`. A Telemetry names a provider, or MeshConfig.defaultProvid
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from headrace.config.documents import Path
@@ -22,9 +22,10 @@ from headrace.config.kinds.mesh_providers import (
     TcpLog,
     Zipkin,
 )
+from headrace.config.kinds.proxy_config import CustomTag, ProxyConfigSpec
 from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding
 from headrace.model.problem import Severity
-from headrace.model.telemetry import Exporter, Provider, ProviderKind, Sampler
+from headrace.model.telemetry import Exporter, MeshTracing, Provider, ProviderKind, Sampler, SpanTag, TagSource
 from headrace.model.telemetry import LogFormat as Format
 
 _STDOUT = "/dev/stdout"
@@ -56,6 +57,32 @@ def observer_findings(provider: ExtensionProvider, path: Path) -> Iterator[Findi
             message = "'envName' is not supported yet: the header is left out"
             at = (*path, *place, "envName")
             yield Finding(at, message, "Write value.", NOT_SUPPORTED, Severity.WARNING)
+
+
+def lower_mesh_tracing(enabled: bool, config: ProxyConfigSpec | None) -> MeshTracing:
+    """What MeshConfig says of traces by `enableTracing` and `defaultConfig.tracing`."""
+    tracing = config.tracing if config is not None else None
+    if tracing is None:
+        return MeshTracing(enabled)
+    return MeshTracing(
+        enabled=enabled,
+        sampling=tracing.sampling,
+        tags=_tags(tracing.custom_tags),
+        istio_tags=tracing.enable_istio_tags is not False,
+        max_tag_length=tracing.max_path_tag_length,
+    )
+
+
+def _tags(tags: Mapping[str, CustomTag]) -> tuple[SpanTag, ...]:
+    found = []
+    for name, tag in sorted(tags.items()):
+        if tag.literal is not None:
+            found.append(SpanTag(name, TagSource.LITERAL, tag.literal.value))
+        elif tag.environment is not None:
+            found.append(SpanTag(name, TagSource.ENVIRONMENT, tag.environment.name, tag.environment.default_value))
+        elif tag.header is not None:
+            found.append(SpanTag(name, TagSource.HEADER, tag.header.name, tag.header.default_value))
+    return tuple(found)
 
 
 def _headers(provider: ExtensionProvider) -> Iterator[tuple[Path, HeaderValueSpec]]:
@@ -100,9 +127,7 @@ def _lower(spec: ExtensionProvider, mesh_format: Format) -> Provider | None:
     if spec.envoy_otel_als is not None:
         otel = spec.envoy_otel_als
         form = _format(otel.log_format, omit_empty=False)
-        return Provider(
-            spec.name, ProviderKind.OTEL_LOG, otel.service, otel.port, format=form, log_name=otel.log_name
-        )
+        return Provider(spec.name, ProviderKind.OTEL_LOG, otel.service, otel.port, format=form, log_name=otel.log_name)
     return _lower_tracer(spec)
 
 

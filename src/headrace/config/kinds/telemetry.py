@@ -68,7 +68,7 @@ class CustomTag(Spec):
 
     @model_validator(mode="after")
     def _one_source(self) -> CustomTag:
-        at_most_one(self, *TagSource)
+        at_most_one(self, "literal", "environment", "header", "formatter")
         return self
 
 
@@ -147,7 +147,7 @@ def _check(spec: TelemetrySpec, document: Document) -> Iterator[Finding]:
         if len(tracing.providers) > 1:
             yield warning((*path, "providers"), "of several providers the first is used", "Keep one.")
         for name, tag in (tracing.custom_tags or {}).items():
-            if not set_fields(tag, *TagSource):
+            if not set_fields(tag, "literal", "environment", "header", "formatter"):
                 message = "a tag that says nothing of its value is left out"
                 yield Finding((*path, "customTags", name), message, "", NO_EFFECT, Severity.WARNING)
     for at, metrics in enumerate(spec.metrics):

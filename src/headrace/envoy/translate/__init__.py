@@ -82,7 +82,9 @@ class Translator:
         named = self.memo.latest("targets by name", scope.key, scope.targets, targets_by_name, scope.targets)
         placed = self.memo.latest("headless", scope.key, scope.targets, headless_targets, scope.targets)
         key = (scope, *(view.endpoints.get(target.key, ()) for target in (named + placed if transparent else named)))
-        slot = (scope.key, transparent, view.instance.capture.own_namespace, module)
+        heard = view.for_listeners().scope if transparent else scope
+        slot = (heard.key, transparent, view.instance.capture.own_namespace, module)
+        key = (heard, *key)
         return self.memo.latest("shared", slot, key, self._build_shared, view, transparent)
 
     def _build_shared(self, view: ProxyView, transparent: bool) -> Mapping[str, Resources]:
@@ -93,10 +95,11 @@ class Translator:
         clusters = self.memo.latest("clusters of a scope", (scope.key, picks), key, self._clusters, view, picks)
         found = {CLUSTER: self._mapping(scope, CLUSTER, clusters, picks)}
         if transparent:
-            listeners = outbound.resources(self.memo, view)
+            heard = view.for_listeners()
+            listeners = outbound.resources(self.memo, heard)
             if view.instance.capture.own_namespace:
                 listeners = own_namespace.both_families(self.memo, listeners)
-            found[LISTENER] = self._mapping(scope, LISTENER, listeners, view.instance.module)
+            found[LISTENER] = self._mapping(heard.scope, LISTENER, listeners, view.instance.module)
             found[ROUTE] = self._mapping(scope, ROUTE, outbound.route_tables(self.memo, view))
         return found
 
@@ -120,6 +123,7 @@ class Translator:
         found += credentials.resources(self.memo, view.scope, self._salt)
         if view.scope.secrets or view.scope.gateways or view.scope.sidecar is not None:
             found += secrets.resources(self.memo, view)
+        view = view.for_listeners()
         if view.scope.is_gateway:
             found += gateways.resources(self.memo, view)
             found += sni_dnat.resources(self.memo, view)

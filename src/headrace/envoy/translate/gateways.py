@@ -14,11 +14,11 @@ from envoy.config.listener.v3 import listener_pb2
 
 from headrace.envoy.guards import Guard
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
+from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.gateway_chains import ChainParts, listener_chains
 from headrace.envoy.translate.gateway_routes import HTTPS_PORT, gateway_route_config
 from headrace.envoy.translate.gateway_servers import BoundServer, GatewayPort, merged_ports
 from headrace.envoy.translate.guard_filters import http_guards, network_guards
-from headrace.envoy.translate.inbound import listener_access_logs
 from headrace.envoy.translate.inspectors import proxy_protocol, tls_inspector
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import socket_address, uint32

@@ -7,15 +7,12 @@ module's filter for pools, router.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from envoy.config.accesslog.v3 import accesslog_pb2
-from envoy.config.core.v3 import protocol_pb2, substitution_format_string_pb2
+from envoy.config.core.v3 import protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2
-from envoy.extensions.access_loggers.file.v3 import file_pb2
 from envoy.extensions.filters.http.cors.v3 import cors_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 from envoy.extensions.filters.http.grpc_stats.v3 import config_pb2 as grpc_stats_pb2
@@ -24,42 +21,14 @@ from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 
 from headrace.envoy.module_filter import guard_filter, module_filter
+from headrace.envoy.translate.access_log import access_logs
 from headrace.envoy.translate.lives import bound_server_side
 from headrace.envoy.translate.messages import ads, boolean, duration, http_filter, packed
+from headrace.envoy.translate.tracing import trace
 from headrace.envoy.translate.ways_in import NO_WAY_IN, WayIn
 from headrace.model.mesh import MeshConfig, PathNormalization
 
 HCM_FILTER = "envoy.filters.network.http_connection_manager"
-
-_LOG_FIELDS = (
-    ("start_time", "START_TIME"),
-    ("method", "REQ(:METHOD)"),
-    ("path", "REQ(X-ENVOY-ORIGINAL-PATH?:PATH)"),
-    ("protocol", "PROTOCOL"),
-    ("response_code", "RESPONSE_CODE"),
-    ("response_flags", "RESPONSE_FLAGS"),
-    ("response_code_details", "RESPONSE_CODE_DETAILS"),
-    ("connection_termination_details", "CONNECTION_TERMINATION_DETAILS"),
-    ("upstream_transport_failure_reason", "UPSTREAM_TRANSPORT_FAILURE_REASON"),
-    ("bytes_received", "BYTES_RECEIVED"),
-    ("bytes_sent", "BYTES_SENT"),
-    ("duration", "DURATION"),
-    ("upstream_service_time", "RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)"),
-    ("x_forwarded_for", "REQ(X-FORWARDED-FOR)"),
-    ("user_agent", "REQ(USER-AGENT)"),
-    ("request_id", "REQ(X-REQUEST-ID)"),
-    ("authority", "REQ(:AUTHORITY)"),
-    ("upstream_host", "UPSTREAM_HOST"),
-    ("upstream_cluster", "UPSTREAM_CLUSTER_RAW"),
-    ("upstream_local_address", "UPSTREAM_LOCAL_ADDRESS"),
-    ("downstream_local_address", "DOWNSTREAM_LOCAL_ADDRESS"),
-    ("downstream_remote_address", "DOWNSTREAM_REMOTE_ADDRESS"),
-    ("requested_server_name", "REQUESTED_SERVER_NAME"),
-    ("route_name", "ROUTE_NAME"),
-)
-"""Istio's access log: field of the JSON form → Envoy's command operator."""
-_QUOTED = {"upstream_transport_failure_reason", "x_forwarded_for", "user_agent", "request_id", "authority"}
-_QUOTED |= {"upstream_host"}
 
 
 class Direction(StrEnum):
@@ -94,6 +63,11 @@ class HcmSettings:
     pools: WayIn = NO_WAY_IN
     bounded: bool = False
 
+    @property
+    def is_server(self) -> bool:
+        """Whether the requests are those that the workload takes."""
+        return self.direction is Direction.INBOUND
+
 
 def http_connection_manager(settings: HcmSettings) -> Any:
     """The HttpConnectionManager message; `hcm_filter` packs it as a network filter."""
@@ -103,7 +77,7 @@ def http_connection_manager(settings: HcmSettings) -> Any:
         use_remote_address=boolean(settings.direction is Direction.GATEWAY),
         upgrade_configs=[hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
         stream_idle_timeout=duration(0),
-        access_log=access_logs(settings.mesh, settings.pools),
+        access_log=access_logs(settings.mesh, settings.pools, server=settings.is_server),
         http_filters=_http_filters(settings),
         path_with_escaped_slashes_action=hcm_pb2.HttpConnectionManager.KEEP_UNCHANGED,
     )
@@ -117,6 +91,7 @@ def http_connection_manager(settings: HcmSettings) -> Any:
     if settings.direction is not Direction.OUTBOUND:
         manager.server_name = "istio-envoy"
         _forward_client_certificate(manager, settings)
+    trace(manager, settings.mesh, server=settings.is_server, gateway=settings.direction is Direction.GATEWAY)
     if settings.bounded:
         bound_server_side(manager, settings.mesh)
     if settings.http2:
@@ -168,45 +143,6 @@ def _http_filters(settings: HcmSettings) -> list[Any]:
     filters.append(http_filter("envoy.filters.http.grpc_stats", stats))
     filters.append(http_filter("envoy.filters.http.fault", fault_pb2.HTTPFault()))
     filters.append(http_filter("envoy.filters.http.cors", cors_pb2.Cors()))
-    filters += settings.pools.filters(logged=bool(settings.mesh.access_log_file))
+    filters += settings.pools.filters(logged=bool(access_logs(settings.mesh, server=settings.is_server)))
     filters.append(http_filter("envoy.filters.http.router", router_pb2.Router()))
     return filters
-
-
-def access_logs(mesh: MeshConfig, pools: WayIn = NO_WAY_IN) -> list[Any]:
-    """The access log that MeshConfig asks for (accessLogFile, accessLogEncoding, accessLogFormat): none or one. The
-    default JSON of a way into pools says also what the native module knows of the request."""
-    if not mesh.access_log_file:
-        return []
-    log = file_pb2.FileAccessLog(path=mesh.access_log_file, log_format=_log_format(mesh, pools))
-    return [accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(log))]
-
-
-def _log_format(mesh: MeshConfig, pools: WayIn) -> Any:
-    written = substitution_format_string_pb2.SubstitutionFormatString()
-    if mesh.access_log_encoding == "JSON":
-        written.json_format.update(_json_fields(mesh.access_log_format, pools))
-        written.json_format_options.sort_properties = False
-        return written
-    text = mesh.access_log_format or _default_text()
-    written.text_format_source.inline_string = text if text.endswith("\n") else text + "\n"
-    return written
-
-
-def _json_fields(text: str, pools: WayIn) -> dict[str, Any]:
-    """The fields of a JSON access log; text that is not a JSON object gives Istio's default fields, as Istio does."""
-    default = {name: f"%{operator}%" for name, operator in _LOG_FIELDS} | pools.log_fields()
-    if not text:
-        return default
-    try:
-        fields = json.loads(text)
-    except ValueError:
-        return default
-    return fields if isinstance(fields, dict) else default
-
-
-def _default_text() -> str:
-    """Istio's default line, composed of the same operators as its JSON form."""
-    operators = {name: f'"%{value}%"' if name in _QUOTED else f"%{value}%" for name, value in _LOG_FIELDS}
-    request = f'"{operators.pop("method")} {operators.pop("path")} {operators.pop("protocol")}"'
-    return f"[{operators.pop('start_time')}] {request} " + " ".join(operators.values()) + "\n"

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2, base_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
@@ -19,8 +18,8 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
 from headrace.envoy.resources import CLUSTER, LISTENER, XdsResource
+from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.cluster_policy import apply_pool, http_options, set_http_options
-from headrace.envoy.translate.hcm import access_logs
 from headrace.envoy.translate.inbound_chains import (
     ChainSettings,
     ChainTarget,
@@ -130,18 +129,8 @@ def inbound_listener(name: str, address: Any, chains: Sequence[Any], filters: Se
         max_connections_to_accept_per_socket_event=uint32(1),
         filter_chains=chains,
         listener_filters=filters,
-        access_log=listener_access_logs(mesh),
+        access_log=listener_access_logs(mesh, server=True),
     )
-
-
-def listener_access_logs(mesh: MeshConfig) -> list[Any]:
-    """The mesh's access log for connections that no filter chain takes (response flag NR)."""
-    logs = access_logs(mesh)
-    for log in logs:
-        log.filter.CopyFrom(
-            accesslog_pb2.AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=["NR"]))
-        )
-    return logs
 
 
 def protocol_of(port: WorkloadPortView) -> Protocol:

@@ -136,7 +136,8 @@ def _filters(http: bool, mtls: bool, target: ChainTarget, settings: ChainSetting
     """The chain's filters, guarded by the workload's policies."""
     if http:
         return [_http(target, settings, mtls)]
-    return way_filters(Way.to(target.cluster), settings.mesh, guards=network_guards(target.guard, settings.mesh))
+    guards = network_guards(target.guard, settings.mesh)
+    return way_filters(Way.to(target.cluster), settings.mesh, guards=guards, server=True)
 
 
 def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> Any:

@@ -23,11 +23,11 @@ from envoy.extensions.filters.http.basic_auth.v3 import basic_auth_pb2
 from envoy.extensions.filters.http.dynamic_forward_proxy.v3 import dynamic_forward_proxy_pb2
 
 from headrace.envoy.resources import CLUSTER, LISTENER, ROUTE, XdsResource
+from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.gateway_routes import MAX_DIRECT_RESPONSE
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
 from headrace.envoy.translate.inbound import (
     inbound_listener,
-    listener_access_logs,
     local_clusters,
     plain_inspectors,
     port_chains,

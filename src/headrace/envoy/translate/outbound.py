@@ -18,9 +18,10 @@ from envoy.config.listener.v3 import listener_components_pb2 as part_pb2
 from envoy.config.listener.v3 import listener_pb2
 
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
+from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
-from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT, listener_access_logs
+from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
 from headrace.envoy.translate.l4_routes import L4Chain
 from headrace.envoy.translate.memo import Memo, resource_of

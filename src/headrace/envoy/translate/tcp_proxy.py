@@ -14,7 +14,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import hash_policy_pb2
 
 from headrace.envoy.module_filter import guard_network_filter
-from headrace.envoy.translate.hcm import access_logs
+from headrace.envoy.translate.access_log import access_logs
 from headrace.envoy.translate.messages import duration, packed
 from headrace.model.mesh import MeshConfig
 
@@ -41,20 +41,22 @@ class Way:
         return cls(((cluster, 0),), cluster)
 
 
-def way_filters(way: Way, mesh: MeshConfig, *, guards: Sequence[Any] = (), revocable: bool = False) -> list[Any]:
+def way_filters(
+    way: Way, mesh: MeshConfig, *, guards: Sequence[Any] = (), revocable: bool = False, server: bool = False
+) -> list[Any]:
     """The network filters of a chain that sends its connections on a way.
 
     `guards` are the policies of the workload that the chain belongs to (`guard_filters.network_guards`; none for what
     leaves a sidecar). `revocable`: the proxy has the native module, and one side of the connection has a certificate of
-    the mesh: it ends when its peer is revoked.
+    the mesh: it ends when its peer is revoked. `server`: the connections are those that the workload takes.
     """
     revocation = [guard_network_filter()] if revocable and mesh.guarded else []
-    return [*revocation, *guards, tcp_filter(way, mesh)]
+    return [*revocation, *guards, tcp_filter(way, mesh, server=server)]
 
 
-def tcp_filter(way: Way, mesh: MeshConfig) -> Any:
+def tcp_filter(way: Way, mesh: MeshConfig, *, server: bool = False) -> Any:
     """The TCP proxy of a way."""
-    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=way.stat_prefix, access_log=access_logs(mesh))
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=way.stat_prefix, access_log=access_logs(mesh, server=server))
     name, weight = way.clusters[0]
     if len(way.clusters) == 1 and not weight:
         proxy.cluster = name

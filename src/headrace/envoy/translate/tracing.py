@@ -81,14 +81,13 @@ def _zipkin(spans: Spans, provider: Provider) -> Any:
     exporter = provider.exporter
     uri = f"http://{spans.host}{exporter.path or _ZIPKIN_PATH}"
     seconds = _ZIPKIN_SECONDS if exporter.timeout is None else exporter.timeout
-    config = kind(
+    return kind(
         collector_endpoint_version=kind.HTTP_JSON,
         trace_id_128bit=provider.wide_ids,
         shared_span_context=boolean(False),
         trace_context_option=kind.USE_B3_WITH_W3C_PROPAGATION if provider.w3c else kind.USE_B3,
         collector_service=_http_service(exporter, uri, spans.cluster, seconds),
     )
-    return config
 
 
 def _otel(spans: Spans, provider: Provider, producer: Producer) -> Any:
@@ -176,7 +175,7 @@ def _istio_tags(producer: Producer) -> list[Any]:
     said = {
         "istio.canonical_revision": producer.revision,
         "istio.canonical_service": producer.canonical,
-        "istio.cluster_id": "Kubernetes",
+        "istio.cluster_id": producer.cluster,
         "istio.mesh_id": producer.mesh,
         "istio.namespace": producer.namespace,
     }
