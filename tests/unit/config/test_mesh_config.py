@@ -116,7 +116,7 @@ def test_what_is_known_but_not_done_is_said(tmp_path: Path) -> None:
         "ingressClass: istio\n"
         "meshMTLS: {minProtocolVersion: TLSV1_2}\n"
         "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}\n"
-        "extensionProviders: [{name: a, opentelemetry: {service: otel.obs, port: 4317}}]\n"
+        "extensionProviders: [{name: a, opencensus: {service: otel.obs, port: 4317}}]\n"
     )
     result = judge(tmp_path / "mesh.yaml", text)
     assert result.resource is not None
@@ -126,7 +126,7 @@ def test_what_is_known_but_not_done_is_said(tmp_path: Path) -> None:
         (2, "HR0002"),
         (3, "HR0001"),
         (4, "HR0001"),
-        (5, "HR0001"),
+        (5, "HR0002"),
     ]
 
 
