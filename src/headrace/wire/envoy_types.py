@@ -12,10 +12,12 @@ import importlib.util
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from headrace.wire.envoy_packages import NEWER, NOT_BUILT
@@ -28,6 +30,19 @@ _ROOTS = frozenset({"google", "opentelemetry", "cel", "envoy", "xds", "udpa"})
 """Roots of the packages that hold generated classes."""
 _RETIRED = re.compile(r"envoy\..*\bv[12](alpha\d*)?\.")
 """Versions of Envoy's API that it does not speak any more; generated classes are still there."""
+_DURATION = "google.protobuf.Duration"
+_SECONDS = re.compile(r"-?\d+(\.\d+)?s")
+_GO_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_GO_DURATION = re.compile(rf"[-+]?({_GO_PART.pattern})+")
+_UNITS = {
+    "ns": Decimal("1e-9"),
+    "us": Decimal("1e-6"),
+    "µs": Decimal("1e-6"),
+    "ms": Decimal("1e-3"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "h": Decimal(3600),
+}
 _MORE_WORDS = re.compile(r"\.? Available Fields.*")
 
 
@@ -118,7 +133,7 @@ def _parsed(name: str, value: Mapping[str, Any], *, ignore_unknown: bool) -> Mes
     if kind is None:
         raise UnknownTypeError(name)
     message = kind()
-    data = _readable(value, 0)
+    data = _readable(value, kind.DESCRIPTOR, 0)
     try:
         json_format.ParseDict(data, message, ignore_unknown_fields=ignore_unknown, max_recursion_depth=_DEPTH)
     except (json_format.ParseError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -126,12 +141,15 @@ def _parsed(name: str, value: Mapping[str, Any], *, ignore_unknown: bool) -> Mes
     return message
 
 
-def _readable(value: Any, depth: int) -> Any:
-    """The data with every `@type` looked up: types without a class here become JSON that Envoy reads itself."""
+def _readable(value: Any, kind: Descriptor | None, depth: int) -> Any:
+    """The data of a message of this kind (None: of no known one) as protobuf's JSON has it: every `@type` is looked up,
+    types without a class here become JSON that Envoy reads itself, durations may be written as in Go (`500ms`)."""
     if depth > _DEPTH:
         raise WrongMessageError(f"more than {_DEPTH} levels of fields")
     if isinstance(value, list | tuple):
-        return [_readable(item, depth + 1) for item in value]
+        return [_readable(item, kind, depth + 1) for item in value]
+    if kind is not None and kind.full_name == _DURATION and isinstance(value, str):
+        return _duration(value)
     if not isinstance(value, Mapping):
         return value
     url = value.get(_TYPE)
@@ -143,9 +161,29 @@ def _readable(value: Any, depth: int) -> Any:
             return {_TYPE: _TYPED_STRUCT, "type_url": url, "value": fields}
         if package in NOT_BUILT:
             raise NotBuiltError(url)
-        if message_class(name) is None:
+        held = message_class(name)
+        if held is None:
             raise UnknownTypeError(url)
-    return {key: _readable(item, depth + 1) for key, item in value.items()}
+        kind = cast("Descriptor", held.DESCRIPTOR)
+    return {key: _readable(item, _kind_of(kind, key), depth + 1) for key, item in value.items()}
+
+
+def _kind_of(kind: Descriptor | None, name: str) -> Descriptor | None:
+    """The message that stands in the field `name` (in either spelling) of a message, in its list or in its map."""
+    if kind is None:
+        return None
+    if kind.GetOptions().map_entry:
+        return cast("Descriptor | None", kind.fields_by_name["value"].message_type)
+    field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
+    return cast("Descriptor | None", field.message_type) if field is not None else None
+
+
+def _duration(text: str) -> str:
+    """A duration as Go writes it in seconds; other texts as they are."""
+    if _SECONDS.fullmatch(text) or not _GO_DURATION.fullmatch(text):
+        return text
+    seconds = sum((Decimal(number) * _UNITS[unit] for number, unit in _GO_PART.findall(text)), Decimal(0))
+    return f"{'-' if text.startswith('-') else ''}{seconds.normalize():f}s"
 
 
 def settle_anys(message: Message) -> None:

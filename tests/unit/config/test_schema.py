@@ -219,7 +219,6 @@ def test_the_namespace_is_default_and_age_is_place_where_none_is_written() -> No
         ("{apiVersion: v2, kind: Service, metadata: {name: a}}", "IST0106", Severity.ERROR, "apiVersion"),
         ("{apiVersion: networking.istio.io/v7, kind: Gateway}", "IST0106", Severity.ERROR, "apiVersion"),
         ("{apiVersion: security.istio.io/v1, kind: VirtualService}", "IST0106", Severity.ERROR, "apiVersion"),
-        ("{apiVersion: telemetry.istio.io/v1, kind: Telemetry}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: apps/v1, kind: ControllerRevision}", "HR0001", Severity.WARNING, "kind"),
         ("{apiVersion: v1, kind: ConfigMap}", "HR0001", Severity.WARNING, "kind"),
