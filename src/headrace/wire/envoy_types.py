@@ -133,7 +133,7 @@ def _parsed(name: str, value: Mapping[str, Any], *, ignore_unknown: bool) -> Mes
     if kind is None:
         raise UnknownTypeError(name)
     message = kind()
-    data = _readable(value, kind.DESCRIPTOR, 0)
+    data = _readable(value, cast("Descriptor", kind.DESCRIPTOR), 0)
     try:
         json_format.ParseDict(data, message, ignore_unknown_fields=ignore_unknown, max_recursion_depth=_DEPTH)
     except (json_format.ParseError, ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -173,9 +173,9 @@ def _kind_of(kind: Descriptor | None, name: str) -> Descriptor | None:
     if kind is None:
         return None
     if kind.GetOptions().map_entry:
-        return cast("Descriptor | None", kind.fields_by_name["value"].message_type)
+        return kind.fields_by_name["value"].message_type
     field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
-    return cast("Descriptor | None", field.message_type) if field is not None else None
+    return field.message_type if field is not None else None
 
 
 def _duration(text: str) -> str:
