@@ -35,8 +35,11 @@ OWNED_ELSEWHERE = "HR0006"
 """A document that another source brought already."""
 CONFLICT = "HR0007"
 """A change of another version of the document than the one in force."""
+INCOMPLETE = "HR0008"
+"""A document of Kubernetes' that its API server would refuse, and that says enough to go on with here."""
 
 
+_PART = re.compile(r'\[(\d+)\]|\["(.*?)"\]|([^.\[\]]+)')
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,253}")
 
 
@@ -199,6 +202,11 @@ def path_text(path: Path) -> str:
         else:
             text += f'["{part[:253]}"]'
     return text
+
+
+def parse_path(text: str) -> Path:
+    """`spec.http[0].route` → `("spec", "http", 0, "route")`: the reverse of `path_text`."""
+    return tuple(int(index) if index else quoted or name for index, quoted, name in _PART.findall(text))
 
 
 def _body(kind: Kind[Any], document: Document, findings: list[Finding]) -> Mapping[str, Any] | None:

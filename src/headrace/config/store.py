@@ -63,10 +63,12 @@ class Applied:
 
 @dataclass(slots=True)
 class _Source:
-    """What one source brought: good documents, those that another source owns, and what is wrong."""
+    """What one source brought: good documents, those that another source owns, those that nothing is made of, as
+    they are wrong or of another kind (analysis looks at them), and what is wrong."""
 
     stored: dict[ResourceKey, Stored] = field(default_factory=dict)
     refused: dict[ResourceKey, Document] = field(default_factory=dict)
+    unread: list[Document] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -141,7 +143,7 @@ class ConfigStore:
         )
         problems = {*round_.after.problems, *(problem for item in good.values() for problem in item.problems)}
         applied = {key: replace(item, applied=True) for key, item in good.items()}
-        self._replace(source, _Source(before.stored | applied, before.refused, before.problems))
+        self._replace(source, replace(before, stored=before.stored | applied))
         self._commit()
         return Applied(tuple(good), changed, tuple(sorted(problems)))
 
@@ -155,7 +157,7 @@ class ConfigStore:
             return _about(key, found.message, found.remedy)
         before = self._source(source)
         kept = {other: stored for other, stored in before.stored.items() if other != key}
-        self._replace(source, _Source(kept, before.refused, before.problems))
+        self._replace(source, replace(before, stored=kept))
         self._commit()
         return None
 
@@ -201,12 +203,15 @@ class ConfigStore:
         resource, key, problems = validate(document)
         if key is None:
             after.problems += problems
+            after.unread.append(document)
             return None if any(problem.severity is Severity.ERROR for problem in problems) else _NOTHING
         round_.seen[key] = document
-        if resource is None:
-            after.problems += [_still(problem) for problem in problems] if old else problems
-            if old is not None:
-                after.stored[key] = replace(old, problems=())
+        if resource is None and old is not None:
+            after.problems += [_still(problem) for problem in problems]
+            after.stored[key] = replace(old, problems=())
+        elif resource is None:
+            after.problems += problems
+            after.unread.append(document)
         elif old is not None and unchanged:
             after.stored[key] = replace(old, document=document, problems=problems)
         else:
@@ -284,13 +289,14 @@ class ConfigStore:
             )
             findings.add(problem_of(item.document, finding))
         documents = {item.key: item.document for item in stored}
+        unread = tuple(document for source in self._sources.values() for document in source.unread)
         problems = tuple(sorted(findings))
         if last is not None and mesh is last.mesh and _same(resources, last.resources):
-            if problems == last.findings and _same(documents, last.documents):
+            if problems == last.findings and _same(documents, last.documents) and unread == last.unread:
                 return last
         else:
             self._number += 1
-        return ConfigRevision(self._number, resources, problems, mesh, documents)
+        return ConfigRevision(self._number, resources, problems, mesh, documents, unread)
 
 
 _NOTHING = ResourceKey("", "", "")

@@ -98,15 +98,12 @@ def test_protocol_selection_is_istios(
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ("{}", "spec.ports"),
         ("{ports: [{}]}", "spec.ports[0].port"),
-        ("{ports: [{port: 80}, {port: 81, name: a}]}", "spec.ports[0].name"),
         ("{ports: [{port: 80, name: a}, {port: 81, name: a}]}", "spec.ports[1].name"),
         ("{ports: [{port: 80, name: a}, {port: 80, name: b}]}", "spec.ports[1].port"),
         ("{ports: [{port: 80, name: A_b}]}", "spec.ports[0].name"),
         ("{ports: [{port: 80, targetPort: '123456789012345678'}]}", "spec.ports[0].targetPort"),
         ("{ports: [{port: 80, targetPort: waytoolongportname}]}", "spec.ports[0].targetPort"),
-        ("{ports: [{port: 80, protocol: HTTP}]}", "spec.ports[0].protocol"),
         ("{ports: [{port: 80}], clusterIP: here}", "spec.clusterIP"),
         ("{ports: [{port: 80}], type: External}", "spec.type"),
         ("{type: ExternalName}", "spec.externalName"),
@@ -118,6 +115,26 @@ def test_services_that_are_refused(spec: str, field: str) -> None:
     result = judge(service(spec))
     assert result.resource is None
     assert any(problem.field.startswith(field) and problem.severity is Severity.ERROR for problem in result.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (service("{}"), "spec.ports"),
+        (service("{ports: [{port: 80}, {port: 81, name: a}]}"), "spec.ports[0].name"),
+        (service("{ports: [{port: 80, protocol: HTTP}]}"), "spec.ports[0].protocol"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n", "containers"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: []}\n", "spec.containers"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{}]}\n", "spec.containers[0].name"),
+        ("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ntype: kubernetes.io/ssh-auth\n", "ssh-privatekey"),
+    ],
+)
+def test_what_only_a_cluster_would_refuse(text: str, field: str) -> None:
+    result = judge(text)
+    assert result.resource is not None
+    assert [(problem.field, problem.code, problem.severity) for problem in result.problems] == [
+        (field, "HR0008", Severity.WARNING)
+    ]
 
 
 def test_what_a_service_cannot_do_here_is_said() -> None:
@@ -266,8 +283,6 @@ def test_pods_with_and_without_proxy_and_readiness(metadata: str, status: str, p
 @pytest.mark.parametrize(
     ("spec", "status", "field"),
     [
-        ("{}", "{}", "spec.containers"),
-        ("{containers: []}", "{}", "spec.containers"),
         ("{containers: [{name: c, ports: [{containerPort: 0}]}]}", "{}", "spec.containers[0].ports[0].containerPort"),
         ("{containers: [{name: C}]}", "{}", "spec.containers[0].name"),
         ("{containers: [{name: c}]}", "{podIP: x}", "status.podIP"),

@@ -1,21 +1,23 @@
-"""Annotations of Istio's on Kubernetes kinds: known ones, on the kinds they belong to.
+"""Annotations of Istio's on Kubernetes kinds: known ones, on the kinds they belong to, with values that can be read.
 
-IST0107, IST0108 and IST0135. Called by `analyse`. The table follows istio.io/api's annotations.
+IST0107, IST0108, IST0125 and IST0135. Called by `analyse`. The table follows istio.io/api's annotations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from headrace.config.analysis.annotation_values import fault_of
 from headrace.config.analysis.codes import Code
 from headrace.config.analysis.index import Index
+from headrace.config.analysis.written import Written
 from headrace.model.problem import Problem
-from headrace.model.resource import Metadata
+from headrace.model.resource import Labels
 
 SUPPRESS = "galley.istio.io/analyze-suppress"
 """Annotation with the codes (commas between, or `*`) that analysis does not report for the document."""
 
-_JUDGED = ("Namespace", "Service", "Pod")
+_JUDGED = (("", "Namespace"), ("", "Service"), ("", "Pod"), ("apps", "Deployment"))
 _IGNORED = frozenset(("sidecar.istio.io/status", "gateway.istio.io/controller-version", "istio.io/rev"))
 _ANY = (SUPPRESS, "gateway.istio.io/controller-version")
 _ELSEWHERE: Mapping[str, tuple[str, ...]] = {
@@ -83,33 +85,36 @@ _DEPRECATED = frozenset(
 
 
 def judge_annotations(index: Index) -> Iterator[Problem]:
-    """Every judgement of the annotations of Namespaces, Services and Pods."""
-    for meta in index.metas:
-        if meta.key.kind in _JUDGED:
-            for name in sorted(meta.annotations):
-                yield from _judge(index, meta, name)
+    """Every judgement of the annotations of Namespaces, Services, Pods and Deployments."""
+    for group, kind in _JUDGED:
+        for written in index.written.kind(group, kind):
+            for name in sorted(written.annotations):
+                yield from _judge(written, name)
 
 
-def _judge(index: Index, meta: Metadata, name: str) -> Iterator[Problem]:
+def _judge(written: Written, name: str) -> Iterator[Problem]:
     prefix = name.partition("/")[0]
     if not (prefix.endswith("istio.io") or name == "kubernetes.io/ingress.class") or name in _IGNORED:
         return
-    place = f'metadata.annotations["{name}"]'
+    place = ("metadata", "annotations", name)
     kinds = ("Pod",) if name in _POD else _ELSEWHERE.get(name, ())
     if not kinds and name not in _ANY:
         remedy = "Check the spelling; an unknown annotation does nothing."
-        yield index.problem(meta, Code.UNKNOWN_ANNOTATION, place, f"Unknown annotation: {name}.", remedy)
+        yield written.problem(Code.UNKNOWN_ANNOTATION, place, f"Unknown annotation: {name}.", remedy)
         return
-    if name in _DEPRECATED and not (name == "sidecar.istio.io/inject" and name in meta.labels):
+    if name in _DEPRECATED and not (name == "sidecar.istio.io/inject" and name in written.labels):
         instead = ' in favor of the "sidecar.istio.io/inject" label' if name == "sidecar.istio.io/inject" else ""
         message = f'Annotation "{name}" has been deprecated{instead} and may not work in future Istio versions.'
         remedy = "Use the label instead." if instead else "Take it out."
-        yield index.problem(meta, Code.DEPRECATED_ANNOTATION, place, message, remedy)
-    if kinds and meta.key.short_kind not in kinds:
+        yield written.problem(Code.DEPRECATED_ANNOTATION, place, message, remedy)
+    if kinds and written.document.kind not in kinds:
         message = f"Misplaced annotation: {name} can only be applied to {', '.join(kinds)}."
-        yield index.problem(meta, Code.MISPLACED_ANNOTATION, place, message, "Move it there, or take it out.")
+        yield written.problem(Code.MISPLACED_ANNOTATION, place, message, "Move it there, or take it out.")
+    elif fault := fault_of(name, written.annotations[name]):
+        message = f"Invalid annotation {name}: {fault}."
+        yield written.problem(Code.INVALID_ANNOTATION, place, message, "Correct the value; as it is, it does nothing.")
 
 
-def suppressed(meta: Metadata) -> frozenset[str]:
-    """The codes that the document's own annotation silences (`*` for all)."""
-    return frozenset(code.strip() for code in meta.annotations.get(SUPPRESS, "").split(",") if code.strip())
+def suppressed(annotations: Labels) -> frozenset[str]:
+    """The codes that a document's own annotation silences (`*` for all)."""
+    return frozenset(code.strip() for code in annotations.get(SUPPRESS, "").split(",") if code.strip())

@@ -5,10 +5,13 @@ IST0113, IST0128, IST0129, IST0173, IST0174. Called by `analyse`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from headrace.config.analysis.codes import Code
 from headrace.config.analysis.index import Index, Running, Target
+from headrace.config.analysis.written import text
 from headrace.model.destination import ClientTls, DestinationRule, TlsMode
 from headrace.model.problem import Problem
 from headrace.model.resource import Labels, selects
@@ -17,14 +20,17 @@ from headrace.model.service import ServiceEntry
 
 _PLACES = ("topology.kubernetes.io/", "topology.istio.io/", "kubernetes.io/hostname")
 """Labels that endpoints get from where they run, not from their documents."""
+_HOSTNAME = "kubernetes.io/hostname"
+_OF_NODES = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone")
 _OWN_TLS = (TlsMode.SIMPLE, TlsMode.MUTUAL)
 
 
 def judge_rules(index: Index) -> Iterator[Problem]:
     """Every judgement of every DestinationRule."""
+    pods = _Pods(index)
     for rule in index.destination_rules:
         yield from _judge_verification(index, rule)
-        target = index.find_target(rule.host, (rule.meta.namespace,))
+        target = index.find_host(rule.host, rule.meta.namespace, _scopes(rule))
         if target is None:
             yield index.problem(
                 rule.meta,
@@ -34,7 +40,7 @@ def judge_rules(index: Index) -> Iterator[Problem]:
                 "Add the Service or ServiceEntry, or correct the host.",
             )
             continue
-        yield from _judge_subsets(index, rule, target)
+        yield from _judge_subsets(index, rule, target, pods)
         yield from _judge_mtls(index, rule, target)
 
 
@@ -70,22 +76,58 @@ def _unverified(tls: ClientTls, rule: DestinationRule) -> bool:
     return tls.mode in _OWN_TLS and not tls.ca_certificates and not by_secret
 
 
-def _judge_subsets(index: Index, rule: DestinationRule, target: Target) -> Iterator[Problem]:
-    """IST0173, where the documents declare workloads of the service at all."""
-    namespace, inline = target.meta.namespace, None
+def _scopes(rule: DestinationRule) -> tuple[str, ...]:
+    """Namespaces that a rule is for, as far as it names them; its own where it names none."""
+    own = rule.meta.namespace
+    return tuple(own if scope == "." else scope for scope in rule.export_to) or (own,)
+
+
+class _Pods:
+    """All workloads by their labels, whatever their namespace: what Istio looks for a subset's labels in."""
+
+    def __init__(self, index: Index) -> None:
+        self._labelled: dict[tuple[str, str], list[_Labelled]] = defaultdict(list)
+        self._all: list[_Labelled] = []
+        nodes = {node.name: node.labels for node in index.written.kind("", "Node")}
+        pods = {(pod.namespace, pod.name): pod for pod in index.written.kind("", "Pod")}
+        for running in index.running:
+            labels, placed = dict(running.labels), False
+            if running.meta.key.kind == "Pod":
+                pod = pods.get((running.meta.namespace, running.meta.name))
+                node = text(pod.spec, "nodeName") if pod else ""
+                labels |= {name: value for name, value in nodes.get(node, {}).items() if name in _OF_NODES and value}
+                labels |= {_HOSTNAME: node} if node else {}
+                placed = True
+            found = _Labelled(labels, placed)
+            self._all.append(found)
+            for pair in labels.items():
+                self._labelled[pair].append(found)
+
+    def have(self, wanted: Labels) -> bool:
+        """Whether some workload has the labels; where one runs may be unknown, and is then taken to fit."""
+        known = {name: value for name, value in wanted.items() if not name.startswith(_PLACES)}
+        near = min((self._labelled.get(pair, []) for pair in known.items()), key=len, default=self._all)
+        return any(selects(wanted if found.placed else known, found.labels) for found in near)
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """Labels of a workload; `placed`: with those of where it runs."""
+
+    labels: Labels
+    placed: bool
+
+
+def _judge_subsets(index: Index, rule: DestinationRule, target: Target, pods: _Pods) -> Iterator[Problem]:
+    """IST0173. Where Headrace runs the workloads, the labels must be those of the service's own, if it has any."""
     if isinstance(target.source, ServiceEntry) and target.source.endpoints:
         inline = [dict(endpoint.labels) for endpoint in target.source.endpoints]
-    elif not index.workloads_of(target):
+    else:
+        inline = None
+    if inline is None and index.hosted and not index.workloads_of(target):
         return
     for number, subset in enumerate(rule.subsets):
-        wanted: Labels = {**(target.selector or {}), **dict(subset.labels)}
-        if any(name.startswith(_PLACES) for name in wanted):
-            continue
-        if inline is None:
-            empty = not index.workloads_with(namespace, wanted)
-        else:
-            empty = not any(selects(wanted, labels) for labels in inline)
-        if empty:
+        if _is_empty(index, target, dict(subset.labels), inline, pods):
             yield index.problem(
                 rule.meta,
                 Code.SUBSET_SELECTS_NOTHING,
@@ -94,6 +136,19 @@ def _judge_subsets(index: Index, rule: DestinationRule, target: Target) -> Itera
                 "503 UH (NoHealthyUpstream).",
                 "Give a workload of the service these labels, or correct them.",
             )
+
+
+def _is_empty(index: Index, target: Target, labels: Labels, inline: list[dict[str, str]] | None, pods: _Pods) -> bool:
+    """Whether nothing of the target has a subset's labels."""
+    entry = isinstance(target.source, ServiceEntry)
+    if not index.hosted and inline is None:
+        return not pods.have({**(target.selector or {} if entry else {}), **labels})
+    wanted: Labels = {**(target.selector or {}), **labels}
+    if any(name.startswith(_PLACES) for name in wanted):
+        return False
+    if inline is None:
+        return not index.workloads_with(target.meta.namespace, wanted)
+    return not any(selects(wanted, found) for found in inline)
 
 
 def _judge_mtls(index: Index, rule: DestinationRule, target: Target) -> Iterator[Problem]:

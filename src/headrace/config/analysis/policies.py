@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from headrace.config.analysis.codes import Code
-from headrace.config.analysis.index import Index, shown
+from headrace.config.analysis.index import Index, Running, shown
+from headrace.config.analysis.injection import asks_for_proxy, containers
 from headrace.model.authorization import HOST, Action, Attribute, AuthorizationPolicy, Authorizer
 from headrace.model.claims import routing_claim
 from headrace.model.gateway import Gateway
@@ -22,9 +23,9 @@ from headrace.model.traffic import VirtualService
 def judge_policies(index: Index) -> Iterator[Problem]:
     """Every judgement of every AuthorizationPolicy."""
     authorizers = {authorizer.name: authorizer for authorizer in index.mesh.authorizers}
-    namespaces = {meta.namespace for meta in index.metas} | {
-        meta.name for meta in index.metas if meta.key.kind == "Namespace"
-    }
+    namespaces = {meta.name for meta in index.metas if meta.key.kind == "Namespace"}
+    if index.hosted:  # nobody need declare a namespace
+        namespaces |= {meta.namespace for meta in index.metas}
     for policy in index.authorization_policies:
         yield from _judge_selection(index, policy)
         yield from _judge_namespaces(index, policy, namespaces)
@@ -61,13 +62,24 @@ def _judge_selection(index: Index, policy: AuthorizationPolicy) -> Iterator[Prob
 
 
 def _labels(index: Index, namespace: str) -> Iterator[Labels]:
-    """The labels of every workload of a namespace ('' : of all), and of the gateways that `up` starts by itself."""
+    """The labels of every workload of a namespace ('' : of all) that is in the mesh, and of the gateways that `up`
+    starts by itself."""
     for running in index.running:
-        if namespace in ("", running.meta.namespace):
+        if namespace in ("", running.meta.namespace) and _in_mesh(index, running):
             yield running.labels
-    if namespace in ("", index.mesh.root_namespace):
+    if index.hosted and namespace in ("", index.mesh.root_namespace):
         for gateway in index.gateways.values():
             yield dict(gateway.selector)
+
+
+def _in_mesh(index: Index, running: Running) -> bool:
+    """Whether a proxy stands before the workload; of a Pod, by what it and its namespace say of injection."""
+    pod = index.written.find("", "Pod", running.meta.namespace, running.meta.name)
+    if index.hosted or running.meta.key.kind != "Pod" or pod is None:
+        return True
+    found = index.written.find("", "Namespace", "", running.meta.namespace)
+    own = asks_for_proxy(pod.labels, pod.annotations, containers(pod.spec), found.labels if found else None)
+    return own or index.is_ambient(running)
 
 
 def _judge_namespaces(index: Index, policy: AuthorizationPolicy, known: Iterable[str]) -> Iterator[Problem]:
@@ -176,7 +188,7 @@ def _proxies(index: Index, gateway: Gateway) -> Iterator[tuple[str, str, Mapping
         if (running.gateway or running.pod) and selects(dict(gateway.selector), running.labels):
             found = True
             yield running.meta.namespace, running.meta.name, running.labels
-    if not found:
+    if not found and index.hosted:
         yield index.mesh.root_namespace, gateway.meta.name, dict(gateway.selector)
 
 

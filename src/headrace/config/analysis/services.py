@@ -10,8 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from headrace.config.analysis.codes import Code
 from headrace.config.analysis.index import Index, Running, listed
+from headrace.config.analysis.written import items, pairs, text
 from headrace.model.problem import Problem
 from headrace.model.service import Protocol, Service, ServiceEntry
+
+_NAMED = ("udp", "http_proxy")
+"""First parts of names that Istio takes for a protocol's, though nothing comes of them on a TCP port."""
+_ALLOCATING = ("ISTIO_META_DNS_AUTO_ALLOCATE", "PILOT_ENABLE_IP_AUTOALLOCATE")
+_WORKLOAD = "headrace.dev/Workload"
 
 
 def judge_services(index: Index) -> Iterator[Problem]:
@@ -20,23 +26,22 @@ def judge_services(index: Index) -> Iterator[Problem]:
         if not _is_system(service):
             yield from _judge_port_names(index, service)
     yield from _judge_workloads(index)
-    for entry in index.service_entries:
-        yield from _judge_addresses(index, entry)
+    yield from _judge_addresses(index)
     yield from _judge_protocols(index)
 
 
 def _is_system(service: Service) -> bool:
     """Whether the platform made the service: Istio's own, Kubernetes' own, a managed gateway's."""
     labels = service.meta.labels
-    own = "istio" in labels or labels.get("release") == "istio" or "gateway.istio.io/managed" in labels
-    return own or service.namespace in ("kube-system", "kube-public", "kube-node-lease")
+    return "istio" in labels or labels.get("release") == "istio" or "gateway.istio.io/managed" in labels
 
 
 def _judge_port_names(index: Index, service: Service) -> Iterator[Problem]:
     for number, port in enumerate(service.ports):
         place = f"spec.ports[{number}]"
         target = port.target_name or port.target or port.number
-        if service.external and (port.protocol is Protocol.UNDECLARED or port.name == "tcp"):
+        unnamed = port.protocol is Protocol.UNDECLARED and port.name.partition("-")[0].lower() not in _NAMED
+        if service.external and (unnamed or port.name == "tcp"):
             yield index.problem(
                 service.meta,
                 Code.EXTERNAL_NAME_PORT,
@@ -45,7 +50,7 @@ def _judge_port_names(index: Index, service: Service) -> Iterator[Problem]:
                 "traffic for ports serving TCP protocol from being forwarded correctly.",
                 "Name the port by its protocol: http, https, tls.",
             )
-        elif port.protocol is Protocol.UNDECLARED:
+        elif unnamed:
             yield index.problem(
                 service.meta,
                 Code.PORT_NAMING,
@@ -63,6 +68,8 @@ def _judge_workloads(index: Index) -> Iterator[Problem]:
         for running in index.workloads_with(service.namespace, service.selector) if service.selector else ():
             services_of[id(running)].append(service)
     for running in index.running:
+        if running.meta.key.kind != _WORKLOAD:  # Deployments are judged as they are written
+            continue
         targets: dict[str, dict[int, Service]] = defaultdict(dict)
         transports: dict[int, dict[bool, Service]] = defaultdict(dict)
         for service in services_of[id(running)]:
@@ -101,18 +108,22 @@ def _several_ports(index: Index, running: Running, target: str, services: Mappin
     )
 
 
-def _judge_addresses(index: Index, entry: ServiceEntry) -> Iterator[Problem]:
-    if entry.addresses:
+def _judge_addresses(index: Index) -> Iterator[Problem]:
+    """IST0134, unless addresses are given out by themselves (MeshConfig), or were (status)."""
+    metadata = pairs(index.mesh_fields, "defaultConfig", "proxyMetadata")
+    if metadata.get("ISTIO_META_DNS_CAPTURE") == "true" and "true" in [metadata.get(name) for name in _ALLOCATING]:
         return
-    for number, port in enumerate(entry.ports):
-        if port.protocol in (Protocol.TCP, Protocol.UNDECLARED):
-            yield index.problem(
-                entry.meta,
-                Code.ADDRESSES_REQUIRED,
-                f"spec.ports[{number}]",
-                "ServiceEntry addresses are required for this protocol.",
-                "Add addresses, or name the port's protocol (HTTP, TLS ...), which tells hosts apart.",
-            )
+    for entry in index.written.kind("networking.istio.io", "ServiceEntry"):
+        if items(entry.spec, "addresses") or items(entry.document.data, "status", "addresses"):
+            continue
+        for number, port in enumerate(items(entry.spec, "ports")):
+            if text(port, "protocol").upper() in ("", "TCP"):
+                yield entry.problem(
+                    Code.ADDRESSES_REQUIRED,
+                    ("spec", "ports", number),
+                    "ServiceEntry addresses are required for this protocol.",
+                    "Add addresses, or name the port's protocol (HTTP, TLS ...), which tells hosts apart.",
+                )
 
 
 def _judge_protocols(index: Index) -> Iterator[Problem]:

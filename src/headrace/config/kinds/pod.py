@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict
 
 from headrace.config.documents import Document, Path
 from headrace.config.fields import Bool, Choice, Port, Text, is_dns_label, is_dns_name, shown, text_of
 from headrace.config.kinds.istio_names import is_address
-from headrace.config.schema import Finding, Kind, Spec, refuse
+from headrace.config.schema import INCOMPLETE, Finding, Kind, Spec, refuse
 from headrace.model.locality import NETWORK, locality_of
+from headrace.model.problem import Severity
 from headrace.model.resource import Labels, Metadata
 from headrace.model.workload import StaticWorkload, WorkloadPort
 
@@ -54,14 +55,14 @@ class ContainerPort(Lenient):
 class Container(Lenient):
     """core/v1 Container."""
 
-    name: Text
+    name: Text = ""
     ports: list[ContainerPort] = []
 
 
 class PodSpec(Lenient):
     """The fields of core/v1 PodSpec that describe a workload."""
 
-    containers: Annotated[list[Container], Field(min_length=1)]
+    containers: list[Container] = []
     init_containers: list[Container] = []
     service_account_name: AccountName = ""
     service_account: AccountName = ""
@@ -86,8 +87,13 @@ def _check(spec: PodSpec, document: Document) -> Iterator[Finding]:
 def pod_findings(spec: PodSpec, path: Path) -> Iterator[Finding]:
     """Judge the specification of a Pod, or of a template for some, that stands at `path`."""
     names: set[str] = set()
+    if not spec.containers:
+        yield Finding((*path, "containers"), "a Pod needs containers", "Add one.", INCOMPLETE, Severity.WARNING)
     for at, container in enumerate(spec.containers):
         place: Path = (*path, "containers", at, "name")
+        if not container.name:
+            yield Finding(place, "a container needs a name", "Add name.", INCOMPLETE, Severity.WARNING)
+            continue
         if not is_dns_label(container.name):
             yield Finding(place, f"{shown(container.name)} is not a container's name", "Use a-z, 0-9 and '-'.")
         elif container.name in names:
@@ -129,4 +135,4 @@ def _is_ready(status: Mapping[str, Any]) -> bool:
     return True
 
 
-KIND = Kind(group="", versions=("v1",), name="Pod", model=PodSpec, lower=_lower, check=_check)
+KIND = Kind(group="", versions=("v1",), name="Pod", model=PodSpec, lower=_lower, check=_check, body_required=False)

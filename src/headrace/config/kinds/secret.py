@@ -12,7 +12,8 @@ from pydantic import BeforeValidator
 
 from headrace.config.documents import Document
 from headrace.config.fields import Bool, Text
-from headrace.config.schema import Finding, Kind, Spec, refuse
+from headrace.config.schema import INCOMPLETE, Finding, Kind, Spec, refuse
+from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.security import Secret
 
@@ -75,7 +76,7 @@ def _check(spec: SecretBody, document: Document) -> Iterator[Finding]:
     for name in _REQUIRED.get(spec.type, ()):
         if name not in values:
             message = f"a Secret of type {spec.type} needs '{name}'"
-            yield Finding(("data", name), message, f"Add {name}, or change the type.")
+            yield Finding(("data", name), message, f"Add {name}, or change the type.", INCOMPLETE, Severity.WARNING)
 
 
 def _lower(meta: Metadata, spec: SecretBody, document: Document) -> Secret:

@@ -27,7 +27,7 @@ from headrace.config.fields import (
     shown,
     whole,
 )
-from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding, Kind, Spec, refuse
+from headrace.config.schema import INCOMPLETE, NO_EFFECT, NOT_SUPPORTED, Finding, Kind, Spec, refuse
 from headrace.model.names import service_fqdn
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
@@ -54,6 +54,7 @@ _KUBERNETES = {
     "kubernetes.io/ws": Protocol.HTTP,
     "kubernetes.io/wss": Protocol.HTTPS,
 }
+_TRANSPORTS = ("TCP", "UDP", "SCTP")
 _ALWAYS_TCP = frozenset({25, 53, 3306, 27017})
 
 
@@ -98,7 +99,7 @@ class PortSpec(Spec):
 
     port: Port
     name: Text = ""
-    protocol: Annotated[str, Choice("TCP", "UDP", "SCTP")] = "TCP"
+    protocol: Text = "TCP"
     app_protocol: Text = ""
     target_port: Annotated[int | str, BeforeValidator(_target)] = 0
     node_port: Annotated[int, BeforeValidator(whole(0, 65535))] = 0
@@ -146,12 +147,13 @@ def _check(spec: ServiceSpec, document: Document) -> Iterator[Finding]:
         remedy = "Use 1-63 of a-z, 0-9 and '-'."
         yield Finding(("metadata", "name"), f"{shown(document.name)} is not a name for a Service", remedy)
     if not spec.ports and not external and spec.cluster_ip != "None":
-        yield Finding(at, "a Service needs ports", "Add ports.")
+        yield Finding(at, "a Service needs ports", "Add ports.", INCOMPLETE, Severity.WARNING)
     names: set[str] = set()
     numbers: set[tuple[int, str]] = set()
     for index, port in enumerate(spec.ports):
         if not port.name and len(spec.ports) > 1:
-            yield Finding((*at, index, "name"), "each of several ports needs a name", "Add name.")
+            message = "each of several ports needs a name"
+            yield Finding((*at, index, "name"), message, "Add name.", INCOMPLETE, Severity.WARNING)
         elif port.name and not is_dns_label(port.name):
             yield Finding((*at, index, "name"), f"{shown(port.name)} is not a port name", "Use a-z, 0-9 and '-'.")
         elif port.name in names:
@@ -160,7 +162,11 @@ def _check(spec: ServiceSpec, document: Document) -> Iterator[Finding]:
             yield Finding((*at, index, "port"), f"port {port.port} is listed twice", "Remove one.")
         names.add(port.name)
         numbers.add((port.port, port.protocol))
-        if port.protocol != "TCP":
+        if port.protocol not in _TRANSPORTS:
+            message = f"protocol {shown(port.protocol)} is none of {', '.join(_TRANSPORTS)}: it is taken for TCP"
+            remedy = "Use TCP; what is spoken over it stands in appProtocol, or begins the port's name."
+            yield Finding((*at, index, "protocol"), message, remedy, INCOMPLETE, Severity.WARNING)
+        elif port.protocol != "TCP":
             message = f"{port.protocol} ports are not carried by proxies"
             yield Finding((*at, index, "protocol"), message, "", NO_EFFECT, Severity.WARNING)
         app_protocol = port.app_protocol.lower()
@@ -210,6 +216,7 @@ KIND = Kind(
     name="Service",
     model=ServiceSpec,
     lower=_lower,
+    body_required=False,
     check=_check,
     without_effect=(
         "spec.externalIPs",

@@ -43,15 +43,49 @@ def codes(problems):
 def test_hosts(check):
     assert check(SERVICE, rule("subsets: []")) == []
     assert codes(check(SERVICE, rule("subsets: []", host="chta"))) == [("IST0174", "spec.host")]
-    assert check(SERVICE, rule("subsets: []", host="'*.svc.cluster.local'")) == []
+    wide = rule("subsets: []", host="'*.svc.cluster.local'")
+    assert codes(check(SERVICE, wide)) == [("IST0174", "spec.host")], "as Istio: it is no service's own name"
 
 
 def test_subsets_that_select_nothing(check):
     subsets = "subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]"
     assert codes(check(SERVICE, WORKLOAD, rule(subsets))) == [("IST0173", "spec.subsets[1].labels")]
-    assert check(SERVICE, rule(subsets)) == [], "no workloads declared: nothing can be said"
     others = WORKLOAD.replace("app: chat", "app: client")
     assert check(SERVICE, others, rule(subsets)) == [], "workloads of others say nothing"
+
+
+def pod(labels, node=""):
+    return f"""
+    apiVersion: v1
+    kind: Pod
+    metadata: {{name: one, namespace: elsewhere, labels: {labels}}}
+    spec: {{containers: [{{name: c}}]{f", nodeName: {node}" if node else ""}}}
+    """
+
+
+NODE = """
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "empty"),
+    [
+        ("{version: v1}", [], True),
+        ("{version: v1}", [pod("{version: v1}")], False),
+        ("{version: v1}", [pod("{version: v2}")], True),
+        ("{}", [pod("{version: v2}")], False),
+        ("{topology.kubernetes.io/zone: a}", [pod("{}", "n1"), NODE], False),
+        ("{topology.kubernetes.io/zone: b}", [pod("{}", "n1"), NODE], True),
+        ("{topology.kubernetes.io/zone: a}", [pod("{}"), NODE], True),
+        ("{kubernetes.io/hostname: n1}", [pod("{}", "n1")], False),
+    ],
+)
+def test_subsets_of_a_cluster_are_looked_for_in_all_pods(check, labels, texts, empty):
+    found = check(SERVICE, rule(f"subsets: [{{name: s, labels: {labels}}}]"), *texts)
+    assert ("IST0173" in [problem.code for problem in found]) is empty
 
 
 def test_servers_that_nobody_verifies(check):

@@ -45,6 +45,12 @@ def codes(problems):
     return [(problem.code, problem.field) for problem in problems]
 
 
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: chat-v1-0, labels: {app: chat, version: v1}}
+spec: {containers: [{name: chat}]}
+"""
 AT = "spec.http[0].route[0].destination"
 
 
@@ -63,7 +69,7 @@ AT = "spec.http[0].route[0].destination"
     ],
 )
 def test_hosts_ports_and_subsets(check, destination, expected):
-    found = check(SERVICE, TWO_PORTS, SUBSETS, rule(destination))
+    found = check(SERVICE, TWO_PORTS, SUBSETS, POD, rule(destination))
     assert codes(found) == expected
     assert all(problem.severity is Severity.ERROR and problem.kind == "VirtualService" for problem in found)
 
@@ -159,7 +165,7 @@ def test_subsets_chosen_for_sidecars_do_not_reach_the_gateway(check):
     metadata: {name: door}
     spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
     """
-    (problem,) = check(SERVICE, SUBSETS, canary, public, door)
+    (problem,) = check(SERVICE, SUBSETS, POD, canary, public, door)
     assert (problem.code, problem.name, problem.severity) == ("IST0140", "public", Severity.WARNING)
     with_subset = public.replace("{host: chat}", "{host: chat, subset: v1}")
-    assert check(SERVICE, SUBSETS, canary, with_subset, door) == []
+    assert check(SERVICE, SUBSETS, POD, canary, with_subset, door) == []

@@ -179,6 +179,6 @@ def test_mutated_documents_are_judged(seed):
                 assert problem.code != "IST0001", (problem.message, text)
                 assert len(problem.message) < 1000 and "pydantic" not in problem.message
     assert refused > 50, "the mutations do damage"
-    for problem in analyse(resources, MeshConfig()):
+    for problem in analyse(resources, MeshConfig(), {}):
         assert problem.message and problem.remedy
     assert time.monotonic() - started < 20

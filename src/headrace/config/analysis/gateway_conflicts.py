@@ -1,0 +1,105 @@
+"""Gateways of the same proxies that contend for a host of a port, or that show the same certificate.
+
+IST0138 and IST0145. Called by `analyse`; which Gateways are compared, and that hosts compare as they are written, is
+Istio's rule.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from headrace.config.analysis.codes import Code
+from headrace.config.analysis.index import Index, shown
+from headrace.config.analysis.written import Written, items, pairs, text, within
+from headrace.model.problem import Problem
+from headrace.model.resource import Labels, selects
+
+_Door = tuple[str, str, str]
+"""What only one Gateway can have: port, address, host."""
+
+
+def judge_gateway_conflicts(index: Index) -> Iterator[Problem]:
+    """Every judgement of two Gateways."""
+    doors: dict[_Door, list[Written]] = defaultdict(list)
+    certificates: dict[tuple[str, ...], list[Written]] = defaultdict(list)
+    gateways = index.written.kind("networking.istio.io", "Gateway")
+    for gateway in gateways:
+        for server in items(gateway.spec, "servers"):
+            for door in _doors(server):
+                doors[door].append(gateway)
+            if certificate := _certificate(server):
+                certificates[certificate].append(gateway)
+    shared = _Proxies(index)
+    for gateway in gateways:
+        selector = pairs(gateway.spec, "selector")
+        for number, server in enumerate(items(gateway.spec, "servers")):
+            near = {id(other): other for door in _doors(server) for other in doors[door] if other is not gateway}
+            rivals = [other for other in near.values() if shared.between(selector, pairs(other.spec, "selector"))]
+            if rivals:
+                yield _contended(gateway, number, server, rivals)
+            others = certificates[certificate] if (certificate := _certificate(server)) else []
+            same = [
+                other for other in others if other is not gateway and selects(selector, pairs(other.spec, "selector"))
+            ]
+            if same:
+                yield _same_certificate(gateway, number, same)
+
+
+class _Proxies:
+    """Which two selectors have proxies in common."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._known: dict[tuple[str, str], bool] = {}
+
+    def between(self, one: Labels, other: Labels) -> bool:
+        """Equal selectors; or one is written within the other, and a workload has the labels of both."""
+        first, second = shown(one), shown(other)
+        if first == second:
+            return True
+        if first not in second and second not in first:
+            return False
+        if (first, second) not in self._known:
+            self._known[first, second] = any(
+                selects(one, running.labels) and selects(other, running.labels) for running in self._index.running
+            )
+        return self._known[first, second]
+
+
+def _doors(server: Any) -> list[_Door]:
+    port, bind = str(within(server, "port", "number")), text(server, "bind")
+    return [(port, bind, host) for host in items(server, "hosts") if isinstance(host, str)]
+
+
+def _certificate(server: Any) -> tuple[str, ...]:
+    """What names the server's certificate; empty where nothing does."""
+    name = text(server, "tls", "credentialName")
+    if name:
+        return (name,)
+    files = (text(server, "tls", "serverCertificate"), text(server, "tls", "privateKey"))
+    return files if all(files) else ()
+
+
+def _contended(gateway: Written, number: int, server: Any, rivals: list[Written]) -> Problem:
+    names = ", ".join(sorted(other.full_name for other in rivals)[:10])
+    hosts = ",".join(host for _, _, host in _doors(server))
+    port = within(server, "port", "number")
+    return gateway.problem(
+        Code.CONFLICTING_GATEWAYS,
+        ("spec", "servers", number),
+        f"Conflict with gateways {names} (workload selector {shown(pairs(gateway.spec, 'selector'))}, port {port}, "
+        f"hosts {hosts}).",
+        "Give each host of a port to one Gateway only.",
+    )
+
+
+def _same_certificate(gateway: Written, number: int, others: list[Written]) -> Problem:
+    names = ", ".join(sorted({found.full_name for found in (gateway, *others)})[:10])
+    return gateway.problem(
+        Code.DUPLICATE_CERTIFICATE,
+        ("spec", "servers", number, "tls"),
+        f"Duplicate certificate in multiple gateways {names} may cause 404s if clients re-use HTTP2 connections.",
+        "Put the hosts of one certificate into one Gateway.",
+    )
