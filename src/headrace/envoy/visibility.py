@@ -205,6 +205,10 @@ class MeshIndex:
     def rule_for(self, service: Service, namespace: str, labels: Labels) -> DestinationRule | None:
         """The DestinationRule under which a workload of `namespace` with these labels calls `service`. Of another
         namespace's rules the most specific host is taken first, and then only what is exported to `namespace`."""
+        return self._merger.merge(self.rules_for(service, namespace, labels))
+
+    def rules_for(self, service: Service, namespace: str, labels: Labels) -> list[DestinationRule]:
+        """The documents that `rule_for` merges, oldest first."""
         own = self._local.get(namespace)
         found = own.find(service.host) if own is not None else []
         for owner in (service.namespace, self._mesh.root_namespace):
@@ -214,7 +218,7 @@ class MeshIndex:
             rules = table.find(service.host) if table is not None else []
             default = self._mesh.default_destination_rule_export_to
             found = [rule for rule in rules if exported_to(rule.export_to, default, owner, namespace)]
-        return self._merger.merge(speaking_rules(found, namespace, labels) if found else found)
+        return speaking_rules(found, namespace, labels) if found else found
 
     def _place(self, rule: DestinationRule) -> None:
         """Put a rule where it is looked for: in its own namespace, and in others unless it is private. Rules for the

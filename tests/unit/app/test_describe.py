@@ -7,6 +7,7 @@ from tests.unit.app.documents import SERVICE, WORKLOAD, revision_of
 
 from headrace.app.control_plane import describe
 from headrace.app.control_plane.answers import Refused
+from headrace.app.control_plane.describe_workload import workload
 from headrace.registry.build import build_snapshot
 
 ROUTES = """
@@ -64,14 +65,14 @@ def test_a_workload_shows_identity_services_and_mutual_tls() -> None:
     snapshot = build_snapshot(revision_of(SERVICE, WORKLOAD), {})
     row = {"proxy": "default/chat-v1-0", "state": "ready", "address": "x", "certificate_until": "y", "restarts": 0}
     other = row | {"proxy": "default/chat-v1-big-0"}
-    described = describe.workload(snapshot, "default", "chat-v1", [row, other])
+    described = workload(snapshot, "default", "chat-v1", [row, other])
     assert described["identity"] == "spiffe://cluster.local/ns/default/sa/model"
     assert described["services"] == ["chat.default.svc.cluster.local"]
     assert described["mutual tls"] == "PERMISSIVE"
     assert [item["proxy"] for item in described["replicas"]] == ["default/chat-v1-0"]
     assert "engine_metrics" not in described["replicas"][0]
     busy = {"waiting": 3.0, "running": 4.0, "kv_used": 0.5, "kv_tokens": None, "age_s": 0.4, "problem": None}
-    described = describe.workload(snapshot, "default", "chat-v1", [row | {"engine_metrics": busy}])
+    described = workload(snapshot, "default", "chat-v1", [row | {"engine_metrics": busy}])
     assert described["replicas"][0]["engine_metrics"] == busy
 
 
@@ -152,7 +153,7 @@ spec: {selector: {matchLabels: {app: nobody}}, mtls: {mode: STRICT}}
 
 def test_a_workload_shows_its_policies_in_the_order_in_which_they_are_asked() -> None:
     snapshot = build_snapshot(revision_of(SERVICE, WORKLOAD, POLICIES), {})
-    described = describe.workload(snapshot, "default", "chat-v1", [])
+    described = workload(snapshot, "default", "chat-v1", [])
     lines = [line.rpartition(" ")[0] if ".yaml:" in line else line for line in described["authorization policies"]]
     assert lines == [
         "CUSTOM default/c-asks (1 rule, asks asker)",

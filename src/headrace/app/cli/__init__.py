@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Bring documents into the running mesh."),
     "get": ("get", "Show documents in force."),
     "delete": ("delete", "Take documents out of the running mesh."),
-    "describe": ("describe", "Explain what applies to a service or workload, and from which document."),
+    "describe": ("describe", "Explain what applies to a service, workload or route, and from which document."),
     "check": ("check", "Judge documents without a running mesh."),
     "translate": ("translate", "Print what one proxy would be sent, offline."),
     "trace": ("trace", "Follow one request through the mesh, offline, and say why."),

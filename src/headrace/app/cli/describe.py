@@ -1,12 +1,15 @@
-"""`headrace describe KIND NAME`: what applies to a service or workload, and from which document."""
+"""`headrace describe KIND NAME`: what applies to a service, workload or route, and from which document."""
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from headrace.app.cli import CommandFailed
 from headrace.app.cli.output import Format, FormatOption, print_data
 from headrace.app.cli.up import DEFAULT_STATE, StateOption
 
@@ -18,24 +21,49 @@ class Subject(StrEnum):
 
     SERVICE = "service"
     WORKLOAD = "workload"
+    ROUTE = "route"
 
 
 @app.command()
 def describe(
-    kind: Annotated[Subject, typer.Argument(help="service or workload")],
-    name: Annotated[str, typer.Argument(help="Its name.")],
+    kind: Annotated[Subject, typer.Argument(help="service, workload or route")],
+    name: Annotated[str, typer.Argument(help="Its name, or NAMESPACE/NAME.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Documents; without them, the running mesh is asked.")
+    ] = None,
     namespace: Annotated[str, typer.Option("-n", "--namespace", help="Its namespace.")] = "default",
+    mesh_config: Annotated[Path | None, typer.Option(help="File with Istio's MeshConfig, with PATH.")] = None,
     state: StateOption = DEFAULT_STATE,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Explain what applies: routes with timeouts, traffic policy, mutual TLS, endpoints; each with its document."""
-    from headrace.app.api.client import ApiClient
+    """Explain what applies, what was shadowed and why: routes, traffic policy, security; each with its document."""
+    if "/" in name:
+        namespace, _, name = name.partition("/")
+    if paths:
+        answer = _offline(paths, mesh_config, kind, (namespace, name))
+    else:
+        from headrace.app.api.client import ApiClient
 
-    answer = ApiClient(state).call("GET", f"/v1/describe/{kind.value}/{namespace}/{name}")
+        answer = ApiClient(state).call("GET", f"/v1/describe/{kind.value}/{namespace}/{name}")
     if output is Format.TABLE:
         _print(answer, 0)
     else:
         print_data(answer, output)
+
+
+def _offline(paths: list[Path], mesh_config: Path | None, kind: Subject, who: tuple[str, str]) -> dict[str, Any]:
+    """The same answer from documents alone."""
+    from headrace.app import offline
+    from headrace.app.control_plane.answers import Refused
+    from headrace.app.control_plane.described import described
+
+    try:
+        found = offline.load(paths, mesh_config)
+        for problem in found.problems:
+            print(problem.as_line(), file=sys.stderr)
+        return described(found.snapshot, kind.value, *who)
+    except (offline.OfflineError, Refused) as error:
+        raise CommandFailed(str(error)) from None
 
 
 def _print(value: Any, depth: int) -> None:

@@ -1,35 +1,24 @@
-"""`headrace describe`: what applies to a service or workload, from which document, in which order.
+"""`headrace describe service`: what applies to a service, from which document, in which order.
 
-Reads a snapshot only; called by the management API (and by tests with a snapshot of their own). Every policy is named
+Reads a snapshot only, as `describe_workload` and `describe_route` do; called through `described`. Every policy is named
 with the place of its document, so that an answer leads to the line to change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from headrace.app.control_plane import precedence
 from headrace.app.control_plane.answers import Refused
 from headrace.app.control_plane.describe_pool import policy_of, pool
-from headrace.envoy.visibility import wildcard_covers
-from headrace.model.authorization import Action, AuthorizationPolicy
 from headrace.model.destination import DestinationRule
 from headrace.model.engine_timeouts import engine_timeouts
 from headrace.model.inference import InferencePolicy
-from headrace.model.request_authentication import RequestAuthentication
-from headrace.model.resource import Labels, Metadata, selects
-from headrace.model.security import PeerAuthentication
+from headrace.model.resource import Metadata, selects
 from headrace.model.service import Endpoint, Service
 from headrace.model.traffic import HttpMatch, HttpRoute, MatchKind, RouteDestination, StringMatch, VirtualService
-from headrace.model.workload import Workload
-from headrace.registry.mtls import settle
-from headrace.registry.policies import PolicyTable
 from headrace.registry.snapshot import MeshSnapshot
-
-_REPLICA = ("proxy", "state", "address", "certificate_until", "restarts", "engine_metrics")
-
-_ASKED = (Action.CUSTOM, Action.AUDIT, Action.DENY, Action.ALLOW)
-"""The order in which a proxy asks the policies."""
 
 
 def service(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]:
@@ -50,26 +39,20 @@ def service(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]
     default = timeouts.get("total", "none")
     return {
         "service": one.host,
-        "document": _place(one.meta),
+        "document": place(one.meta),
         "ports": [f"{port.number} {port.name} {port.protocol.value}".replace("  ", " ") for port in one.ports],
         "engine": one.engine or "none named",
-        "routes": [_virtual_service(item, default) for item in snapshot.virtual_services if _concerns(item, one.host)],
+        "routes": [
+            virtual_service(item, default, standing) for item, standing in precedence.virtual_services(snapshot, one)
+        ],
         "destination_rules": [
-            _destination_rule(item, endpoints)
-            for item in snapshot.destination_rules
-            if wildcard_covers(item.host, one.host)
+            _destination_rule(item, endpoints, standing)
+            for item, standing in precedence.destination_rules(snapshot, one)
         ],
         "pool": pool(snapshot, one),
         "timeouts": timeouts,
         "endpoints": [_endpoint(item) for item in endpoints],
     }
-
-
-def _concerns(virtual_service: VirtualService, host: str) -> bool:
-    """Whether it names the host, or sends requests there."""
-    if any(wildcard_covers(pattern, host) for pattern in virtual_service.hosts):
-        return True
-    return any(item.destination.host == host for route in virtual_service.http for item in route.route)
 
 
 def _timeouts(one: Service, policy: InferencePolicy | None) -> dict[str, str]:
@@ -87,11 +70,12 @@ def _timeouts(one: Service, policy: InferencePolicy | None) -> dict[str, str]:
     }
 
 
-def _virtual_service(item: VirtualService, default: str) -> dict[str, Any]:
-    """`default`: the timeout of rules that write none."""
+def virtual_service(item: VirtualService, default: str, standing: str) -> dict[str, Any]:
+    """A VirtualService, rule by rule. `default`: the timeout of rules that write none; `standing`: if it counts."""
     return {
         "virtual_service": f"{item.meta.namespace}/{item.meta.name}",
-        "document": _place(item.meta),
+        "document": place(item.meta),
+        "standing": standing,
         "hosts": ", ".join(item.hosts),
         "bound to": ", ".join("sidecars (mesh)" if gateway == "mesh" else gateway for gateway in item.gateways),
         "rules": [_route(route, default) for route in item.http],
@@ -158,10 +142,11 @@ def _comparison(match: StringMatch) -> str:
     return match.kind.value if match.kind is MatchKind.PRESENT else f"{match.kind.value} {match.value!r}"
 
 
-def _destination_rule(item: DestinationRule, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+def _destination_rule(item: DestinationRule, endpoints: Sequence[Endpoint], standing: str) -> dict[str, Any]:
     described: dict[str, Any] = {
         "destination_rule": f"{item.meta.namespace}/{item.meta.name}",
-        "document": _place(item.meta),
+        "document": place(item.meta),
+        "standing": standing,
         "host": item.host,
     }
     policy = item.policy
@@ -203,79 +188,5 @@ def _endpoint(item: Endpoint) -> dict[str, Any]:
     }
 
 
-def workload(snapshot: MeshSnapshot, namespace: str, name: str, proxies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What applies to a Workload: services in front, mutual TLS it accepts, replicas with their state."""
-    found = [item for item in snapshot.workloads if item.meta.namespace == namespace and item.meta.name == name]
-    if not found:
-        known = sorted(item.meta.name for item in snapshot.workloads)
-        raise Refused(404, f"no workload {name!r} in namespace {namespace!r}; there are: {', '.join(known) or 'none'}")
-    one: Workload = found[0]
-    labels = one.labels or {}
-    policy = settle(snapshot.peer_authentications, snapshot.mesh.root_namespace, namespace, labels)
-    services = [
-        item.host
-        for items in snapshot.services.values()
-        for item in items
-        if item.namespace == namespace and item.selector and selects(item.selector, labels)
-    ]
-    prefix = f"{namespace}/{name}-"
-    replicas = [
-        row for row in proxies if str(row["proxy"]).startswith(prefix) and str(row["proxy"])[len(prefix) :].isdigit()
-    ]
-    return {
-        "workload": f"{namespace}/{name}",
-        "document": _place(one.meta),
-        "identity": f"spiffe://{snapshot.mesh.trust_domain}/ns/{namespace}/sa/{one.service_account}",
-        "engine": one.engine.value if one.engine else "none named",
-        "labels": ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none",
-        "services": services,
-        "mutual tls": policy.mode.value + "".join(f", port {port}: {mode.value}" for port, mode in policy.ports),
-        "peer authentications": [
-            f"{item.meta.namespace}/{item.meta.name} ({item.mode.value}) {_place(item.meta)}"
-            for item in snapshot.peer_authentications
-            if _demands(item, snapshot.mesh.root_namespace, namespace, labels)
-        ],
-        "request authentications": [
-            f"{item.meta.namespace}/{item.meta.name} (issuers {_issuers(item)}) {_place(item.meta)}"
-            for item in PolicyTable(snapshot.request_authentications, snapshot.mesh.root_namespace).of(
-                namespace, labels
-            )
-        ],
-        "authorization policies": _authorization(snapshot, namespace, labels),
-        "replicas": [{key: row[key] for key in _REPLICA if key in row} for row in replicas],
-    }
-
-
-def _demands(item: PeerAuthentication, root: str, namespace: str, labels: Labels) -> bool:
-    """Whether a PeerAuthentication is for a workload: the mesh's, its namespace's, or its own."""
-    if item.meta.namespace == root:
-        return not item.selector
-    return item.meta.namespace == namespace and selects(item.selector, labels)
-
-
-def _issuers(item: RequestAuthentication) -> str:
-    return ", ".join(rule.issuer or "any" for rule in item.rules) or "none"
-
-
-def _authorization(snapshot: MeshSnapshot, namespace: str, labels: Labels) -> list[str]:
-    """The AuthorizationPolicies of a workload in the order in which their actions are asked, and what their absence or
-    presence means for the rest."""
-    found = PolicyTable(snapshot.authorization_policies, snapshot.mesh.root_namespace).of(namespace, labels)
-    ordered = sorted(found, key=lambda item: _ASKED.index(item.action))
-    lines = [
-        f"{item.action} {item.meta.namespace}/{item.meta.name} ({_rules(item)}) {_place(item.meta)}" for item in ordered
-    ]
-    if found:
-        allows = any(item.action is Action.ALLOW and not item.dry_run for item in found)
-        lines.append("everything else is refused" if allows else "everything else is allowed")
-    return lines
-
-
-def _rules(item: AuthorizationPolicy) -> str:
-    text = f"{len(item.rules)} rule{'' if len(item.rules) == 1 else 's'}" if item.rules else "matches nothing"
-    text += f", asks {item.provider}" if item.provider else ""
-    return text + (", dry run" if item.dry_run else "")
-
-
-def _place(meta: Metadata) -> str:
+def place(meta: Metadata) -> str:
     return f"{meta.origin.file}:{meta.origin.line}"

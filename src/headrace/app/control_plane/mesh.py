@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace import __version__
-from headrace.app.control_plane import answers, describe
+from headrace.app.control_plane import answers
 from headrace.app.control_plane.assignments import PlannedReplica
+from headrace.app.control_plane.described import described
 from headrace.app.control_plane.documents import LiveDocuments
 from headrace.app.control_plane.engine_loads import EngineLoadBook
 from headrace.app.control_plane.hosts import HostBook, HostEntry
@@ -148,13 +149,11 @@ class Mesh:
         return answers.delete(self.documents, kind, namespace, name)
 
     def describe(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
-        """What applies to a service or workload (`describe`)."""
+        """What applies to a service, workload or route (`described`)."""
         snapshot = self.pipeline.snapshot
         if snapshot is None:
             raise answers.Refused(503, "the control plane is still starting: ask again in a moment")
-        if kind == "service":
-            return describe.service(snapshot, namespace, name)
-        return describe.workload(snapshot, namespace, name, self.proxies())
+        return described(snapshot, kind, namespace, name, self.proxies())
 
     def proxies(self) -> list[dict[str, Any]]:
         """One row for each proxy that an agent reports, whether it is connected or not."""
