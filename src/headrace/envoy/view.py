@@ -19,7 +19,7 @@ from headrace.envoy.own_side import own_pools, own_ports
 from headrace.envoy.visibility import MeshIndex, RuleMerger
 from headrace.model.destination import ConnectionPool, DestinationRule
 from headrace.model.envoy_filter import Patch
-from headrace.model.gateway import Gateway, ServerTlsMode, secret_name
+from headrace.model.gateway import Gateway, ServerTlsMode, is_reference, secret_name
 from headrace.model.inference import InferencePolicy
 from headrace.model.locality import LOCALITY_LABELS
 from headrace.model.mesh import MeshConfig, OutboundMode
@@ -273,7 +273,7 @@ class Scopes:
         virtual_services: tuple[VirtualService, ...] = ()
         if key.kind is ProxyKind.GATEWAY:
             labels = dict(key.labels)
-            gateways = tuple(item for item in snapshot.gateways if item.takes(labels, key.before))
+            gateways = tuple(item for item in snapshot.gateways if item.takes(key.namespace, labels, key.before))
             for gateway in gateways:
                 name = f"{gateway.meta.namespace}/{gateway.meta.name}"
                 by_gateway[name] = tuple(item for item in visible if name in item.gateways)
@@ -426,17 +426,19 @@ def _rule_credentials(targets: tuple[Target, ...]) -> frozenset[str]:
         for policy in rule.policies():
             blocks = [policy.tls, *(port.tls for port in policy.ports)]
             names.update(tls.credential_name for tls in blocks if tls is not None)
-    return frozenset(names - {""})
+    return frozenset(name for name in names if name and not name.startswith("kubernetes-gateway://"))
 
 
 def _gateway_credentials(gateways: tuple[Gateway, ...], namespace: str) -> frozenset[str]:
-    """The Secrets of `namespace` that the servers name."""
+    """The Secrets of `namespace` that the servers name; those of other namespaces only by what was a document of the
+    Gateway API, whose references were judged."""
     written = {
         credential
         for gateway in gateways
         for server in gateway.servers
         if server.tls is not None and server.tls.terminates
         for credential in (*server.tls.credentials, *server.tls.ca_candidates)
+        if gateway.judged or not is_reference(credential)
     }
     return frozenset({secret_name(credential, namespace) for credential in written} - {""})
 
@@ -444,7 +446,10 @@ def _gateway_credentials(gateways: tuple[Gateway, ...], namespace: str) -> froze
 def _secrets(snapshot: MeshSnapshot, namespace: str, names: frozenset[str]) -> dict[str, Secret]:
     """The Secrets of `namespace` with these names; `NAME-cacert` belongs to NAME (Istio's rule)."""
     wanted = names | {f"{name}-cacert" for name in names}
-    found = {name: snapshot.secrets.get((namespace, name)) for name in sorted(wanted)}
+    found = {
+        name: snapshot.credentials.get(name) if is_reference(name) else snapshot.secrets.get((namespace, name))
+        for name in sorted(wanted)
+    }
     return {name: secret for name, secret in found.items() if secret is not None}
 
 

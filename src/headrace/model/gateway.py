@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.resource import Labels, Metadata, selects
 from headrace.model.traffic import Pairs
 
@@ -30,19 +31,30 @@ UNIX = "unix://"
 """What stands before the path of a socket that a server binds."""
 CA_SUFFIX = "-cacert"
 """What Istio appends to a credential's name for its CA."""
+_REFERENCE_SCHEMES = ("kubernetes-gateway://", "configmap://")
+"""What stands before the credentials of Gateway API documents, which name their own namespaces: who may use which is
+settled when these documents are converted."""
 _SECRET_SCHEMES = ("kubernetes://", "sds://")
 """What may stand before a credential that is a Secret (`sds://` without a provider of secrets means one, too)."""
 
 
 def secret_name(credential: str, namespace: str) -> str:
     """The Secret of `namespace` that a credential names (`x`, `kubernetes://x`, `NAMESPACE/x`); empty where it names
-    one of another namespace, which a proxy of this one never gets, or no Secret at all."""
+    one of another namespace, which a proxy of this one never gets, or no Secret at all. A credential of a Gateway API
+    document stays as it is (`is_reference`)."""
+    if is_reference(credential):
+        return credential
     for scheme in _SECRET_SCHEMES:
         credential = credential.removeprefix(scheme)
     owner, slash, name = credential.partition("/")
     if not slash:
         return credential
     return name if owner == namespace and "/" not in name else ""
+
+
+def is_reference(credential: str) -> bool:
+    """Whether a credential is one of the Gateway API's documents."""
+    return credential.startswith(_REFERENCE_SCHEMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +110,45 @@ class Server:
     name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayProxy:
+    """The proxy that a Gateway of the Gateway API gets for itself: a workload with these labels (sorted)."""
+
+    namespace: str
+    name: str
+    service_account: str
+    labels: Pairs
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Gateway:
     """A Gateway: servers on the proxies whose labels `selector` selects (empty: all gateway proxies). With `services`
     it is instead for the gateway proxies behind these Services (hosts) of its namespace, and its ports are those of the
-    Services: the proxy listens where they lead to."""
+    Services: the proxy listens where they lead to. With `proxy` (it was a Gateway of the Gateway API) it is for the
+    proxies of that namespace which `selector` selects, too. `owner`: the namespace of proxies and Services, where it is
+    not the document's own."""
 
     meta: Metadata
     selector: Pairs
     servers: tuple[Server, ...]
     services: tuple[str, ...] = ()
+    proxy: GatewayProxy | None = None
+    owner: str = ""
 
-    def takes(self, labels: Labels, services: Collection[tuple[str, str]]) -> bool:
-        """Whether it is for a gateway proxy with these labels, behind these Services (namespace, host)."""
-        if self.services:
-            return any((self.meta.namespace, host) in services for host in self.services)
-        return selects(dict(self.selector), labels)
+    @property
+    def judged(self) -> bool:
+        """Whether it was a document of the Gateway API, whose references to other namespaces were judged."""
+        return self.meta.key.kind.startswith(f"{GATEWAY_GROUP}/")
+
+    @property
+    def before(self) -> frozenset[tuple[str, str]]:
+        """The Services (namespace, host) before its proxies."""
+        return frozenset((self.owner or self.meta.namespace, host) for host in self.services)
+
+    def takes(self, namespace: str, labels: Labels, services: Collection[tuple[str, str]]) -> bool:
+        """Whether it is for a gateway proxy of `namespace` with these labels, behind these Services."""
+        if not self.before.isdisjoint(services):
+            return True
+        if self.proxy is not None:
+            return namespace == self.proxy.namespace and selects(dict(self.selector), labels)
+        return not self.services and selects(dict(self.selector), labels)

@@ -5,7 +5,8 @@ Made by `config.kinds`; `registry` reads the labels of namespaces.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from headrace.model.resource import Metadata
 
@@ -22,3 +23,11 @@ class ServiceAccount:
     """A ServiceAccount document: the name that a workload's identity carries."""
 
     meta: Metadata
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConfigMap:
+    """A ConfigMap document: text by key."""
+
+    meta: Metadata
+    data: Mapping[str, str] = field(repr=False)

@@ -17,10 +17,12 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 class MatchKind(StrEnum):
-    """How a StringMatch compares. PRESENT is Istio's header match without a value (`{}`) or with the regex `*`."""
+    """How a StringMatch compares. PRESENT is Istio's header match without a value (`{}`) or with the regex `*`;
+    SEGMENTS a path whose first whole segments are the value's (the Gateway API's PathPrefix)."""
 
     EXACT = "exact"
     PREFIX = "prefix"
+    SEGMENTS = "segments"
     REGEX = "regex"
     PRESENT = "present"
 
@@ -73,8 +75,8 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A service (full name), one of its subsets ('' = whole service) and a port (0 = the only one, else the one
-    the request came for)."""
+    """A service (full name; '' a reference that leads nowhere), one of its subsets ('' = whole service) and a port (0 =
+    the only one, else the one the request came for)."""
 
     host: str
     subset: str = ""
@@ -93,7 +95,8 @@ class RouteDestination:
 @dataclass(frozen=True, slots=True)
 class Redirect:
     """HTTPRedirect. `port` 0: unset; `derive_port` is '', FROM_PROTOCOL_DEFAULT or FROM_REQUEST_PORT. `prefix_rewrite`
-    replaces the prefix that matched; it excludes `uri`, which replaces the whole path."""
+    replaces the prefix that matched; it excludes `uri`, which replaces the whole path, and `regex_match` (RE2 pattern)
+    with `regex_rewrite` (`\\1` substitution)."""
 
     uri: str = ""
     authority: str = ""
@@ -102,6 +105,8 @@ class Redirect:
     scheme: str = ""
     code: int = 301
     prefix_rewrite: str = ""
+    regex_match: str = ""
+    regex_rewrite: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,8 @@ class HttpRoute:
     `delegate` is namespace and name of the VirtualService that has the routes (`model.delegation` puts them in place).
 
     `timeout` None means "not written" (the engine's explicit default or none), 0 means written as none. `position` is
-    its index in the document's list, where routes that are not translated leave gaps.
+    its index in the document's list, where routes that are not translated leave gaps. `missing_is_error`: a destination
+    that does not exist answers 500 (the Gateway API's rule), not 503.
     """
 
     name: str = ""
@@ -191,6 +197,7 @@ class HttpRoute:
     delegate: tuple[str, str] | None = None
     line: int = 0
     position: int = 0
+    missing_is_error: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,57 @@ is the previous snapshot's object.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from headrace.model.delegation import with_delegates
 from headrace.model.envoy_filter import EnvoyFilter
 from headrace.model.extension import Extension
+from headrace.model.gateway import Gateway
 from headrace.model.proxy_config import ProxyConfig
 from headrace.model.resource import Labels, ResourceKey
 from headrace.model.security import Secret
 from headrace.model.telemetry import Telemetry
 from headrace.registry.documents import Documents, HasMeta, Revision, group
+from headrace.registry.gateway_api import NOTHING, Converted, convert
 from headrace.registry.join import Joined, join
 from headrace.registry.observed import ObservedReplica
 from headrace.registry.snapshot import MeshSnapshot
+
+T = TypeVar("T", bound=HasMeta)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Declared:
+    """What documents alone say: by kind, those of the Gateway API converted to Istio's, and all Gateways."""
+
+    documents: Documents
+    converted: Converted
+    gateways: tuple[Gateway, ...]
+
+
+def declare(revision: Revision, previous: Declared | None = None) -> Declared:
+    """The documents of a revision; what did not change is the object of `previous`."""
+    documents = group(revision.resources, previous.documents if previous else Documents())
+    converted = convert(documents, previous.converted if previous else NOTHING)
+    gateways = aged(documents.gateways, converted.gateways, previous.gateways if previous else ())
+    return Declared(documents, converted, gateways)
+
+
+def aged(written: tuple[T, ...], made: tuple[T, ...], previous: tuple[T, ...]) -> tuple[T, ...]:
+    """Documents as written and as made of others, oldest first together; `previous` where that is the same."""
+    if not made:
+        return written
+    found = tuple(sorted((*written, *made), key=lambda item: item.meta.age()))
+    return previous if found == previous else found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Basis:
+    """What the next snapshot starts from."""
+
+    joined: Joined
+    declared: Declared
 
 
 def build_snapshot(
@@ -31,9 +69,10 @@ def build_snapshot(
 ) -> MeshSnapshot:
     """The mesh that `revision` declares and the agents observed; equal parts are the objects of `previous`.
     `addressed`: services that declare no address get one, for replicas that find them by name."""
-    last = cast("Joined | None", previous.basis) if previous is not None else None
-    documents = group(revision.resources, last.documents if last else Documents())
-    joined = join(documents, revision.mesh, observed, last, addressed=addressed)
+    last = cast("_Basis | None", previous.basis) if previous is not None else None
+    declared = declare(revision, last.declared if last else None)
+    documents, converted = declared.documents, declared.converted
+    joined = join(documents, revision.mesh, observed, last.joined if last else None, addressed=addressed)
     services = joined.declared.table.by_host
     secrets = {(secret.meta.namespace, secret.meta.name): secret for secret in documents.secrets}
     namespaces = _namespaces(revision.resources)
@@ -45,15 +84,25 @@ def build_snapshot(
         mesh=revision.mesh,
         services=services,
         endpoints=joined.endpoints,
-        virtual_services=with_delegates(
-            documents.virtual_services,
-            revision.mesh.default_virtual_service_export_to,
+        virtual_services=aged(
+            with_delegates(
+                documents.virtual_services,
+                revision.mesh.default_virtual_service_export_to,
+                previous.virtual_services if previous is not None else (),
+            ),
+            converted.virtual_services,
             previous.virtual_services if previous is not None else (),
         ),
-        destination_rules=documents.destination_rules,
-        gateways=documents.gateways,
+        destination_rules=aged(
+            documents.destination_rules,
+            converted.destination_rules,
+            previous.destination_rules if previous is not None else (),
+        ),
+        gateways=declared.gateways,
         peer_authentications=documents.peer_authentications,
         secrets=secrets,
+        credentials=converted.credentials,
+        statuses=converted.statuses,
         workloads=documents.workloads,
         static_workloads=documents.static_workloads,
         namespaces=namespaces,
@@ -66,7 +115,7 @@ def build_snapshot(
         telemetries=documents.of(Telemetry),
         proxy_configs=documents.of(ProxyConfig),
         sidecars=documents.sidecars,
-        basis=joined,
+        basis=_Basis(joined, declared),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from headrace.model.authorization import AuthorizationPolicy
 from headrace.model.destination import DestinationRule
@@ -18,7 +19,7 @@ from headrace.model.inference import InferencePolicy
 from headrace.model.mesh import MeshConfig
 from headrace.model.proxy_config import ProxyConfig
 from headrace.model.request_authentication import RequestAuthentication
-from headrace.model.resource import Labels
+from headrace.model.resource import Labels, ResourceKey
 from headrace.model.security import PeerAuthentication, Secret
 from headrace.model.service import Endpoint, Service
 from headrace.model.sidecar import Sidecar
@@ -38,7 +39,8 @@ class MeshSnapshot:
     values are tuples ordered oldest first); `endpoints` by (namespace of the service, host). Policies are ordered
     oldest first. `namespaces` maps a namespace's name to its labels. `accounts` are the SPIFFE URIs of the workloads
     behind a service, by (namespace, host) as `endpoints`: from the documents, so that they stay when replicas go.
-    `basis` is what `registry.build` starts the next snapshot from, and nobody else's business.
+    `credentials` are the certificates that Gateway API documents may use, by the name that they use, `statuses` those
+    of these documents. `basis` is what `registry.build` starts the next snapshot from, and nobody else's business.
     """
 
     mesh: MeshConfig
@@ -49,6 +51,8 @@ class MeshSnapshot:
     gateways: tuple[Gateway, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()
     secrets: Mapping[tuple[str, str], Secret] = field(default_factory=dict)
+    credentials: Mapping[str, Secret] = field(default_factory=dict)
+    statuses: Mapping[ResourceKey, Mapping[str, Any]] = field(default_factory=dict)
     workloads: tuple[Workload, ...] = ()
     static_workloads: tuple[StaticWorkload, ...] = ()
     namespaces: Mapping[str, Labels] = field(default_factory=dict)

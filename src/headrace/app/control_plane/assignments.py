@@ -4,7 +4,8 @@ Called by the control plane after every revision; the agent reconciles towards t
 
 A Gateway document needs a proxy that its selector selects. Where no Workload of role `gateway` has those labels, one is
 derived, named as in Istio's default installation: selector `istio: ingressgateway` gives workload
-`istio-ingressgateway` in the root namespace with service account `istio-ingressgateway-service-account`.
+`istio-ingressgateway` in the root namespace with service account `istio-ingressgateway-service-account`. A Gateway of
+the Gateway API that names no address gets a proxy of its own, `NAME-CLASS` in its own namespace.
 """
 
 from __future__ import annotations
@@ -64,13 +65,13 @@ class PlannedReplica:
 def plan(workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshConfig) -> tuple[PlannedReplica, ...]:
     """Every replica that the mesh wants, sorted by id."""
     planned: list[PlannedReplica] = []
-    gateway_labels: list[Labels] = []
+    declared: list[tuple[str, Labels]] = []
     for workload in workloads:
         labels = dict(workload.labels or {})
         ports = workload.ports
         if workload.role is WorkloadRole.GATEWAY:
-            gateway_labels.append(labels)
-            ports = _gateway_ports(labels, gateways)
+            declared.append((workload.meta.namespace, labels))
+            ports = _gateway_ports(workload.meta.namespace, labels, gateways)
         identity = Identity(mesh.trust_domain, workload.meta.namespace, workload.service_account)
         planned += [
             PlannedReplica(
@@ -87,19 +88,44 @@ def plan(workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshC
             )
             for index in range(workload.replicas)
         ]
-    planned += _derived_gateways(gateways, gateway_labels, mesh)
+    planned += _own_gateways(gateways, declared, mesh)
+    planned += _derived_gateways([item for item in gateways if item.proxy is None], declared, mesh)
     return tuple(sorted(planned, key=lambda replica: replica.id))
 
 
+def _own_gateways(
+    gateways: Sequence[Gateway], declared: Sequence[tuple[str, Labels]], mesh: MeshConfig
+) -> list[PlannedReplica]:
+    """The proxies that Gateways of the Gateway API get for themselves, unless a declared gateway workload is theirs."""
+    own: dict[tuple[str, str], PlannedReplica] = {}
+    for gateway in gateways:
+        proxy = gateway.proxy
+        if proxy is None or any(gateway.takes(namespace, labels, ()) for namespace, labels in declared):
+            continue
+        labels = dict(proxy.labels)
+        own[proxy.namespace, proxy.name] = PlannedReplica(
+            id=f"{proxy.namespace}/{proxy.name}-0",
+            namespace=proxy.namespace,
+            workload=proxy.name,
+            index=0,
+            role=WorkloadRole.GATEWAY,
+            identity=Identity(mesh.trust_domain, proxy.namespace, proxy.service_account),
+            labels=labels,
+            ports=_gateway_ports(proxy.namespace, labels, gateways),
+            spec=None,
+        )
+    return list(own.values())
+
+
 def _derived_gateways(
-    gateways: Sequence[Gateway], declared: Sequence[Labels], mesh: MeshConfig
+    gateways: Sequence[Gateway], declared: Sequence[tuple[str, Labels]], mesh: MeshConfig
 ) -> list[PlannedReplica]:
     """One proxy for each selector that no declared gateway workload satisfies; a selector that a more specific
     derived proxy already satisfies gets none of its own."""
     selectors = sorted(
         {gateway.selector for gateway in gateways if gateway.selector}, key=lambda item: (-len(item), item)
     )
-    known = list(declared)
+    known = [labels for _, labels in declared]
     derived = []
     for selector in selectors:
         if any(selects(dict(selector), labels) for labels in known):
@@ -117,19 +143,19 @@ def _derived_gateways(
                 role=WorkloadRole.GATEWAY,
                 identity=Identity(mesh.trust_domain, mesh.root_namespace, f"{name}-service-account"),
                 labels=labels,
-                ports=_gateway_ports(labels, gateways),
+                ports=_gateway_ports(mesh.root_namespace, labels, gateways),
                 spec=None,
             )
         )
     return derived
 
 
-def _gateway_ports(labels: Labels, gateways: Iterable[Gateway]) -> tuple[WorkloadPort, ...]:
+def _gateway_ports(namespace: str, labels: Labels, gateways: Iterable[Gateway]) -> tuple[WorkloadPort, ...]:
     """The ports of every Gateway server that selects a proxy with these labels."""
     ports = {
         server.port: WorkloadPort(server.port, server.port_name, server.protocol)
         for gateway in gateways
-        if gateway.takes(labels, ())
+        if gateway.takes(namespace, labels, ())
         for server in gateway.servers
         if server.port
     }

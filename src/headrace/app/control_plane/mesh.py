@@ -24,7 +24,7 @@ from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from headrace.envoy.xds.hub import Hub
 from headrace.envoy.xds.status import ProxyStatus
 from headrace.floor.cell import LatestValue
-from headrace.model.gateway import UNIX, Gateway, Server
+from headrace.model.gateway import UNIX, Server
 from headrace.model.workload import WorkloadRole
 from headrace.wire import agent_v1_pb2 as wire
 
@@ -116,8 +116,7 @@ class Mesh:
 
     def _gateways(self, reports: Mapping[str, wire.ReplicaReport]) -> list[dict[str, Any]]:
         """Each gateway replica and the addresses that clients outside use."""
-        revision = self.documents.store.revision()
-        gateways = [item for item in revision.resources.values() if isinstance(item, Gateway)]
+        gateways = self.pipeline.snapshot.gateways if self.pipeline.snapshot is not None else ()
         found = []
         for replica in self.plan.value:
             report = reports.get(replica.id)
@@ -129,7 +128,7 @@ class Mesh:
                 {
                     _url(server, address, local.get(server.port, server.port))
                     for gateway in gateways
-                    if gateway.takes(replica.labels, ())
+                    if gateway.takes(replica.namespace, replica.labels, ())
                     for server in gateway.servers
                 }
             )

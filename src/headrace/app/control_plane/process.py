@@ -49,9 +49,8 @@ from headrace.identity.issuer import Issuer
 from headrace.identity.ledger import Ledger, LedgerError
 from headrace.identity.roots import Roots
 from headrace.identity.trust import EXTRA_LISTS, ListRules, Trust
-from headrace.model.gateway import Gateway
 from headrace.model.mesh import MeshConfig
-from headrace.model.workload import Workload
+from headrace.registry.build import Declared, declare
 from headrace.wire import agent_v1_pb2_grpc
 
 _log = structlog.get_logger()
@@ -77,6 +76,7 @@ class ControlPlane:
         self._clock = SystemClock()
         self._dirty: LatestValue[int] = LatestValue(0)
         self._planned: LatestValue[tuple[PlannedReplica, ...]] = LatestValue(())
+        self._declared: Declared | None = None
         self._hosts = HostBook()
         self._sets: dict[str, ResourceSet] = {}
         self._hub = Hub(self, self._clock)
@@ -104,10 +104,8 @@ class ControlPlane:
     def _replan(self) -> None:
         """Documents changed: what must run, then what must be sent."""
         revision = self._documents.store.revision()
-        resources = revision.resources.values()
-        workloads = [item for item in resources if isinstance(item, Workload)]
-        gateways = [item for item in resources if isinstance(item, Gateway)]
-        planned = plan(workloads, gateways, revision.mesh)
+        self._declared = declare(revision, self._declared)
+        planned = plan(self._declared.documents.workloads, self._declared.gateways, revision.mesh)
         self._agents.trust_domain = revision.mesh.trust_domain
         self._hosts.planned(planned, self._settings.gateway_bind)
         if planned != self._planned.value:

@@ -46,6 +46,16 @@ MODULES: dict[tuple[str, str], str] = {
     ("headrace.dev", "InferencePolicy"): "inference_policy",
     ("inference.networking.k8s.io", "InferencePool"): "inference_pool",
     ("headrace.dev", "MeshConfig"): "mesh_config",
+    ("", "ConfigMap"): "config_map",
+    ("gateway.networking.k8s.io", "GatewayClass"): "gateway_api.gateway_class",
+    ("gateway.networking.k8s.io", "Gateway"): "gateway_api.gateway",
+    ("gateway.networking.k8s.io", "ListenerSet"): "gateway_api.listener_set",
+    ("gateway.networking.k8s.io", "HTTPRoute"): "gateway_api.http_route",
+    ("gateway.networking.k8s.io", "GRPCRoute"): "gateway_api.grpc_route",
+    ("gateway.networking.k8s.io", "TCPRoute"): "gateway_api.l4_routes",
+    ("gateway.networking.k8s.io", "TLSRoute"): "gateway_api.l4_routes",
+    ("gateway.networking.k8s.io", "ReferenceGrant"): "gateway_api.reference_grant",
+    ("gateway.networking.k8s.io", "BackendTLSPolicy"): "gateway_api.backend_tls_policy",
 }
 """(API group, kind) → module of this package. A module has `KIND`, or `KINDS` where it describes several."""
 

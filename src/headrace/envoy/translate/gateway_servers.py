@@ -66,11 +66,10 @@ def merged_ports(
     bound = dict(port_map)
     merge = _Merge()
     for gateway in gateways:
-        named = {(gateway.meta.namespace, host) for host in gateway.services}
-        leads = [dict(ports) for service, ports in behind if service in named]
+        leads = [dict(ports) for service, ports in behind if service in gateway.before]
         for server in gateway.servers:
             ports = {bound.get(server.port, server.port)}
-            if named:
+            if gateway.services and (leads or gateway.proxy is None):
                 ports = {to[server.port] for to in leads if server.port in to}
             for port in sorted(ports):
                 merge.add(_bound_server(gateway, server, port), port)

@@ -48,7 +48,9 @@ class Place:
 
 
 def destination_cluster(place: Place, destination: Destination) -> str:
-    """The cluster of a destination."""
+    """The cluster of a destination; of a reference that leads nowhere one that never exists (Istio's name)."""
+    if not destination.host:
+        return "UnknownService"
     return outbound_cluster(destination_port(place, destination), destination.subset, destination.host)
 
 
@@ -66,6 +68,8 @@ def apply_route(route: Any, http: HttpRoute, place: Place) -> None:
     """Fill in the action of a rule that forwards."""
     action = route.route
     _apply_rewrite(action, http)
+    if http.missing_is_error:
+        action.cluster_not_found_response_code = route_pb2.RouteAction.INTERNAL_SERVER_ERROR
     host = (http.rewrite.authority if http.rewrite else "") or host_written(http.headers)
     if host:
         action.host_rewrite_literal = host
@@ -206,7 +210,10 @@ def apply_redirect(route: Any, redirect: Redirect, place: Place) -> None:
     """Fill in the action of a rule that redirects."""
     action = route.redirect
     action.host_redirect = redirect.authority
-    if redirect.prefix_rewrite:
+    if redirect.regex_match:
+        action.regex_rewrite.pattern.regex = redirect.regex_match
+        action.regex_rewrite.substitution = redirect.regex_rewrite
+    elif redirect.prefix_rewrite:
         action.prefix_rewrite = redirect.prefix_rewrite
     else:
         action.path_redirect = redirect.uri

@@ -70,6 +70,8 @@ def _set_path(found: Any, uri: StringMatch) -> None:
         found.path = uri.value
     elif uri.kind is MatchKind.PREFIX:
         found.prefix = uri.value
+    elif uri.kind is MatchKind.SEGMENTS and uri.value != "/":
+        found.path_separated_prefix = uri.value
     elif uri.kind is MatchKind.REGEX:
         found.safe_regex.regex = uri.value
 

@@ -234,7 +234,7 @@ def test_a_server_for_which_no_proxy_can_listen_is_left_out(judge, which):
         ("edge/x", "x"),
         ("kubernetes://edge/x", "x"),
         ("other/x", ""),
-        ("kubernetes-gateway://other/x", ""),
+        ("kubernetes-gateway://other/x", "kubernetes-gateway://other/x"),
         ("builtin://", ""),
         ("edge/x/y", ""),
     ],

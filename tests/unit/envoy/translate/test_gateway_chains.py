@@ -161,8 +161,8 @@ def test_behind_services_the_gateway_listens_where_these_lead_to() -> None:
     named = replace(gateway("gw", http_server("*"), http_server("*", port=82)), services=("door",))
     behind = ((("edge", "door"), ((80, 8080),)), (("edge", "back"), ((80, 7070), (82, 8082))))
     assert [port.port for port in merged_ports((named,), "0.0.0.0", (), behind)] == [8080]
-    assert named.takes({}, [("edge", "door")])
-    assert not named.takes({}, [("other", "door")])
+    assert named.takes("edge", {}, [("edge", "door")])
+    assert not named.takes("edge", {}, [("other", "door")])
 
 
 def test_a_socket_is_for_its_owner_and_an_abstract_one_has_no_mode() -> None:

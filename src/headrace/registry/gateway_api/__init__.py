@@ -1,0 +1,105 @@
+"""The Kubernetes Gateway API's documents as Istio's: Gateways, VirtualServices, DestinationRules, and statuses.
+
+`convert` is called by `registry.build` for every revision, so that whatever translates, describes or plans Istio's
+documents needs to know nothing of the Gateway API. Semantics and names are Istio's (its package config/kube/gateway):
+a listener is a Gateway with one server, routes become VirtualServices by listener and host name.
+
+Files: `world` (what can be referred to), `gateways` and `listeners` (doors), `attachment` and `rules` (routes),
+`routes` (VirtualServices), `backends`, `certificates`, `backend_tls`, `conditions` (statuses). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+from headrace.model.destination import DestinationRule
+from headrace.model.gateway import Gateway
+from headrace.model.gateway_api import (
+    ApiGateway,
+    BackendTlsPolicy,
+    GatewayClass,
+    ListenerSet,
+    ReferenceGrant,
+    Route,
+)
+from headrace.model.kube import ConfigMap, Namespace
+from headrace.model.resource import ResourceKey
+from headrace.model.security import Secret
+from headrace.model.service import Service, ServiceEntry
+from headrace.model.traffic import VirtualService
+from headrace.registry.documents import Documents
+from headrace.registry.gateway_api.backend_tls import originate
+from headrace.registry.gateway_api.certificates import References
+from headrace.registry.gateway_api.conditions import Status
+from headrace.registry.gateway_api.gateways import class_statuses, open_doors
+from headrace.registry.gateway_api.routes import bind
+from headrace.registry.gateway_api.world import World
+
+_OWN = (GatewayClass, ApiGateway, ListenerSet, Route, ReferenceGrant, BackendTlsPolicy)
+_READ = (*_OWN, Service, ServiceEntry, Secret, ConfigMap, Namespace)
+
+Made = TypeVar("Made", Gateway, VirtualService, DestinationRule)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Converted:
+    """What the Gateway API's documents of a revision become, each oldest first. `credentials` are the Secrets and
+    ConfigMaps that they may use, by the name that they use. `parts` are the documents that it was made of."""
+
+    gateways: tuple[Gateway, ...] = ()
+    virtual_services: tuple[VirtualService, ...] = ()
+    destination_rules: tuple[DestinationRule, ...] = ()
+    credentials: Mapping[str, Secret] = field(default_factory=dict)
+    statuses: Mapping[ResourceKey, Status] = field(default_factory=dict)
+    parts: tuple[tuple[object, ...], ...] = ()
+
+
+NOTHING = Converted()
+
+
+def convert(documents: Documents, previous: Converted = NOTHING) -> Converted:
+    """Convert the documents; what comes out as before is the object of before (all of it where no document changed)."""
+    if not any(documents.of(kind) for kind in _OWN):
+        return NOTHING
+    parts: tuple[tuple[object, ...], ...] = tuple(documents.of(kind) for kind in _READ)
+    if previous.parts and all(one is other for one, other in zip(parts, previous.parts, strict=True)):
+        return previous
+    world = World.of(documents)
+    references = References(world, previous.credentials)
+    doors = open_doors(world, references, documents.of(ApiGateway), documents.of(ListenerSet))
+    bound = bind(world, doors, documents.of(Route))
+    for key, status in doors.statuses.items():
+        counts = bound.attached.get((key.short_kind, key.namespace, key.name), {})
+        if "listeners" in status:
+            status["listeners"] = [
+                {**item, "attachedRoutes": counts.get(item["name"], 0)} for item in status["listeners"]
+            ]
+    originated = originate(world, references, documents.of(BackendTlsPolicy), bound.behind)
+    statuses = dict(class_statuses(documents.of(GatewayClass)))
+    statuses |= doors.statuses | bound.statuses | originated.statuses
+    credentials = references.found
+    return Converted(
+        gateways=_kept(doors.gateways, previous.gateways),
+        virtual_services=_kept(bound.virtual_services, previous.virtual_services),
+        destination_rules=_kept(originated.rules, previous.destination_rules),
+        credentials=previous.credentials if credentials == previous.credentials else credentials,
+        statuses=statuses,
+        parts=parts,
+    )
+
+
+def _kept(made: list[Made], before: tuple[Made, ...]) -> tuple[Made, ...]:
+    """What was made, oldest first; whatever equals what was made before is that object."""
+    known = {item.meta.key: item for item in before}
+    found = []
+    for item in made:
+        old = known.get(item.meta.key)
+        found.append(old if old is not None and _equal(old, item) else item)
+    ordered = tuple(sorted(found, key=lambda item: item.meta.age()))
+    return before if ordered == before else ordered
+
+
+def _equal(one: Made, other: Made) -> bool:
+    return all(getattr(one, item.name) == getattr(other, item.name) for item in fields(one))
