@@ -10,17 +10,18 @@ import functools
 import hashlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aiohttp import web
+from envoy.config.listener.v3 import listener_pb2
 from tests.flows.envoy_process import EnvoyProcess, running_envoy
 from tests.flows.identity_rig import Trust
 
 from headrace.app import offline
 from headrace.envoy.bootstrap import DEFAULT_SECRET, ROOT_SECRET, BootstrapSettings, bootstrap_json
-from headrace.envoy.resources import ResourceSet
+from headrace.envoy.resources import LISTENER, ResourceSet, XdsResource
 from headrace.envoy.secrets import validation_secret, workload_secret
 from headrace.envoy.translate import Translator
 from headrace.envoy.view import Scopes, view_of
@@ -51,7 +52,8 @@ class Sets:
 
 @dataclass
 class Mesh:
-    """One text of documents and the Envoys that run it."""
+    """One text of documents and the Envoys that run it; `shape` may change what they are sent, `known` are codes of
+    problems that the documents may have."""
 
     directory: Path
     trust: Trust
@@ -60,6 +62,8 @@ class Mesh:
     translator: Translator = field(default_factory=Translator)
     scopes: Scopes = field(default_factory=Scopes)
     running: dict[str, tuple[Proxy, Hub]] = field(default_factory=dict)
+    shape: Callable[[ResourceSet], ResourceSet] = lambda resources: resources
+    known: Sequence[str] = ()
 
     def described(self, name: str) -> Proxy:
         return offline.find_proxy(self._loaded().snapshot, offline.ProxyName.parse(name))
@@ -68,12 +72,13 @@ class Mesh:
         path = self.directory / "documents.yaml"
         path.write_text(self.documents)
         found = offline.load([path])
-        assert not found.problems, [problem.as_line() for problem in found.problems]
+        unknown = [problem.as_line() for problem in found.problems if problem.code not in self.known]
+        assert not unknown, unknown
         return found
 
     async def run(self, proxy: Proxy) -> EnvoyProcess:
         """An Envoy that is this proxy, once it has acknowledged everything."""
-        resources = self.translator.resources(view_of(self._loaded().snapshot, proxy, self.scopes))
+        resources = self.shape(self.translator.resources(view_of(self._loaded().snapshot, proxy, self.scopes)))
         pair = self.trust.pair(proxy.identity)
         secrets = ResourceSet.collect(
             (
@@ -99,7 +104,7 @@ class Mesh:
         self.documents = documents
         snapshot = self._loaded().snapshot
         for name, (proxy, hub) in self.running.items():
-            resources = self.translator.resources(view_of(snapshot, proxy, self.scopes))
+            resources = self.shape(self.translator.resources(view_of(snapshot, proxy, self.scopes)))
             assert not await hub.acknowledged(hub.publish({name: resources}), 15)
 
     async def _settled(self, hub: Hub, name: str, envoy: EnvoyProcess) -> None:
@@ -124,6 +129,25 @@ async def mesh(documents: str) -> AsyncIterator[Mesh]:
         trust = Trust(directory / "ca")
         async with contextlib.AsyncExitStack() as stack:
             yield Mesh(directory, trust, documents, stack)
+
+
+def reachable(address: str) -> Callable[[ResourceSet], ResourceSet]:
+    """A shape for transparent sidecars without redirection: outbound listeners bind their ports, those on any address
+    at `address`, and the virtual listeners are left out."""
+
+    def shaped(resources: ResourceSet) -> ResourceSet:
+        found = [item for group in resources.by_type.values() for item in group.values() if item.type_url != LISTENER]
+        for item in resources.of_type(LISTENER).values():
+            listener = listener_pb2.Listener.FromString(item.body)
+            if item.name.startswith("virtual"):
+                continue
+            listener.ClearField("bind_to_port")
+            if listener.address.socket_address.address == "0.0.0.0":
+                listener.address.socket_address.address = address
+            found.append(XdsResource.of(LISTENER, item.name, listener.SerializeToString(deterministic=True)))
+        return ResourceSet.collect(found)
+
+    return shaped
 
 
 @contextlib.asynccontextmanager
