@@ -25,7 +25,7 @@ from envoy.extensions.filters.http.dynamic_forward_proxy.v3 import dynamic_forwa
 from headrace.envoy.resources import CLUSTER, LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.gateway_routes import MAX_DIRECT_RESPONSE
-from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.inbound import (
     inbound_listener,
     local_clusters,
@@ -142,7 +142,7 @@ def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn, *, forwards: b
         address=socket_address(address, port),
         traffic_direction=base_pb2.OUTBOUND,
         max_connections_to_accept_per_socket_event=uint32(1),
-        filter_chains=[listener_components_pb2.FilterChain(filters=[hcm_filter(settings)])],
+        filter_chains=[listener_components_pb2.FilterChain(filters=hcm_filters(settings))],
         access_log=listener_access_logs(mesh),
     )
     return resource_of(LISTENER, name, listener)

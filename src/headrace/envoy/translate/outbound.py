@@ -20,7 +20,7 @@ from envoy.config.listener.v3 import listener_pb2
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
-from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
 from headrace.envoy.translate.l4_routes import L4Chain
@@ -121,17 +121,23 @@ def _listener(mesh: MeshConfig, outside: Outside, native: tuple[bool, WayIn], pl
     """`native`: whether the proxy has the native module, and whether it is a way into a pool."""
     module, pools = native
     settings = HcmSettings(
-        Direction.OUTBOUND, f"outbound_{planned.name}", mesh, rds=planned.http, module=module, pools=pools
+        direction=Direction.OUTBOUND,
+        stat_prefix=f"outbound_{planned.name}",
+        mesh=mesh,
+        rds=planned.http,
+        module=module,
+        pools=pools,
+        port=planned.port,
     )
     chains: list[Any] = []
     default = part_pb2.FilterChain(name="PassthroughFilterChain", filters=[_unknown(mesh, outside)])
     for item in planned.opaque:
         if item.chain.takes_all:
-            default = _opaque_chain(item.chain, mesh, module)
+            default = _opaque_chain(item.chain, settings)
         else:
             chains += _chosen_chains(item, settings)
     if planned.plain:
-        default = part_pb2.FilterChain(filters=[hcm_filter(settings)])
+        default = part_pb2.FilterChain(filters=hcm_filters(settings))
     elif planned.http:
         chains.append(_http_chain(settings))
     listener = listener_pb2.Listener(
@@ -161,7 +167,7 @@ def _listener(mesh: MeshConfig, outside: Outside, native: tuple[bool, WayIn], pl
 def _chosen_chains(item: Opaque, settings: HcmSettings) -> list[Any]:
     """The chains of what is chosen by SNI or address. Envoy looks at the address before the protocol, so that HTTP to a
     block has a chain with the block too."""
-    chain = _opaque_chain(item.chain, settings.mesh, settings.module)
+    chain = _opaque_chain(item.chain, settings)
     chain.filter_chain_match.server_names.extend(item.chain.sni)
     chain.filter_chain_match.prefix_ranges.extend(_range(block) for block in item.chain.blocks)
     if not item.routes:
@@ -178,7 +184,7 @@ def _range(block: str) -> Any:
 
 def _http_chain(settings: HcmSettings) -> Any:
     """Clear-text HTTP; what an application encrypts by itself is passed through."""
-    chain = part_pb2.FilterChain(filters=[hcm_filter(settings)])
+    chain = part_pb2.FilterChain(filters=hcm_filters(settings))
     chain.filter_chain_match.transport_protocol = "raw_buffer"
     chain.filter_chain_match.application_protocols.extend(_HTTP_WORDS)
     return chain
@@ -190,9 +196,11 @@ def _unknown(mesh: MeshConfig, outside: Outside) -> Any:
     return tcp_filter(Way.to(outside.proxy or PASSTHROUGH if allowed else BLACK_HOLE), mesh)
 
 
-def _opaque_chain(chain: L4Chain, mesh: MeshConfig, module: bool) -> Any:
+def _opaque_chain(chain: L4Chain, settings: HcmSettings) -> Any:
     """TCP to a service, which ends when its server is revoked."""
-    found = part_pb2.FilterChain(filters=way_filters(chain.way, mesh, revocable=module))
+    found = part_pb2.FilterChain(
+        filters=way_filters(chain.way, settings.mesh, revocable=settings.module, port=settings.port)
+    )
     if chain.document:
         found.metadata.filter_metadata["istio"]["config"] = chain.document
     return found
