@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from headrace.config.analysis.codes import Code
 from headrace.config.analysis.index import Index, Running, listed
 from headrace.config.analysis.written import items, pairs, text
-from headrace.config.documents import Path
 from headrace.model.problem import Problem
 from headrace.model.service import Protocol, Service, ServiceEntry
 
@@ -129,15 +128,9 @@ def _judge_addresses(index: Index) -> Iterator[Problem]:
 
 
 def _judge_entries(index: Index) -> Iterator[Problem]:
-    """IST0133: what Istio's validation only warns of."""
+    """IST0133: ports that nothing tells apart, as no address is given out (Istio's validation warns of them)."""
     for entry in index.written.kind("networking.istio.io", "ServiceEntry"):
         resolution = text(entry.spec, "resolution") or "NONE"
-        for number, host in enumerate(items(entry.spec, "hosts")):
-            name = str(host)
-            if "*" in name and len(name) > 1 and not name.startswith("*.") and resolution != "DYNAMIC_DNS":
-                remedy = "Begin it with '*.', or write whole names."
-                place: Path = ("spec", "hosts", number)
-                yield entry.problem(Code.SCHEMA_WARNING, place, f"Partial wildcard {name[:253]!r}.", remedy)
         given = entry.labels.get("networking.istio.io/enable-autoallocate-ip", "").lower() != "false"
         if items(entry.spec, "addresses") or (resolution != "NONE" and given):
             continue
