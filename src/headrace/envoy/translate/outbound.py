@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.core.v3 import address_pb2, base_pb2
@@ -20,6 +21,7 @@ from envoy.config.listener.v3 import listener_pb2
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
+from headrace.envoy.translate.dynamic_dns import forward_filter, forwards
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
@@ -47,18 +49,25 @@ VIRTUAL_OUTBOUND_PORT = 15001
 _HTTP_WORDS = ("http/1.1", "h2c")
 
 
+@dataclass(frozen=True, slots=True)
+class Native:
+    """What the connection managers of a scope have: the native module, a way into pools, names that are looked up."""
+
+    module: bool
+    pools: WayIn
+    forwards: bool
+
+
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
     """All outbound listeners, the same for every proxy of the scope with or without the module."""
     scope, module = view.scope, view.instance.module
     planned = plan(memo, view)
-    pools = way_in(memo, scope, module)
-    key = (scope.mesh, scope.outside, planned, pools)
-    return memo.latest("outbound listeners", (scope.key, module), key, _build, memo, scope, planned, (module, pools))
+    native = Native(module, way_in(memo, scope, module), forwards(memo, scope))
+    key = (scope.mesh, scope.outside, planned, native)
+    return memo.latest("outbound listeners", (scope.key, module), key, _build, memo, scope, planned, native)
 
 
-def _build(
-    memo: Memo, scope: Scope, planned: tuple[Planned, ...], native: tuple[bool, WayIn]
-) -> tuple[XdsResource, ...]:
+def _build(memo: Memo, scope: Scope, planned: tuple[Planned, ...], native: Native) -> tuple[XdsResource, ...]:
     mesh, outside = scope.mesh, scope.outside
     found = [memo.get("virtual outbound", (mesh, outside), _virtual_outbound, mesh, outside)]
     for item in planned:
@@ -117,16 +126,15 @@ def _virtual_outbound(mesh: MeshConfig, outside: Outside) -> XdsResource:
     return resource_of(LISTENER, VIRTUAL_OUTBOUND, listener)
 
 
-def _listener(mesh: MeshConfig, outside: Outside, native: tuple[bool, WayIn], planned: Planned) -> XdsResource:
-    """`native`: whether the proxy has the native module, and whether it is a way into a pool."""
-    module, pools = native
+def _listener(mesh: MeshConfig, outside: Outside, native: Native, planned: Planned) -> XdsResource:
     settings = HcmSettings(
         direction=Direction.OUTBOUND,
         stat_prefix=f"outbound_{planned.name}",
         mesh=mesh,
         rds=planned.http,
-        module=module,
-        pools=pools,
+        module=native.module,
+        first=(forward_filter(),) if native.forwards else (),
+        pools=native.pools,
         port=planned.port,
     )
     chains: list[Any] = []

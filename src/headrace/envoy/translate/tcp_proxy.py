@@ -26,13 +26,15 @@ TCP_PROXY = "envoy.filters.network.tcp_proxy"
 class Way:
     """One cluster (`clusters` holds it with weight 0) or several by weight, and how long a connection may idle and live
     (seconds; None: Envoy's hour, and no limit; idle 0: no limit). `by_source`: the client's address chooses the
-    endpoint. `tunnel` not empty: `host:port` that the cluster's proxy is asked to connect to, by CONNECT or `post`."""
+    endpoint. `by_sni` not 0: the server is the one that the SNI names, at this port. `tunnel` not empty: `host:port`
+    that the cluster's proxy is asked to connect to, by CONNECT or `post`."""
 
     clusters: tuple[tuple[str, int], ...]
     stat_prefix: str
     idle_timeout: float | None = None
     life: float | None = None
     by_source: bool = False
+    by_sni: int = 0
     tunnel: str = ""
     post: bool = False
 
