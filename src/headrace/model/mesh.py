@@ -41,6 +41,16 @@ class GatewayTopology:
     proxy_protocol: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class IngressSettings:
+    """MeshConfig's ingressControllerMode (OFF, DEFAULT: also Ingresses without a class, STRICT), ingressClass, and the
+    `istio` label of the gateways that serve Ingresses (ingressSelector, else ingressService)."""
+
+    mode: str = "STRICT"
+    class_name: str = "istio"
+    selector: str = "ingressgateway"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MeshConfig:
     """Mesh-wide settings; every default is Istio's. Times in seconds.
@@ -77,6 +87,7 @@ class MeshConfig:
     path_normalization: PathNormalization = PathNormalization.BASE
     authorizers: tuple[Authorizer, ...] = ()
     gateway_topology: GatewayTopology = GatewayTopology()
+    ingress: IngressSettings = IngressSettings()
     providers: tuple[Provider, ...] = ()
     default_logs: tuple[str, ...] = ()
     default_spans: tuple[str, ...] = ()

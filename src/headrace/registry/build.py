@@ -18,8 +18,10 @@ from headrace.model.proxy_config import ProxyConfig
 from headrace.model.resource import Labels, ResourceKey
 from headrace.model.security import Secret
 from headrace.model.telemetry import Telemetry
+from headrace.model.traffic import VirtualService
 from headrace.registry.documents import Documents, HasMeta, Revision, group
 from headrace.registry.gateway_api import NOTHING, Converted, convert
+from headrace.registry.ingress import NO_INGRESS, Opened, open_ingresses
 from headrace.registry.join import Joined, join
 from headrace.registry.observed import ObservedReplica
 from headrace.registry.snapshot import MeshSnapshot
@@ -29,19 +31,28 @@ T = TypeVar("T", bound=HasMeta)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Declared:
-    """What documents alone say: by kind, those of the Gateway API converted to Istio's, and all Gateways."""
+    """What documents alone say: by kind, those of the Gateway API and the Ingresses converted to Istio's, and all
+    Gateways."""
 
     documents: Documents
     converted: Converted
+    opened: Opened
     gateways: tuple[Gateway, ...]
+
+    @property
+    def made_services(self) -> tuple[VirtualService, ...]:
+        """The VirtualServices that no document of theirs declares."""
+        return self.converted.virtual_services + self.opened.virtual_services
 
 
 def declare(revision: Revision, previous: Declared | None = None) -> Declared:
     """The documents of a revision; what did not change is the object of `previous`."""
     documents = group(revision.resources, previous.documents if previous else Documents())
     converted = convert(documents, previous.converted if previous else NOTHING)
-    gateways = aged(documents.gateways, converted.gateways, previous.gateways if previous else ())
-    return Declared(documents, converted, gateways)
+    opened = open_ingresses(documents, revision.mesh, previous.opened if previous else NO_INGRESS)
+    made = converted.gateways + opened.gateways
+    gateways = aged(documents.gateways, made, previous.gateways if previous else ())
+    return Declared(documents, converted, opened, gateways)
 
 
 def aged(written: tuple[T, ...], made: tuple[T, ...], previous: tuple[T, ...]) -> tuple[T, ...]:
@@ -90,7 +101,7 @@ def build_snapshot(
                 revision.mesh.default_virtual_service_export_to,
                 previous.virtual_services if previous is not None else (),
             ),
-            converted.virtual_services,
+            declared.made_services,
             previous.virtual_services if previous is not None else (),
         ),
         destination_rules=aged(

@@ -127,11 +127,9 @@ def _fixed_endpoints(
     elif parts:
         for entry, part in parts:
             found.update(inline_endpoints(part, entry, mesh))
-    else:
-        known = {endpoint.address for endpoint in found}
+    elif not service.selector:
         for document in by_name.get((service.namespace, service.name), ()):
-            written = declared_endpoints(service, document)
-            found.update(endpoint for endpoint in written if endpoint.address not in known)
+            found.update(declared_endpoints(service, document))
     return tuple(sorted(found))
 
 

@@ -96,6 +96,7 @@ def test_an_empty_spec_is_istios_defaults(tmp_path: Path) -> None:
         ("rootNamespace: a.b", "spec.rootNamespace"),
         ("serviceSettings: [{hosts: ['a.*.b']}]", "spec.serviceSettings[0].hosts[0]"),
         ("extensionProviders: [{name: a}]", "spec.extensionProviders[0]"),
+        ("extensionProviders: [{name: a, zipkin: {service: z}}]", "spec.extensionProviders[0].zipkin.port"),
         ("defaultConfig: {concurrency: -1}", "spec.defaultConfig.concurrency"),
         (
             "defaultConfig: {gatewayTopology: {numTrustedProxy: 1}}",
@@ -112,7 +113,7 @@ def test_what_is_refused(tmp_path: Path, text: str, field: str) -> None:
 def test_what_is_known_but_not_done_is_said(tmp_path: Path) -> None:
     text = (
         "defaultConfig: {concurrency: 2, proxyHeaders: {server: {disabled: true}}}\n"
-        "ingressClass: istio\n"
+        "enablePrometheusMerge: true\n"
         "meshMTLS: {minProtocolVersion: TLSV1_2}\n"
         "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}\n"
         "extensionProviders: [{name: a, opencensus: {service: otel.obs, port: 4317}}]\n"

@@ -26,6 +26,7 @@ from headrace.config.analysis.given import SOURCE
 from headrace.config.analysis.index import Index
 from headrace.config.analysis.inference import judge_timeouts
 from headrace.config.analysis.inference_policies import judge_inference_policies
+from headrace.config.analysis.ingresses import judge_ingresses
 from headrace.config.analysis.injection import judge_injection
 from headrace.config.analysis.mesh_networks import judge_mesh_networks
 from headrace.config.analysis.policies import judge_claim_routes, judge_policies
@@ -56,6 +57,7 @@ _JUDGEMENTS = (
     judge_gateways,
     judge_inference_policies,
     judge_ingress_subsets,
+    judge_ingresses,
     judge_injection,
     judge_mesh_networks,
     judge_policies,

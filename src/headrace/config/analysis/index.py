@@ -21,6 +21,7 @@ from headrace.model.authorization import AuthorizationPolicy
 from headrace.model.destination import DestinationRule
 from headrace.model.gateway import Gateway
 from headrace.model.inference import InferencePolicy
+from headrace.model.ingress import Ingress, IngressClass
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import resolve_host
 from headrace.model.problem import Problem
@@ -100,13 +101,14 @@ class Index:
     authorization_policies: list[AuthorizationPolicy] = field(default_factory=list)
     request_authentications: list[RequestAuthentication] = field(default_factory=list)
     inference_policies: list[InferencePolicy] = field(default_factory=list)
+    ingresses: list[Ingress] = field(default_factory=list)
+    ingress_classes: dict[str, IngressClass] = field(default_factory=dict)
     secrets: dict[tuple[str, str], Secret] = field(default_factory=dict)
     running: list[Running] = field(default_factory=list)
     metas: list[Metadata] = field(default_factory=list)
     _documents: Mapping[ResourceKey, Document] = field(default_factory=dict)
     _exact: dict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))
     _wild: list[Target] = field(default_factory=list)
-    _in_namespace: dict[str, list[Running]] = field(default_factory=lambda: defaultdict(list))
     _labelled: dict[tuple[str, str, str], list[Running]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
@@ -152,6 +154,10 @@ class Index:
                 self.request_authentications.append(resource)
             case InferencePolicy():
                 self.inference_policies.append(resource)
+            case Ingress():
+                self.ingresses.append(resource)
+            case IngressClass():
+                self.ingress_classes[meta.name] = resource
             case Secret():
                 self.secrets[meta.namespace, meta.name] = resource
             case Service() | ServiceEntry():
@@ -240,13 +246,9 @@ class Index:
     def workloads_with(self, namespace: str, labels: Labels) -> list[Running]:
         """Workloads of a namespace with all of these labels."""
         if not labels:
-            return self._in_namespace.get(namespace, [])
+            return [running for running in self.running if running.meta.namespace == namespace]
         found = min((self._labelled.get((namespace, *pair), []) for pair in labels.items()), key=len)
         return [running for running in found if selects(labels, running.labels)]
-
-    def workloads_anywhere(self, labels: Labels) -> list[Running]:
-        """Workloads of all namespaces with all of these labels."""
-        return [running for name in self._in_namespace for running in self.workloads_with(name, labels)]
 
     def pods_with(self, namespace: str, labels: Labels) -> list[Running]:
         """Workloads of a namespace that Headrace or Kubernetes runs, with all of these labels."""
@@ -258,7 +260,6 @@ class Index:
 
     def _add_running(self, running: Running) -> None:
         self.running.append(running)
-        self._in_namespace[running.meta.namespace].append(running)
         for pair in running.labels.items():
             self._labelled[(running.meta.namespace, *pair)].append(running)
 

@@ -6,10 +6,10 @@ Read by `config.kinds`. A kind leaves this table when it gets its own file.
 from __future__ import annotations
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "networking.istio.io": (),
+    "networking.istio.io": ("ProxyConfig",),
     "security.istio.io": (),
     "telemetry.istio.io": (),
-    "extensions.istio.io": (),
+    "extensions.istio.io": ("WasmPlugin", "TrafficExtension"),
     "install.istio.io": ("IstioOperator",),
     "gateway.networking.k8s.io": (
         "BackendLBPolicy",
@@ -32,7 +32,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "apps": ("ControllerRevision",),
     "autoscaling": ("HorizontalPodAutoscaler",),
-    "networking.k8s.io": ("IPAddress", "Ingress", "IngressClass", "NetworkPolicy", "ServiceCIDR"),
+    "networking.k8s.io": ("IPAddress", "NetworkPolicy", "ServiceCIDR"),
     "policy": ("PodDisruptionBudget", "PodSecurityPolicy"),
     "rbac.authorization.k8s.io": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
     "apiextensions.k8s.io": ("CustomResourceDefinition",),

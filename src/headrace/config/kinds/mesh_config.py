@@ -16,6 +16,7 @@ from headrace.config.fields import (
     Bool,
     Choice,
     DnsLabel,
+    DnsName,
     Duration,
     EnumOf,
     LabelKey,
@@ -35,7 +36,6 @@ from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec,
 from headrace.config.kinds.mesh_authorizers import authorizer_findings, lower_authorizers
 from headrace.config.kinds.mesh_observers import lower_mesh_tracing, lower_observers, observer_findings
 from headrace.config.kinds.mesh_providers import ExtensionProvider
-from headrace.config.kinds.mesh_values import Milliseconds, TrustDomain
 from headrace.config.kinds.proxy_config import ProxyConfigSpec, lower_topology
 from headrace.config.kinds.traffic_policy import (
     ClientTlsSpec,
@@ -45,7 +45,7 @@ from headrace.config.kinds.traffic_policy import (
 )
 from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse, to_camel
 from headrace.model.destination import BY_DISTANCE
-from headrace.model.mesh import MeshConfig, OutboundMode
+from headrace.model.mesh import IngressSettings, MeshConfig, OutboundMode
 from headrace.model.mesh import PathNormalization as Normalization
 from headrace.model.names import ROOT_NAMESPACE
 from headrace.model.problem import Severity
@@ -213,11 +213,11 @@ class MeshConfigSpec(Spec):
     proxy_http_port: Annotated[int, BeforeValidator(whole(0, 65535))] = 0
     connect_timeout: Annotated[float, BeforeValidator(duration(0.001, 3600.0))] = 10.0
     hbone_idle_timeout: Duration | None = None
-    protocol_detection_timeout: Milliseconds = 0.0
+    protocol_detection_timeout: Duration = 0.0
     tcp_keepalive: TcpKeepaliveSpec | None = None
-    ingress_class: Text = ""
+    ingress_class: Text = "istio"
     ingress_service: Text = ""
-    ingress_controller_mode: Annotated[str, Choice("UNSPECIFIED", "OFF", "DEFAULT", "STRICT", numbered=True)] = "OFF"
+    ingress_controller_mode: Annotated[str, Choice("UNSPECIFIED", "OFF", "DEFAULT", "STRICT", numbered=True)] = "STRICT"
     ingress_selector: Text = ""
     enable_tracing: Bool = False
     access_log_file: Text = ""
@@ -230,8 +230,8 @@ class MeshConfigSpec(Spec):
     inbound_traffic_policy: InboundTrafficPolicy | None = None
     config_sources: list[ConfigSource] = []
     enable_auto_mtls: Bool = True
-    trust_domain: TrustDomain = "cluster.local"
-    trust_domain_aliases: list[TrustDomain] = []
+    trust_domain: DnsName = "cluster.local"
+    trust_domain_aliases: list[DnsName] = []
     ca_certificates: list[CertificateData] = []
     default_service_export_to: list[Scope] = ["*"]
     default_virtual_service_export_to: list[Scope] = ["*"]
@@ -272,10 +272,6 @@ def _check(spec: MeshConfigSpec, document: Document) -> Iterator[Finding]:
         message = "ALLOW_ANY_DYNAMIC_DNS is not supported yet: it works as ALLOW_ANY"
         at = ("spec", "outboundTrafficPolicy", "mode")
         yield Finding(at, message, "", NOT_SUPPORTED, Severity.WARNING)
-    retry = spec.default_inbound_http_retry_policy
-    if retry is not None and retry.attempts == 0 and retry.backoff is not None:
-        at_retry = ("spec", "defaultInboundHttpRetryPolicy", "backoff")
-        yield Finding(at_retry, "attempts 0 turns retries off, so backoff means nothing", "Set attempts.")
     names = [provider.name for provider in spec.extension_providers]
     for at_index, name in enumerate(names):
         if name in names[:at_index]:
@@ -317,12 +313,20 @@ def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConf
         path_normalization=_normalization(spec.path_normalization),
         authorizers=lower_authorizers(spec.extension_providers),
         gateway_topology=lower_topology(spec.default_config),
+        ingress=_ingress(spec),
         providers=lower_observers(spec.extension_providers, spec.access_log_encoding, spec.access_log_format),
         default_logs=tuple(defaults.access_logging),
         default_spans=tuple(defaults.tracing),
         tracing=lower_mesh_tracing(spec.enable_tracing, spec.default_config),
         digest=document.digest,
     )
+
+
+def _ingress(spec: MeshConfigSpec) -> IngressSettings:
+    """Whose Ingresses are for which gateways; the service of the default installation has a label of another name."""
+    service = "" if spec.ingress_service == "istio-ingressgateway" else spec.ingress_service
+    selector = spec.ingress_selector or service or "ingressgateway"
+    return IngressSettings(spec.ingress_controller_mode, spec.ingress_class, selector)
 
 
 def _normalization(spec: PathNormalization | None) -> Normalization:
@@ -382,10 +386,6 @@ KIND = Kind(
         "spec.serviceEntryVisibility",
     ),
     without_effect=(
-        "spec.ingressClass",
-        "spec.ingressService",
-        "spec.ingressControllerMode",
-        "spec.ingressSelector",
         "spec.defaultProviders.metrics",
         "spec.configSources",
         "spec.certificates",

@@ -10,15 +10,12 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.config.fields import Bool, Choice, Count, Duration, Int32, NonEmpty, Text, UInt32, number, whole
-from headrace.config.kinds.istio_names import Timespan, at_most_one, set_fields
+from headrace.config.kinds.istio_names import Timespan, at_most_one
 from headrace.config.kinds.mesh_providers import Empty
-from headrace.config.kinds.mesh_values import FullAddress, PositiveTime, ProxyAddress, WholeSeconds
 from headrace.config.kinds.traffic_policy import ClientTlsSpec, TcpKeepaliveSpec
-from headrace.config.schema import Spec, refuse
+from headrace.config.schema import Spec
 from headrace.model.mesh import GatewayTopology
 
-Positive = Annotated[int, BeforeValidator(whole(1, 2**31 - 1))]
-Window = Annotated[int, BeforeValidator(whole(65535, 2**31 - 1))]
 PortOrNone = Annotated[int, BeforeValidator(whole(0, 65535))]
 _CERT_DETAILS = Choice(
     "UNDEFINED", "SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "ALWAYS_FORWARD_ONLY", numbered=True
@@ -29,11 +26,11 @@ _TRACE_CONTEXT = ("UNSPECIFIED", "W3C_TRACE_CONTEXT", "GRPC_BIN", "CLOUD_TRACE_C
 class TracerAddress(Spec):
     """Tracing.Zipkin and Tracing.Datadog."""
 
-    address: FullAddress
+    address: Text = ""
 
 
 class Lightstep(TracerAddress):
-    access_token: Annotated[NonEmpty, Field(repr=False)]
+    access_token: Annotated[Text, Field(repr=False)] = ""
 
 
 class StackdriverTracer(Spec):
@@ -43,8 +40,7 @@ class StackdriverTracer(Spec):
     max_number_of_message_events: Count | None = None
 
 
-class OpenCensusTracer(Spec):
-    address: Text = ""
+class OpenCensusTracer(TracerAddress):
     context: list[Annotated[str, Choice(*_TRACE_CONTEXT, numbered=True)]] = []
 
 
@@ -117,7 +113,7 @@ def lower_topology(spec: ProxyConfigSpec | None) -> GatewayTopology:
 
 
 class KeyProvider(Spec):
-    poll_delay: PositiveTime
+    poll_delay: Timespan | None = None
     fallback: Bool | None = None
 
 
@@ -128,8 +124,6 @@ class PrivateKeyProvider(Spec):
     @model_validator(mode="after")
     def _one_provider(self) -> PrivateKeyProvider:
         at_most_one(self, "cryptomb", "qat")
-        if not set_fields(self, "cryptomb", "qat"):
-            raise refuse("a provider of private keys must say which it is", "Add cryptomb or qat, or take it out.")
         return self
 
 
@@ -140,7 +134,7 @@ class ProxyStatsMatcher(Spec):
 
 
 class RemoteService(Spec):
-    address: ProxyAddress = ""
+    address: Text = ""
     tls_settings: ClientTlsSpec | None = None
     tcp_keepalive: TcpKeepaliveSpec | None = None
 
@@ -197,9 +191,9 @@ class ConnectionSettings(Spec):
     http_request_headers_timeout: Duration | None = None
     http_stream_idle_timeout: Duration | None = None
     http_max_stream_duration: Duration | None = None
-    http_max_concurrent_streams: Positive | None = None
-    http2_initial_stream_window_size: Window | None = None
-    http2_initial_connection_window_size: Window | None = None
+    http_max_concurrent_streams: Count | None = None
+    http2_initial_stream_window_size: Count | None = None
+    http2_initial_connection_window_size: Count | None = None
     http_headers_with_underscores_action: Annotated[
         str,
         Choice(
@@ -222,8 +216,8 @@ class ConnectionSettings(Spec):
             numbered=True,
         ),
     ] = "PATH_WITH_ESCAPED_SLASHES_UNSPECIFIED"
-    listener_connection_limit: Positive | None = None
-    global_downstream_connection_limit: Positive | None = None
+    listener_connection_limit: Count | None = None
+    global_downstream_connection_limit: Count | None = None
 
 
 class ProbeHeader(Spec):
@@ -276,7 +270,7 @@ class ProxyConfigSpec(Spec):
 
     config_path: Text = ""
     binary_path: Text = ""
-    service_cluster: NonEmpty | None = None
+    service_cluster: Text | None = None
     tracing_service_name: (
         Annotated[
             str,
@@ -284,12 +278,12 @@ class ProxyConfigSpec(Spec):
         ]
         | None
     ) = None
-    drain_duration: WholeSeconds | None = None
-    discovery_address: ProxyAddress = ""
+    drain_duration: Timespan | None = None
+    discovery_address: Text = ""
     discovery_refresh_delay: Timespan | None = None
     zipkin_address: Text = ""
-    statsd_udp_address: ProxyAddress = ""
-    envoy_metrics_service_address: ProxyAddress = ""
+    statsd_udp_address: Text = ""
+    envoy_metrics_service_address: Text = ""
     proxy_admin_port: PortOrNone = 0
     availability_zone: Text = ""
     control_plane_auth_policy: Annotated[str, Choice("NONE", "MUTUAL_TLS", numbered=True)] = "NONE"
