@@ -1,7 +1,7 @@
 """Settings of single proxies (istio.networking.v1beta1.ProxyConfig, MeshConfig.defaultConfig, the annotation
 `proxy.istio.io/config`), as far as Headrace acts on them.
 
-Made by `config.kinds.proxy_config_kind` and `config.kinds.mesh_config`, settled for a workload by
+Made by `config.kinds.proxy_config_document` and `config.kinds.mesh_config`, settled for a workload by
 `registry.proxy_configs`.
 """
 

@@ -72,7 +72,8 @@ class Service:
     addresses (none for headless); `export_to` as written ('*', '.', '~' or namespaces; empty: the mesh's default);
     `service_accounts` extra SANs (ServiceEntry.subjectAltNames); `engine` the model engine that its workloads name
     ('' : not a model service). `kubernetes` tells a Service document from a ServiceEntry: short names exist only then.
-    `external_name` is the DNS name behind a Service of type ExternalName ('' otherwise). `pool`: an InferencePool.
+    `external_name` is the DNS name behind a Service of type ExternalName ('' otherwise); where that is a host of the
+    mesh, it is no service of its own but one of the `aliases` of that host. `pool`: an InferencePool.
     """
 
     meta: Metadata
@@ -90,6 +91,7 @@ class Service:
     kubernetes: bool = True
     external_name: str = ""
     pool: bool = False
+    aliases: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -127,9 +127,11 @@ def _fixed_endpoints(
     elif parts:
         for entry, part in parts:
             found.update(inline_endpoints(part, entry, mesh))
-    elif not service.selector:
+    else:
+        known = {endpoint.address for endpoint in found}
         for document in by_name.get((service.namespace, service.name), ()):
-            found.update(declared_endpoints(service, document))
+            written = declared_endpoints(service, document)
+            found.update(endpoint for endpoint in written if endpoint.address not in known)
     return tuple(sorted(found))
 
 

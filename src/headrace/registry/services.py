@@ -85,6 +85,7 @@ def build_services(documents: Documents, previous: ServiceTable, *, addressed: b
         key = (alone, place[1], "")
         made[key] = previous.made.get(key) or _merged(alone)
         found[place] = made[key]
+    _resolve_aliases(found, made, previous)
     if addressed:
         _give_addresses(found, made, previous)
     by_host: dict[str, list[Service]] = {}
@@ -92,6 +93,34 @@ def build_services(documents: Documents, previous: ServiceTable, *, addressed: b
         by_host.setdefault(service.host, []).append(service)
     tuples = {host: tuple(by_host[host]) for host in sorted(by_host)}
     return ServiceTable({host: _same(previous.by_host.get(host), new) for host, new in tuples.items()}, parts_of, made)
+
+
+def _resolve_aliases(
+    found: dict[ServiceKey, Service], made: dict[tuple[object, str, str], Service], previous: ServiceTable
+) -> None:
+    """Services of type ExternalName that stand for a host of the mesh, maybe through others, become names of that
+    (Istio's rule); a loop stays what it is."""
+    names = {service.host: service.external_name.lower() for service in found.values() if service.external_name}
+    if not names:
+        return
+    hosts = {service.host for service in found.values()} - set(names)
+    aliases: dict[str, list[str]] = {}
+    for alias in sorted(names):
+        seen, host = {alias}, names[alias]
+        while host in names and host not in seen:
+            seen.add(host)
+            host = names[host]
+        if host in hosts:
+            aliases.setdefault(host, []).append(alias)
+    for place, service in list(found.items()):
+        if service.host in aliases:
+            known = tuple(aliases[service.host])
+            key = ((service, known), place[1], "")
+            made[key] = previous.made.get(key) or replace(service, aliases=known)
+            found[place] = made[key]
+    gone = {alias for known in aliases.values() for alias in known}
+    for place in [place for place, service in found.items() if service.host in gone and service.external_name]:
+        del found[place]
 
 
 def _give_addresses(

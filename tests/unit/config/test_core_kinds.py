@@ -99,7 +99,6 @@ def test_protocol_selection_is_istios(
     ("spec", "field"),
     [
         ("{ports: [{}]}", "spec.ports[0].port"),
-        ("{ports: [{port: 80, name: a}, {port: 81, name: a}]}", "spec.ports[1].name"),
         ("{ports: [{port: 80, name: a}, {port: 80, name: b}]}", "spec.ports[1].port"),
         ("{ports: [{port: 80, name: A_b}]}", "spec.ports[0].name"),
         ("{ports: [{port: 80, targetPort: '123456789012345678'}]}", "spec.ports[0].targetPort"),

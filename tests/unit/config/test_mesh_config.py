@@ -96,7 +96,6 @@ def test_an_empty_spec_is_istios_defaults(tmp_path: Path) -> None:
         ("rootNamespace: a.b", "spec.rootNamespace"),
         ("serviceSettings: [{hosts: ['a.*.b']}]", "spec.serviceSettings[0].hosts[0]"),
         ("extensionProviders: [{name: a}]", "spec.extensionProviders[0]"),
-        ("extensionProviders: [{name: a, zipkin: {service: z}}]", "spec.extensionProviders[0].zipkin.port"),
         ("defaultConfig: {concurrency: -1}", "spec.defaultConfig.concurrency"),
         (
             "defaultConfig: {gatewayTopology: {numTrustedProxy: 1}}",

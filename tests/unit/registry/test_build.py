@@ -110,7 +110,7 @@ def test_pods_and_workload_entries_stand_behind_a_service() -> None:
     assert (found[1].weight, found[1].locality) == (3, "r/z/s")
 
 
-def test_endpoints_documents_serve_a_service_without_selector_only() -> None:
+def test_endpoints_documents_add_what_pods_do_not_describe() -> None:
     group = DeclaredAddresses(("10.1.0.1", "10.1.0.2"), (("http", 9000),))
     away = DeclaredAddresses(("10.1.0.9",), (("http", 9000),), ready=False)
     document = DeclaredEndpoints(meta("Endpoints", "chat"), "chat", (group, away))
@@ -118,7 +118,11 @@ def test_endpoints_documents_serve_a_service_without_selector_only() -> None:
         ("10.1.0.1", 9000, 80),
         ("10.1.0.2", 9000, 80),
     ]
-    assert places(Mesh().put(service("chat", port(80, name="http")), document)) == []
+    mesh = Mesh().put(service("chat", port(80, name="http")), document)
+    assert places(mesh.put(pod("chat", "10.1.0.1", WorkloadPort(80, "http")))) == [
+        ("10.1.0.1", 80, 80),
+        ("10.1.0.2", 9000, 80),
+    ]
 
 
 def test_a_service_entry_has_its_inline_endpoints() -> None:

@@ -36,6 +36,7 @@ class Code(Enum):
     UNREACHABLE_RULE = ("IST0130", "VirtualServiceUnreachableRule", Severity.WARNING)
     INEFFECTIVE_MATCH = ("IST0131", "VirtualServiceIneffectiveMatch", Severity.INFO)
     HOST_NOT_IN_GATEWAY = ("IST0132", "VirtualServiceHostNotFoundInGateway", Severity.WARNING)
+    SCHEMA_WARNING = ("IST0133", "SchemaWarning", Severity.WARNING)
     ADDRESSES_REQUIRED = ("IST0134", "ServiceEntryAddressesRequired", Severity.WARNING)
     DEPRECATED_ANNOTATION = ("IST0135", "DeprecatedAnnotation", Severity.INFO)
     CONFLICTING_PORTS = ("IST0137", "DeploymentConflictingPorts", Severity.WARNING)

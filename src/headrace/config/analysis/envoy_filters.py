@@ -1,6 +1,6 @@
 """EnvoyFilters: patches whose operation does nothing there, or that depend on what other patches leave behind.
 
-IST0151 to IST0155. Called by `analyse`.
+IST0133 and IST0151 to IST0155. Called by `analyse`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ def judge_envoy_filters(index: Index) -> Iterator[Problem]:
     relative patch depend on the version."""
     versioned: set[str] = set()
     for written in index.written.kind("networking.istio.io", "EnvoyFilter"):
+        yield written.problem(
+            Code.SCHEMA_WARNING,
+            ("spec",),
+            "What an EnvoyFilter patches is generated, and may change with any version.",
+            "Use another kind where one does it; look at the result after every upgrade.",
+        )
         for at, patch in enumerate(items(written.spec, "configPatches")):
             if within(patch, "patch") is None:
                 break

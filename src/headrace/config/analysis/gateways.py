@@ -33,7 +33,7 @@ def judge_gateways(index: Index) -> Iterator[Problem]:
     """
     for gateway in index.written.kind("networking.istio.io", "Gateway"):
         selector = pairs(gateway.spec, "selector")
-        proxies = [item for item in index.running if (item.gateway or item.pod) and selects(selector, item.labels)]
+        proxies = [item for item in index.workloads_anywhere(selector) if item.gateway or item.pod]
         if not proxies and not index.hosted:
             yield gateway.problem(
                 Code.NOT_FOUND,

@@ -109,6 +109,7 @@ class Index:
     _documents: Mapping[ResourceKey, Document] = field(default_factory=dict)
     _exact: dict[str, list[Target]] = field(default_factory=lambda: defaultdict(list))
     _wild: list[Target] = field(default_factory=list)
+    _in_namespace: dict[str, list[Running]] = field(default_factory=lambda: defaultdict(list))
     _labelled: dict[tuple[str, str, str], list[Running]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
@@ -246,9 +247,13 @@ class Index:
     def workloads_with(self, namespace: str, labels: Labels) -> list[Running]:
         """Workloads of a namespace with all of these labels."""
         if not labels:
-            return [running for running in self.running if running.meta.namespace == namespace]
+            return self._in_namespace.get(namespace, [])
         found = min((self._labelled.get((namespace, *pair), []) for pair in labels.items()), key=len)
         return [running for running in found if selects(labels, running.labels)]
+
+    def workloads_anywhere(self, labels: Labels) -> list[Running]:
+        """Workloads of all namespaces with all of these labels."""
+        return [running for name in self._in_namespace for running in self.workloads_with(name, labels)]
 
     def pods_with(self, namespace: str, labels: Labels) -> list[Running]:
         """Workloads of a namespace that Headrace or Kubernetes runs, with all of these labels."""
@@ -260,6 +265,7 @@ class Index:
 
     def _add_running(self, running: Running) -> None:
         self.running.append(running)
+        self._in_namespace[running.meta.namespace].append(running)
         for pair in running.labels.items():
             self._labelled[(running.meta.namespace, *pair)].append(running)
 

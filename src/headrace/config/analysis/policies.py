@@ -47,11 +47,18 @@ def _judge_selection(index: Index, policy: AuthorizationPolicy) -> Iterator[Prob
     """IST0127. A policy of the root namespace without a selector is for everybody, whoever that is."""
     scope, namespace = policy.scope, policy.meta.namespace
     everywhere = namespace == index.mesh.root_namespace
-    if scope.targets or (everywhere and not scope.selector):
+    if (scope.targets and index.hosted) or (everywhere and not scope.selector):
         return
     labels = dict(scope.selector)
-    if any(selects(labels, found) for found in _labels(index, "" if everywhere else namespace)):
+    found = index.workloads_anywhere(labels) if everywhere else index.workloads_with(namespace, labels)
+    if any(_in_mesh(index, running) for running in found):
         return
+    if (
+        everywhere
+        and index.hosted
+        and any(selects(labels, dict(gateway.selector)) for gateway in index.gateways.values())
+    ):
+        return  # `up` starts a proxy for the Gateway, in the root namespace
     yield index.problem(
         policy.meta,
         Code.NO_MATCHING_WORKLOADS,
@@ -59,17 +66,6 @@ def _judge_selection(index: Index, policy: AuthorizationPolicy) -> Iterator[Prob
         f"No matching workloads for this resource with the following labels: {shown(scope.selector)}.",
         "Correct the selector, or give the workload these labels; a policy is for its own namespace.",
     )
-
-
-def _labels(index: Index, namespace: str) -> Iterator[Labels]:
-    """The labels of every workload of a namespace ('' : of all) that is in the mesh, and of the gateways that `up`
-    starts by itself."""
-    for running in index.running:
-        if namespace in ("", running.meta.namespace) and _in_mesh(index, running):
-            yield running.labels
-    if index.hosted and namespace in ("", index.mesh.root_namespace):
-        for gateway in index.gateways.values():
-            yield dict(gateway.selector)
 
 
 def _in_mesh(index: Index, running: Running) -> bool:

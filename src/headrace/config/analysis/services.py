@@ -1,6 +1,6 @@
 """Services and ServiceEntries: port names that tell the protocol, ports that do not contradict each other.
 
-IST0116, IST0118, IST0134, IST0137, IST0150, IST0177. Called by `analyse`.
+IST0116, IST0118, IST0133, IST0134, IST0137, IST0150, IST0177. Called by `analyse`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def judge_services(index: Index) -> Iterator[Problem]:
             yield from _judge_port_names(index, service)
     yield from _judge_workloads(index)
     yield from _judge_addresses(index)
+    yield from _judge_entries(index)
     yield from _judge_protocols(index)
 
 
@@ -123,6 +124,23 @@ def _judge_addresses(index: Index) -> Iterator[Problem]:
                     ("spec", "ports", number),
                     "ServiceEntry addresses are required for this protocol.",
                     "Add addresses, or name the port's protocol (HTTP, TLS ...), which tells hosts apart.",
+                )
+
+
+def _judge_entries(index: Index) -> Iterator[Problem]:
+    """IST0133: ports that nothing tells apart, as no address is given out (Istio's validation warns of them)."""
+    for entry in index.written.kind("networking.istio.io", "ServiceEntry"):
+        resolution = text(entry.spec, "resolution") or "NONE"
+        given = entry.labels.get("networking.istio.io/enable-autoallocate-ip", "").lower() != "false"
+        if items(entry.spec, "addresses") or (resolution != "NONE" and given):
+            continue
+        for number, port in enumerate(items(entry.spec, "ports")):
+            if text(port, "protocol") in ("", "TCP"):
+                yield entry.problem(
+                    Code.SCHEMA_WARNING,
+                    ("spec", "ports", number),
+                    "Addresses are required for TCP ports where none is given out by itself (resolution NONE).",
+                    "Add addresses, or a resolution.",
                 )
 
 

@@ -21,7 +21,7 @@ from headrace.model.resource import Labels
 def within(value: Any, *path: str) -> Any:
     """What stands at a path of field names below a value; None where nothing does."""
     for name in path:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return None
         if name in value:
             value = value[name]
@@ -33,7 +33,7 @@ def within(value: Any, *path: str) -> Any:
 def mapping(value: Any, *path: str) -> Mapping[str, Any]:
     """`within`, where a mapping is expected; empty for anything else."""
     found = within(value, *path)
-    return found if isinstance(found, Mapping) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def items(value: Any, *path: str) -> list[Any]:

@@ -6,10 +6,10 @@ Read by `config.kinds`. A kind leaves this table when it gets its own file.
 from __future__ import annotations
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "networking.istio.io": ("ProxyConfig",),
+    "networking.istio.io": (),
     "security.istio.io": (),
     "telemetry.istio.io": (),
-    "extensions.istio.io": ("WasmPlugin", "TrafficExtension"),
+    "extensions.istio.io": (),
     "install.istio.io": ("IstioOperator",),
     "gateway.networking.k8s.io": (
         "BackendLBPolicy",

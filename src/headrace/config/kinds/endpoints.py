@@ -98,7 +98,7 @@ class SlicePort(Spec):
 class SliceBody(Spec):
     """discovery/v1 EndpointSlice."""
 
-    address_type: Annotated[str, Choice("IPv4", "IPv6", "FQDN")]
+    address_type: Annotated[str, Choice("IPv4", "IPv6", "FQDN")] = "IPv4"
     endpoints: Annotated[list[SliceEndpoint], Field(max_length=1000)] = []
     ports: Annotated[list[SlicePort], Field(max_length=20000)] = []
 

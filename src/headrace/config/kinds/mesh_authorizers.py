@@ -45,6 +45,8 @@ def authorizer_findings(provider: ExtensionProvider, path: Path) -> Iterator[Fin
 
 
 def _judge(spec: AuthzHttp | AuthzGrpc, path: Path) -> Iterator[Finding]:
+    if not spec.port:
+        yield Finding((*path, "port"), "an authorizer needs a port", "Add port.")
     why = why_not_fqdn(spec.service.rpartition("/")[2])
     if spec.service.count("/") > 1 or spec.service.startswith("/") or why:
         message = f"{shown(spec.service)} is not a service"

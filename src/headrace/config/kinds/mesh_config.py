@@ -16,7 +16,6 @@ from headrace.config.fields import (
     Bool,
     Choice,
     DnsLabel,
-    DnsName,
     Duration,
     EnumOf,
     LabelKey,
@@ -36,6 +35,7 @@ from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec,
 from headrace.config.kinds.mesh_authorizers import authorizer_findings, lower_authorizers
 from headrace.config.kinds.mesh_observers import lower_mesh_tracing, lower_observers, observer_findings
 from headrace.config.kinds.mesh_providers import ExtensionProvider
+from headrace.config.kinds.mesh_values import Milliseconds, TrustDomain
 from headrace.config.kinds.proxy_config import ProxyConfigSpec, lower_topology
 from headrace.config.kinds.traffic_policy import (
     ClientTlsSpec,
@@ -213,7 +213,7 @@ class MeshConfigSpec(Spec):
     proxy_http_port: Annotated[int, BeforeValidator(whole(0, 65535))] = 0
     connect_timeout: Annotated[float, BeforeValidator(duration(0.001, 3600.0))] = 10.0
     hbone_idle_timeout: Duration | None = None
-    protocol_detection_timeout: Duration = 0.0
+    protocol_detection_timeout: Milliseconds = 0.0
     tcp_keepalive: TcpKeepaliveSpec | None = None
     ingress_class: Text = "istio"
     ingress_service: Text = ""
@@ -230,8 +230,8 @@ class MeshConfigSpec(Spec):
     inbound_traffic_policy: InboundTrafficPolicy | None = None
     config_sources: list[ConfigSource] = []
     enable_auto_mtls: Bool = True
-    trust_domain: DnsName = "cluster.local"
-    trust_domain_aliases: list[DnsName] = []
+    trust_domain: TrustDomain = "cluster.local"
+    trust_domain_aliases: list[TrustDomain] = []
     ca_certificates: list[CertificateData] = []
     default_service_export_to: list[Scope] = ["*"]
     default_virtual_service_export_to: list[Scope] = ["*"]
@@ -272,6 +272,10 @@ def _check(spec: MeshConfigSpec, document: Document) -> Iterator[Finding]:
         message = "ALLOW_ANY_DYNAMIC_DNS is not supported yet: it works as ALLOW_ANY"
         at = ("spec", "outboundTrafficPolicy", "mode")
         yield Finding(at, message, "", NOT_SUPPORTED, Severity.WARNING)
+    retry = spec.default_inbound_http_retry_policy
+    if retry is not None and retry.attempts == 0 and retry.backoff is not None:
+        at_retry = ("spec", "defaultInboundHttpRetryPolicy", "backoff")
+        yield Finding(at_retry, "attempts 0 turns retries off, so backoff means nothing", "Set attempts.")
     names = [provider.name for provider in spec.extension_providers]
     for at_index, name in enumerate(names):
         if name in names[:at_index]:

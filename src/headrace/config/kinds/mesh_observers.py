@@ -12,6 +12,7 @@ from typing import Any
 
 from headrace.config.documents import Path
 from headrace.config.fields import shown
+from headrace.config.kinds.istio_names import warning
 from headrace.config.kinds.mesh_providers import (
     ExtensionProvider,
     GrpcService,
@@ -23,7 +24,7 @@ from headrace.config.kinds.mesh_providers import (
     Zipkin,
 )
 from headrace.config.kinds.proxy_config import CustomTag, ProxyConfigSpec
-from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding
+from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding, to_camel
 from headrace.model.problem import Severity
 from headrace.model.telemetry import Exporter, MeshTracing, Provider, ProviderKind, Sampler, SpanTag, TagSource
 from headrace.model.telemetry import LogFormat as Format
@@ -33,6 +34,7 @@ _STATE = ("upstream_peer", "downstream_peer")
 """Filter states that Istio's loggers send; upstream Envoy has none of them, and sends nothing for them."""
 BUILT_IN = "envoy"
 """The log that is there without being declared: to the standard output, in MeshConfig's own format."""
+_OBSERVERS = ("zipkin", "datadog", "skywalking", "opentelemetry", "envoy_http_als", "envoy_tcp_als", "envoy_otel_als")
 _USELESS = {
     "lightstep": "Envoy has no Lightstep tracer any more: use opentelemetry",
     "opencensus": "Envoy has no OpenCensus tracer any more: use opentelemetry",
@@ -49,6 +51,14 @@ def observer_findings(provider: ExtensionProvider, path: Path) -> Iterator[Findi
         if getattr(provider, field) is not None:
             message = f"a provider {shown(field)} has no effect in this mesh: {why}"
             yield Finding((*path, field), message, "", NO_EFFECT, Severity.WARNING)
+    for field in _OBSERVERS:
+        backend = getattr(provider, field)
+        if backend is not None and not backend.port:
+            message = "a provider without a port cannot be called: nothing is sent to it"
+            yield warning((*path, to_camel(field), "port"), message, "Add port.")
+    otel = provider.opentelemetry
+    if otel is not None and otel.http is not None and otel.grpc is not None:
+        yield warning((*path, "opentelemetry", "grpc"), "http and grpc exclude each other: http is used", "Keep one.")
     if provider.skywalking is not None and provider.skywalking.access_token:
         message = "'accessToken' has no effect: Istio does not use it either"
         yield Finding((*path, "skywalking", "accessToken"), message, "", NO_EFFECT, Severity.WARNING)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from headrace.config.fields import Bool, Choice, Count, Int32, Int64, NonEmpty, Port, Text, UInt32
+from headrace.config.fields import Bool, Choice, Count, Int32, Int64, NonEmpty, Text, UInt32, whole
 from headrace.config.kinds.istio_names import Timespan, at_most_one, set_fields
 from headrace.config.schema import Spec, refuse
 
@@ -28,7 +28,7 @@ class Backend(Spec):
     """What most providers have: a service of the mesh and its port."""
 
     service: NonEmpty
-    port: Port
+    port: Annotated[int, BeforeValidator(whole(0, 65535))] = 0
 
 
 class AuthzHttp(Backend):
@@ -167,11 +167,6 @@ class OpenTelemetry(Backend):
         str, Choice("ISTIO_CANONICAL", "OTEL_SEMANTIC_CONVENTIONS", numbered=True)
     ] = "ISTIO_CANONICAL"
     dynatrace_sampler: DynatraceSampler | None = None
-
-    @model_validator(mode="after")
-    def _one_transport(self) -> OpenTelemetry:
-        at_most_one(self, "http", "grpc")
-        return self
 
 
 class LogFormat(Spec):

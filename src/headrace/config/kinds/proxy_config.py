@@ -10,12 +10,15 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.config.fields import Bool, Choice, Count, Duration, Int32, NonEmpty, Text, UInt32, number, whole
-from headrace.config.kinds.istio_names import Timespan, at_most_one
+from headrace.config.kinds.istio_names import Timespan, at_most_one, set_fields
 from headrace.config.kinds.mesh_providers import Empty
+from headrace.config.kinds.mesh_values import FullAddress, PositiveTime, ProxyAddress, WholeSeconds
 from headrace.config.kinds.traffic_policy import ClientTlsSpec, TcpKeepaliveSpec
-from headrace.config.schema import Spec
+from headrace.config.schema import Spec, refuse
 from headrace.model.mesh import GatewayTopology
 
+Positive = Annotated[int, BeforeValidator(whole(1, 2**31 - 1))]
+Window = Annotated[int, BeforeValidator(whole(65535, 2**31 - 1))]
 PortOrNone = Annotated[int, BeforeValidator(whole(0, 65535))]
 _CERT_DETAILS = Choice(
     "UNDEFINED", "SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "ALWAYS_FORWARD_ONLY", numbered=True
@@ -26,11 +29,11 @@ _TRACE_CONTEXT = ("UNSPECIFIED", "W3C_TRACE_CONTEXT", "GRPC_BIN", "CLOUD_TRACE_C
 class TracerAddress(Spec):
     """Tracing.Zipkin and Tracing.Datadog."""
 
-    address: Text = ""
+    address: FullAddress
 
 
 class Lightstep(TracerAddress):
-    access_token: Annotated[Text, Field(repr=False)] = ""
+    access_token: Annotated[NonEmpty, Field(repr=False)]
 
 
 class StackdriverTracer(Spec):
@@ -40,7 +43,8 @@ class StackdriverTracer(Spec):
     max_number_of_message_events: Count | None = None
 
 
-class OpenCensusTracer(TracerAddress):
+class OpenCensusTracer(Spec):
+    address: Text = ""
     context: list[Annotated[str, Choice(*_TRACE_CONTEXT, numbered=True)]] = []
 
 
@@ -113,7 +117,7 @@ def lower_topology(spec: ProxyConfigSpec | None) -> GatewayTopology:
 
 
 class KeyProvider(Spec):
-    poll_delay: Timespan | None = None
+    poll_delay: PositiveTime
     fallback: Bool | None = None
 
 
@@ -124,6 +128,8 @@ class PrivateKeyProvider(Spec):
     @model_validator(mode="after")
     def _one_provider(self) -> PrivateKeyProvider:
         at_most_one(self, "cryptomb", "qat")
+        if not set_fields(self, "cryptomb", "qat"):
+            raise refuse("a provider of private keys must say which it is", "Add cryptomb or qat, or take it out.")
         return self
 
 
@@ -134,7 +140,7 @@ class ProxyStatsMatcher(Spec):
 
 
 class RemoteService(Spec):
-    address: Text = ""
+    address: ProxyAddress = ""
     tls_settings: ClientTlsSpec | None = None
     tcp_keepalive: TcpKeepaliveSpec | None = None
 
@@ -191,9 +197,9 @@ class ConnectionSettings(Spec):
     http_request_headers_timeout: Duration | None = None
     http_stream_idle_timeout: Duration | None = None
     http_max_stream_duration: Duration | None = None
-    http_max_concurrent_streams: Count | None = None
-    http2_initial_stream_window_size: Count | None = None
-    http2_initial_connection_window_size: Count | None = None
+    http_max_concurrent_streams: Positive | None = None
+    http2_initial_stream_window_size: Window | None = None
+    http2_initial_connection_window_size: Window | None = None
     http_headers_with_underscores_action: Annotated[
         str,
         Choice(
@@ -216,8 +222,8 @@ class ConnectionSettings(Spec):
             numbered=True,
         ),
     ] = "PATH_WITH_ESCAPED_SLASHES_UNSPECIFIED"
-    listener_connection_limit: Count | None = None
-    global_downstream_connection_limit: Count | None = None
+    listener_connection_limit: Positive | None = None
+    global_downstream_connection_limit: Positive | None = None
 
 
 class ProbeHeader(Spec):
@@ -270,7 +276,7 @@ class ProxyConfigSpec(Spec):
 
     config_path: Text = ""
     binary_path: Text = ""
-    service_cluster: Text | None = None
+    service_cluster: NonEmpty | None = None
     tracing_service_name: (
         Annotated[
             str,
@@ -278,12 +284,12 @@ class ProxyConfigSpec(Spec):
         ]
         | None
     ) = None
-    drain_duration: Timespan | None = None
-    discovery_address: Text = ""
+    drain_duration: WholeSeconds | None = None
+    discovery_address: ProxyAddress = ""
     discovery_refresh_delay: Timespan | None = None
     zipkin_address: Text = ""
-    statsd_udp_address: Text = ""
-    envoy_metrics_service_address: Text = ""
+    statsd_udp_address: ProxyAddress = ""
+    envoy_metrics_service_address: ProxyAddress = ""
     proxy_admin_port: PortOrNone = 0
     availability_zone: Text = ""
     control_plane_auth_policy: Annotated[str, Choice("NONE", "MUTUAL_TLS", numbered=True)] = "NONE"

@@ -27,6 +27,7 @@ from headrace.config.fields import (
     shown,
     whole,
 )
+from headrace.config.kinds.istio_names import SCHEMA_WARNING
 from headrace.config.schema import INCOMPLETE, NO_EFFECT, NOT_SUPPORTED, Finding, Kind, Spec, refuse
 from headrace.model.names import service_fqdn
 from headrace.model.problem import Severity
@@ -157,7 +158,8 @@ def _check(spec: ServiceSpec, document: Document) -> Iterator[Finding]:
         elif port.name and not is_dns_label(port.name):
             yield Finding((*at, index, "name"), f"{shown(port.name)} is not a port name", "Use a-z, 0-9 and '-'.")
         elif port.name in names:
-            yield Finding((*at, index, "name"), f"port name '{port.name}' is used twice", "Rename one.")
+            message = f"port name '{port.name}' is used twice: Kubernetes would not take it"
+            yield Finding((*at, index, "name"), message, "Rename one.", SCHEMA_WARNING, Severity.WARNING)
         if (port.port, port.protocol) in numbers:
             yield Finding((*at, index, "port"), f"port {port.port} is listed twice", "Remove one.")
         names.add(port.name)

@@ -24,16 +24,11 @@ from headrace.config.kinds.istio_names import (
 )
 from headrace.config.kinds.protocols import PROTOCOL_REMEDY, is_tls, parse_protocol
 from headrace.config.kinds.workload_entry import WorkloadEntrySpec, endpoint_findings
-from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec
-from headrace.model.problem import Severity
+from headrace.config.schema import Finding, Kind, Spec
 from headrace.model.resource import Metadata
 from headrace.model.service import InlineEndpoint, Protocol, Resolution, ServiceEntry, ServicePort
 
 _DNS = (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
-_NOT_TRANSLATED = {
-    Resolution.NONE: "works with transparent capture only: a mesh of `headrace up` has no original address yet",
-    Resolution.DYNAMIC_DNS: "is valid, but Headrace does not act on it yet: the document is ignored",
-}
 _DYNAMIC_PROTOCOLS = (Protocol.HTTP, Protocol.TLS, Protocol.GRPC, Protocol.HTTP2)
 _RESOLUTIONS = ("NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS")
 _WAYPOINT = "istio.io/use-waypoint"
@@ -83,9 +78,6 @@ def _check(spec: ServiceEntrySpec, document: Document) -> Iterator[Finding]:
     if resolution not in (Resolution.NONE, Resolution.STATIC) and any("/" in address for address in spec.addresses):
         message = f"resolution {resolution} allows single addresses only"
         yield Finding(("spec", "addresses"), message, "Use NONE or STATIC for CIDR blocks.")
-    if resolution in _NOT_TRANSLATED:
-        message = f"resolution {resolution} {_NOT_TRANSLATED[resolution]}"
-        yield Finding(("spec", "resolution"), message, "Use STATIC or DNS.", NOT_SUPPORTED, Severity.WARNING)
     yield from export_findings(spec.export_to, document.namespace, private=True)
 
 

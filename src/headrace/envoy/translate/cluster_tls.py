@@ -83,8 +83,8 @@ def apply_proxy_protocol(cluster: Any, version: ProxyProtocol) -> None:
 def _apply_automatic(cluster: Any, settings: TlsSettings) -> None:
     if not settings.mesh.enable_auto_mtls or settings.service.external:
         return
-    if cluster.type == cluster_pb2.Cluster.ORIGINAL_DST:
-        return
+    if cluster.type == cluster_pb2.Cluster.ORIGINAL_DST or cluster.HasField("cluster_type"):
+        return  # nothing says who is there
     kind = cluster_pb2.Cluster.TransportSocketMatch
     mutual = kind(
         name="tlsMode-istio",

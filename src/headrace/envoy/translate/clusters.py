@@ -28,6 +28,7 @@ from headrace.envoy.translate.cluster_policy import (
 from headrace.envoy.translate.cluster_tls import TlsSettings, apply_proxy_protocol, apply_tls, originates_tls
 from headrace.envoy.translate.credentials import apply_credential
 from headrace.envoy.translate.destination_rules import effective_policy
+from headrace.envoy.translate.dynamic_dns import set_forward
 from headrace.envoy.translate.endpoints import in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
 from headrace.envoy.translate.localities import ANYWHERE, Caller, caller_at, caller_for, groups_of, locality_setting
@@ -64,15 +65,14 @@ class Part:
 
 
 def parts_of(service: Service, rule: DestinationRule | None) -> Iterator[Part]:
-    """Every port that has clusters (all but UDP), whole and by subset. DYNAMIC_DNS has none: it is not supported yet,
-    and `check` says so."""
-    if service.resolution is Resolution.DYNAMIC_DNS:
-        return
+    """Every port that has clusters (all but UDP), whole and by subset (DYNAMIC_DNS has none: nobody knows the labels of
+    what is looked up)."""
+    subsets = rule.subsets if rule is not None and service.resolution is not Resolution.DYNAMIC_DNS else ()
     for port in service.ports:
         if port.protocol is Protocol.UDP:
             continue
         yield Part(port, None)
-        for subset in rule.subsets if rule else ():
+        for subset in subsets:
             yield Part(port, subset)
 
 
@@ -166,7 +166,8 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dna
     connect = min(mesh.connect_timeout, engine.connect) if engine else mesh.connect_timeout
     apply_pool(cluster, pool, connect, policy.retry_budget)
     apply_outlier_detection(cluster, policy.outlier_detection)
-    apply_load_balancer(cluster, policy.load_balancer)
+    if service.resolution is not Resolution.DYNAMIC_DNS:
+        apply_load_balancer(cluster, policy.load_balancer)
     apply_localities(cluster, setting, policy.outlier_detection is not None)
     if not dnat:
         own_sni = part.sni(service)
@@ -196,6 +197,11 @@ def _set_discovery(cluster: Any, target: Target, part: Part, named: _Named, sett
     service = target.service
     if service.resolution is Resolution.NONE:
         cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
+        if part.port.target not in (0, part.port.number):
+            cluster.original_dst_lb_config.upstream_port_override.value = part.port.target
+        return True
+    if service.resolution is Resolution.DYNAMIC_DNS:
+        set_forward(cluster)
         return True
     if service.resolution not in _BY_NAME:
         cluster.type = cluster_pb2.Cluster.EDS

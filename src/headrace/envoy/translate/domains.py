@@ -15,14 +15,18 @@ _SUFFIX = f".svc.{CLUSTER_DOMAIN}"
 def service_domains(service: Service, namespace: str) -> tuple[str, ...]:
     """Domains of a service for callers in `namespace`, the full name first."""
     host = service.host
-    found = [host]
-    if not _is_address(host):
-        found.append(f"{host}.")
-    found += _short_forms(host, namespace)
+    found = [host] if _is_address(host) else names_of(host, namespace)
+    for alias in service.aliases:
+        found += names_of(alias, namespace)
     if service.headless:
         found += [f"*.{domain}" for domain in found]
     found += [f"[{address}]" if ":" in address else address for address in service.addresses if "/" not in address]
     return tuple(dict.fromkeys(found))
+
+
+def names_of(host: str, namespace: str) -> list[str]:
+    """The names of a Kubernetes service for callers in `namespace`, the full name first."""
+    return [host, f"{host}.", *_short_forms(host, namespace)]
 
 
 def host_domains(host: str) -> tuple[str, ...]:

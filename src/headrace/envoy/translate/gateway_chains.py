@@ -15,7 +15,7 @@ from envoy.config.listener.v3 import listener_components_pb2
 
 from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.translate.gateway_servers import BoundServer, GatewayPort, intersection, is_http
-from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.l4_routes import gateway_tcp_way, gateway_tls_chains, l4_caller
 from headrace.envoy.translate.messages import duration
 from headrace.envoy.translate.sni_dnat import dnat_ways
@@ -55,7 +55,7 @@ def listener_chains(port: GatewayPort, listener: str, parts: ChainParts) -> list
     names: set[tuple[str, str]] = set()
     for group in port.groups:
         if is_http(group[0].server):
-            chains.append(listener_components_pb2.FilterChain(filters=[_http(group[0], listener, parts)]))
+            chains.append(listener_components_pb2.FilterChain(filters=_http(group[0], listener, parts)))
             continue
         for server in group:
             chains += _server_chains(server, listener, parts, taken)
@@ -83,7 +83,7 @@ def _server_chains(server: BoundServer, listener: str, parts: ChainParts, taken:
     """The chains of one server that is not clear-text HTTP."""
     tls = server.server.tls
     if tls is not None and server.route_name:
-        yield _terminating(server, tls, [*_revocation_guard(tls, parts), _http(server, listener, parts)], parts)
+        yield _terminating(server, tls, [*_revocation_guard(tls, parts), *_http(server, listener, parts)], parts)
     elif tls is None or tls.terminates:
         way = _tcp_way(server, parts)
         if way is None:
@@ -162,8 +162,8 @@ def _revocation_guard(tls: ServerTls, parts: ChainParts) -> list[Any]:
     return [guard_network_filter()] if guarded else []
 
 
-def _http(server: BoundServer, listener: str, parts: ChainParts) -> Any:
-    return hcm_filter(
+def _http(server: BoundServer, listener: str, parts: ChainParts) -> list[Any]:
+    return hcm_filters(
         HcmSettings(
             direction=Direction.GATEWAY,
             stat_prefix=(server.server.name if server.server.tls else "") or f"outbound_{listener}",
@@ -174,5 +174,6 @@ def _http(server: BoundServer, listener: str, parts: ChainParts) -> Any:
             plain_host=parts.plain_host,
             pools=parts.pools,
             grpc_web=server.server.protocol.upper() == "GRPC-WEB",
+            port=server.server.port,
         )
     )

@@ -22,6 +22,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 
 from headrace.envoy.module_filter import guard_filter, module_filter
 from headrace.envoy.translate.access_log import access_logs
+from headrace.envoy.translate.extensions import network_extensions, with_extensions
 from headrace.envoy.translate.lives import bound_server_side
 from headrace.envoy.translate.messages import ads, boolean, duration, http_filter, packed
 from headrace.envoy.translate.tracing import trace
@@ -47,7 +48,8 @@ class HcmSettings:
     `http2`: the application speaks clear-text HTTP/2 by declaration. `first` are HTTP filters before all others
     (what guards the workload among them), `plain_host` takes the final dot off the host, so that no policy on hosts is
     gone around by it, `pools` says whether it is a way into pools of model servers. `bounded`:
-    clients show certificates of the mesh, which their connections are not to outlast.
+    clients show certificates of the mesh, which their connections are not to outlast. `port`: the
+    one that it serves, as extensions know it (0: any).
     """
 
     direction: Direction
@@ -62,6 +64,7 @@ class HcmSettings:
     plain_host: bool = False
     pools: WayIn = NO_WAY_IN
     bounded: bool = False
+    port: int = 0
 
     @property
     def is_server(self) -> bool:
@@ -108,6 +111,11 @@ def _normalize_path(manager: Any, how: PathNormalization) -> None:
         manager.path_with_escaped_slashes_action = hcm_pb2.HttpConnectionManager.UNESCAPE_AND_FORWARD
 
 
+def hcm_filters(settings: HcmSettings) -> list[Any]:
+    """The network filters of a chain that ends in the connection manager."""
+    return [*network_extensions(settings.mesh, server=settings.is_server, port=settings.port), hcm_filter(settings)]
+
+
 def hcm_filter(settings: HcmSettings) -> Any:
     """The connection manager as a listener's network filter."""
     return listener_components_pb2.Filter(name=HCM_FILTER, typed_config=packed(http_connection_manager(settings)))
@@ -132,7 +140,7 @@ def _forward_client_certificate(manager: Any, settings: HcmSettings) -> None:
 
 
 def _http_filters(settings: HcmSettings) -> list[Any]:
-    filters = list(settings.first)
+    filters = with_extensions(settings.first, settings.mesh, server=settings.is_server, port=settings.port)
     if settings.module:
         filters.append(module_filter())
         if settings.mesh.guarded and settings.direction is not Direction.INBOUND:

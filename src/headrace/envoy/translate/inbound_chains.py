@@ -16,7 +16,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from headrace.envoy.guards import OPEN, Guard
 from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.translate.guard_filters import http_guards, network_guards
-from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.messages import boolean, duration, uint32
 from headrace.envoy.translate.tcp_proxy import Way, way_filters
 from headrace.envoy.translate.tls import gateway_downstream, mesh_downstream
@@ -135,13 +135,13 @@ def revocation_guard(mtls: bool, settings: ChainSettings) -> list[Any]:
 def _filters(http: bool, mtls: bool, target: ChainTarget, settings: ChainSettings) -> list[Any]:
     """The chain's filters, guarded by the workload's policies."""
     if http:
-        return [_http(target, settings, mtls)]
+        return _http(target, settings, mtls)
     guards = network_guards(target.guard, settings.mesh)
-    return way_filters(Way.to(target.cluster), settings.mesh, guards=guards, server=True)
+    return way_filters(Way.to(target.cluster), settings.mesh, guards=guards, server=True, port=target.port)
 
 
-def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> Any:
-    return hcm_filter(
+def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> list[Any]:
+    return hcm_filters(
         HcmSettings(
             direction=Direction.INBOUND,
             stat_prefix=target.stat_prefix,
@@ -153,6 +153,7 @@ def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> Any:
             first=http_guards(target.guard, settings.mesh),
             plain_host=target.guard.names_hosts,
             grpc_web=target.protocol is Protocol.GRPC_WEB,
+            port=target.port,
         )
     )
 

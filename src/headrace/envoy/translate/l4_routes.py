@@ -29,7 +29,7 @@ from headrace.envoy.visibility import wildcard_covers
 from headrace.model.destination import DestinationRule, Subset
 from headrace.model.names import MESH_GATEWAY, outbound_cluster
 from headrace.model.resource import Metadata
-from headrace.model.service import Protocol, ServicePort
+from headrace.model.service import Protocol, Resolution, ServicePort
 from headrace.model.traffic import L4Match, L4Route, Pairs, RouteDestination, VirtualService
 
 BY_SNI = (Protocol.TLS, Protocol.HTTPS)
@@ -72,7 +72,8 @@ def l4_caller(scope: Scope, port: int, gateway: str = MESH_GATEWAY) -> L4Caller:
 def service_way(target: Target, port: int, cluster: str = "") -> Way:
     """The way to a service's port that no rule speaks for; `cluster` in place of the port's own."""
     name = cluster or outbound_cluster(port, "", target.service.host)
-    return _shaped(Way.to(name), target.rule, port, None)
+    looked_up = target.service.resolution is Resolution.DYNAMIC_DNS
+    return _shaped(replace(Way.to(name), by_sni=port if looked_up else 0), target.rule, port, None)
 
 
 def gateway_tcp_way(virtual_services: Sequence[VirtualService], caller: L4Caller) -> Way | None:

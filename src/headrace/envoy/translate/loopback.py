@@ -11,21 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_pb2
-from envoy.extensions.clusters.dynamic_forward_proxy.v3 import cluster_pb2 as forward_cluster_pb2
-from envoy.extensions.common.dynamic_forward_proxy.v3 import dns_cache_pb2
 from envoy.extensions.filters.http.basic_auth.v3 import basic_auth_pb2
-from envoy.extensions.filters.http.dynamic_forward_proxy.v3 import dynamic_forward_proxy_pb2
 
 from headrace.envoy.resources import CLUSTER, LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.access_log import listener_access_logs
+from headrace.envoy.translate.clusters import target_clusters
+from headrace.envoy.translate.dynamic_dns import forward_filter, forwards, set_forward
 from headrace.envoy.translate.gateway_routes import MAX_DIRECT_RESPONSE
-from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.inbound import (
     inbound_listener,
     local_clusters,
@@ -35,13 +33,13 @@ from headrace.envoy.translate.inbound import (
 )
 from headrace.envoy.translate.inbound_chains import ChainSettings
 from headrace.envoy.translate.memo import Memo, resource_of
-from headrace.envoy.translate.messages import boolean, duration, http_filter, packed, serialized, socket_address, uint32
+from headrace.envoy.translate.messages import boolean, duration, http_filter, serialized, socket_address, uint32
 from headrace.envoy.translate.virtual_hosts import PortTable, any_port_hosts, catch_all, every_table, virtual_host_bytes
 from headrace.envoy.translate.ways_in import WayIn, way_in
 from headrace.envoy.view import Inbound, Outside, ProxyView, Scope
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.proxy import Proxy
-from headrace.model.service import Protocol
+from headrace.model.service import Protocol, Resolution
 
 ROUTES = "http_proxy"
 """The one outbound route table (Istio's name for that of its HTTP proxy listener)."""
@@ -99,23 +97,44 @@ def _inbound_listeners(inbound: Inbound, mesh: MeshConfig, address: str, module:
 
 def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
     proxy, scope = view.instance, view.scope
-    forwards = scope.outside == _FORWARDED
+    outside = scope.outside == _FORWARDED
+    by_name = _by_name(memo, view)
+    looks_up = outside or bool(by_name) or forwards(memo, scope)
     pools = way_in(memo, scope, proxy.module)
     listener = memo.get(
         "loopback proxy",
-        (scope.mesh, forwards, proxy.addresses[0], proxy.capture, proxy.module, pools),
-        lambda: _proxy_listener(proxy, scope.mesh, pools, forwards=forwards),
+        (scope.mesh, looks_up, proxy.addresses[0], proxy.capture, proxy.module, pools),
+        lambda: _proxy_listener(proxy, scope.mesh, pools, looks_up=looks_up),
     )
     tables = every_table(memo, scope)
     routes = memo.latest("loopback routes", scope.key, (scope.outside, tables), lambda: _route_table(scope, tables))
-    found = [listener, routes]
-    if forwards:
+    found = [listener, routes, *by_name]
+    if outside:
         found.append(memo.get("loopback forward", scope.mesh, lambda: _forward_cluster(scope.mesh)))
     return found
 
 
-def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn, *, forwards: bool) -> XdsResource:
-    """The HTTP proxy of one application: nobody passes without the replica's credentials."""
+def _by_name(memo: Memo, view: ProxyView) -> list[XdsResource]:
+    """The clusters of services without endpoints (resolution NONE). A request to a proxy has no original address, so
+    they connect to the host that it names."""
+    return [
+        memo.get("loopback by name", resource, _looked_up, resource)
+        for target in view.scope.targets
+        if target.service.resolution is Resolution.NONE
+        for resource in target_clusters(memo, view, target)
+    ]
+
+
+def _looked_up(resource: XdsResource) -> XdsResource:
+    cluster = cluster_pb2.Cluster.FromString(resource.body)
+    cluster.ClearField("original_dst_lb_config")
+    set_forward(cluster)
+    return resource_of(CLUSTER, cluster.name, cluster)
+
+
+def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn, *, looks_up: bool) -> XdsResource:
+    """The HTTP proxy of one application: nobody passes without the replica's credentials. `looks_up`: some of its
+    clusters connect to the host that a request names."""
     address, port = proxy.addresses[0], proxy.capture.outbound_port
     name = f"{address}_{port}"
     users = base_pb2.DataSource(inline_string=proxy.capture.credentials)
@@ -125,9 +144,8 @@ def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn, *, forwards: b
             basic_auth_pb2.BasicAuth(users=users, authentication_header=AUTHORIZATION),
         )
     ]
-    if forwards:
-        forward = dynamic_forward_proxy_pb2.FilterConfig(dns_cache_config=_dns_cache())
-        first.append(http_filter("envoy.filters.http.dynamic_forward_proxy", forward))
+    if looks_up:
+        first.append(forward_filter())
     settings = HcmSettings(
         direction=Direction.OUTBOUND,
         stat_prefix=f"outbound_{name}",
@@ -142,7 +160,7 @@ def _proxy_listener(proxy: Proxy, mesh: MeshConfig, pools: WayIn, *, forwards: b
         address=socket_address(address, port),
         traffic_direction=base_pb2.OUTBOUND,
         max_connections_to_accept_per_socket_event=uint32(1),
-        filter_chains=[listener_components_pb2.FilterChain(filters=[hcm_filter(settings)])],
+        filter_chains=[listener_components_pb2.FilterChain(filters=hcm_filters(settings))],
         access_log=listener_access_logs(mesh),
     )
     return resource_of(LISTENER, name, listener)
@@ -175,21 +193,8 @@ def _unknown_hosts(scope: Scope) -> bytes:
     return serialized(config)
 
 
-def _dns_cache() -> Any:
-    return dns_cache_pb2.DnsCacheConfig(
-        name="allow_any_dynamic_dns", dns_lookup_family=cluster_pb2.Cluster.V4_PREFERRED, max_hosts=uint32(1024)
-    )
-
-
 def _forward_cluster(mesh: MeshConfig) -> XdsResource:
     """A cluster that connects to whatever host a request names, in clear text."""
-    config = forward_cluster_pb2.ClusterConfig(dns_cache_config=_dns_cache(), allow_insecure_cluster_options=True)
-    cluster = cluster_pb2.Cluster(
-        name=FORWARD_CLUSTER,
-        lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
-        connect_timeout=duration(mesh.connect_timeout),
-        cluster_type=cluster_pb2.Cluster.CustomClusterType(
-            name="envoy.clusters.dynamic_forward_proxy", typed_config=packed(config)
-        ),
-    )
+    cluster = cluster_pb2.Cluster(name=FORWARD_CLUSTER, connect_timeout=duration(mesh.connect_timeout))
+    set_forward(cluster)
     return resource_of(CLUSTER, FORWARD_CLUSTER, cluster)

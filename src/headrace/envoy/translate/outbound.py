@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.core.v3 import address_pb2, base_pb2
@@ -20,7 +21,8 @@ from envoy.config.listener.v3 import listener_pb2
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
-from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filter
+from headrace.envoy.translate.dynamic_dns import forward_filter, forwards
+from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
 from headrace.envoy.translate.l4_routes import L4Chain
@@ -47,18 +49,25 @@ VIRTUAL_OUTBOUND_PORT = 15001
 _HTTP_WORDS = ("http/1.1", "h2c")
 
 
+@dataclass(frozen=True, slots=True)
+class Native:
+    """What the connection managers of a scope have: the native module, a way into pools, names that are looked up."""
+
+    module: bool
+    pools: WayIn
+    forwards: bool
+
+
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
     """All outbound listeners, the same for every proxy of the scope with or without the module."""
     scope, module = view.scope, view.instance.module
     planned = plan(memo, view)
-    pools = way_in(memo, scope, module)
-    key = (scope.mesh, scope.outside, planned, pools)
-    return memo.latest("outbound listeners", (scope.key, module), key, _build, memo, scope, planned, (module, pools))
+    native = Native(module, way_in(memo, scope, module), forwards(memo, scope))
+    key = (scope.mesh, scope.outside, planned, native)
+    return memo.latest("outbound listeners", (scope.key, module), key, _build, memo, scope, planned, native)
 
 
-def _build(
-    memo: Memo, scope: Scope, planned: tuple[Planned, ...], native: tuple[bool, WayIn]
-) -> tuple[XdsResource, ...]:
+def _build(memo: Memo, scope: Scope, planned: tuple[Planned, ...], native: Native) -> tuple[XdsResource, ...]:
     mesh, outside = scope.mesh, scope.outside
     found = [memo.get("virtual outbound", (mesh, outside), _virtual_outbound, mesh, outside)]
     for item in planned:
@@ -117,21 +126,26 @@ def _virtual_outbound(mesh: MeshConfig, outside: Outside) -> XdsResource:
     return resource_of(LISTENER, VIRTUAL_OUTBOUND, listener)
 
 
-def _listener(mesh: MeshConfig, outside: Outside, native: tuple[bool, WayIn], planned: Planned) -> XdsResource:
-    """`native`: whether the proxy has the native module, and whether it is a way into a pool."""
-    module, pools = native
+def _listener(mesh: MeshConfig, outside: Outside, native: Native, planned: Planned) -> XdsResource:
     settings = HcmSettings(
-        Direction.OUTBOUND, f"outbound_{planned.name}", mesh, rds=planned.http, module=module, pools=pools
+        direction=Direction.OUTBOUND,
+        stat_prefix=f"outbound_{planned.name}",
+        mesh=mesh,
+        rds=planned.http,
+        module=native.module,
+        first=(forward_filter(),) if native.forwards else (),
+        pools=native.pools,
+        port=planned.port,
     )
     chains: list[Any] = []
     default = part_pb2.FilterChain(name="PassthroughFilterChain", filters=[_unknown(mesh, outside)])
     for item in planned.opaque:
         if item.chain.takes_all:
-            default = _opaque_chain(item.chain, mesh, module)
+            default = _opaque_chain(item.chain, settings)
         else:
             chains += _chosen_chains(item, settings)
     if planned.plain:
-        default = part_pb2.FilterChain(filters=[hcm_filter(settings)])
+        default = part_pb2.FilterChain(filters=hcm_filters(settings))
     elif planned.http:
         chains.append(_http_chain(settings))
     listener = listener_pb2.Listener(
@@ -161,7 +175,7 @@ def _listener(mesh: MeshConfig, outside: Outside, native: tuple[bool, WayIn], pl
 def _chosen_chains(item: Opaque, settings: HcmSettings) -> list[Any]:
     """The chains of what is chosen by SNI or address. Envoy looks at the address before the protocol, so that HTTP to a
     block has a chain with the block too."""
-    chain = _opaque_chain(item.chain, settings.mesh, settings.module)
+    chain = _opaque_chain(item.chain, settings)
     chain.filter_chain_match.server_names.extend(item.chain.sni)
     chain.filter_chain_match.prefix_ranges.extend(_range(block) for block in item.chain.blocks)
     if not item.routes:
@@ -178,7 +192,7 @@ def _range(block: str) -> Any:
 
 def _http_chain(settings: HcmSettings) -> Any:
     """Clear-text HTTP; what an application encrypts by itself is passed through."""
-    chain = part_pb2.FilterChain(filters=[hcm_filter(settings)])
+    chain = part_pb2.FilterChain(filters=hcm_filters(settings))
     chain.filter_chain_match.transport_protocol = "raw_buffer"
     chain.filter_chain_match.application_protocols.extend(_HTTP_WORDS)
     return chain
@@ -190,9 +204,11 @@ def _unknown(mesh: MeshConfig, outside: Outside) -> Any:
     return tcp_filter(Way.to(outside.proxy or PASSTHROUGH if allowed else BLACK_HOLE), mesh)
 
 
-def _opaque_chain(chain: L4Chain, mesh: MeshConfig, module: bool) -> Any:
+def _opaque_chain(chain: L4Chain, settings: HcmSettings) -> Any:
     """TCP to a service, which ends when its server is revoked."""
-    found = part_pb2.FilterChain(filters=way_filters(chain.way, mesh, revocable=module))
+    found = part_pb2.FilterChain(
+        filters=way_filters(chain.way, settings.mesh, revocable=settings.module, port=settings.port)
+    )
     if chain.document:
         found.metadata.filter_metadata["istio"]["config"] = chain.document
     return found

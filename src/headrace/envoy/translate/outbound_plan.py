@@ -14,6 +14,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from headrace.envoy.translate.domains import names_of
 from headrace.envoy.translate.endpoints import is_address, taking_requests
 from headrace.envoy.translate.l4_routes import (
     BY_SNI,
@@ -208,12 +209,17 @@ class _Planner:
             plan.http = f"{target.service.host}:{port.number}" if own else _table(address, number)
             plan.protocol = Protocol.UNDECLARED
         blocks = _blocks(target) if anywhere else ()
-        sni = (target.service.host,) if anywhere and port.protocol in BY_SNI else ()
+        sni = self._names(target) if anywhere and port.protocol in BY_SNI else ()
         caller = l4_caller(self._scope, number or port.number)
         chains = sidecar_chains(self._rules, caller, target, port, blocks, sni)
         if plan.plain:
             chains = [chain for chain in chains if not chain.takes_all]
         plan.add(chains, plan.http if sniffed else "")
+
+    def _names(self, target: Target) -> tuple[str, ...]:
+        """The names that a service's TLS connections ask for."""
+        aliases = [name for alias in target.service.aliases for name in names_of(alias, self._scope.namespace)]
+        return (target.service.host, *(name for name in aliases if not name.endswith(".")))
 
     def _open(self, address: str, number: int, protocol: Protocol) -> _Plan | None:
         """The listener at an address (None: nothing may be added)."""

@@ -15,6 +15,7 @@ from envoy.type.v3 import hash_policy_pb2
 
 from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.translate.access_log import access_logs
+from headrace.envoy.translate.extensions import network_extensions
 from headrace.envoy.translate.messages import duration, packed
 from headrace.model.mesh import MeshConfig
 
@@ -25,13 +26,15 @@ TCP_PROXY = "envoy.filters.network.tcp_proxy"
 class Way:
     """One cluster (`clusters` holds it with weight 0) or several by weight, and how long a connection may idle and live
     (seconds; None: Envoy's hour, and no limit; idle 0: no limit). `by_source`: the client's address chooses the
-    endpoint. `tunnel` not empty: `host:port` that the cluster's proxy is asked to connect to, by CONNECT or `post`."""
+    endpoint. `by_sni` not 0: the server is the one that the SNI names, at this port. `tunnel` not empty: `host:port`
+    that the cluster's proxy is asked to connect to, by CONNECT or `post`."""
 
     clusters: tuple[tuple[str, int], ...]
     stat_prefix: str
     idle_timeout: float | None = None
     life: float | None = None
     by_source: bool = False
+    by_sni: int = 0
     tunnel: str = ""
     post: bool = False
 
@@ -42,16 +45,24 @@ class Way:
 
 
 def way_filters(
-    way: Way, mesh: MeshConfig, *, guards: Sequence[Any] = (), revocable: bool = False, server: bool = False
+    way: Way,
+    mesh: MeshConfig,
+    *,
+    guards: Sequence[Any] = (),
+    revocable: bool = False,
+    server: bool = False,
+    port: int = 0,
 ) -> list[Any]:
     """The network filters of a chain that sends its connections on a way.
 
     `guards` are the policies of the workload that the chain belongs to (`guard_filters.network_guards`; none for what
     leaves a sidecar). `revocable`: the proxy has the native module, and one side of the connection has a certificate of
-    the mesh: it ends when its peer is revoked. `server`: the connections are those that the workload takes.
+    the mesh: it ends when its peer is revoked. `server`: the connections are those that the workload takes;
+    `port` is theirs (0: any).
     """
     revocation = [guard_network_filter()] if revocable and mesh.guarded else []
-    return [*revocation, *guards, tcp_filter(way, mesh, server=server)]
+    before = network_extensions(mesh, server=server, port=port, guards=guards)
+    return [*revocation, *before, tcp_filter(way, mesh, server=server)]
 
 
 def tcp_filter(way: Way, mesh: MeshConfig, *, server: bool = False) -> Any:

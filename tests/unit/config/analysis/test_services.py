@@ -121,3 +121,32 @@ def test_a_document_can_silence_codes(check, silenced, left):
     annotations = f"{{galley.istio.io/analyze-suppress: {silenced}, a.istio.io/unknown: b}}"
     found = check(service("[{name: api, port: 80}]", annotations=annotations))
     assert sorted(problem.code for problem in found) == left
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("hosts: [a.example.com], ports: [{number: 80, name: t, protocol: TCP}]", ["IST0133", "IST0134"]),
+        ("hosts: [a.example.com], resolution: DNS, ports: [{number: 80, name: t, protocol: TCP}]", ["IST0134"]),
+        ("hosts: [a.example.com], ports: [{number: 80, name: h, protocol: HTTP}]", []),
+        ("hosts: ['*a.example.com'], ports: [{number: 80, name: h, protocol: HTTP}]", ["IST0133"]),
+        ("hosts: ['*.example.com'], ports: [{number: 80, name: h, protocol: HTTP}]", []),
+    ],
+)
+def test_entries_that_istio_only_warns_of(check, spec, expected):
+    text = f"apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e}}\nspec: {{{spec}}}\n"
+    assert sorted(problem.code for problem in check(text) if problem.code in ("IST0133", "IST0134")) == expected
+
+
+@pytest.mark.parametrize("name", ["ISTIO_META_DNS_AUTO_ALLOCATE", "PILOT_ENABLE_IP_AUTOALLOCATE"])
+def test_addresses_that_are_given_out(check, name):
+    mesh = f"""
+    apiVersion: headrace.dev/v1alpha1
+    kind: MeshConfig
+    metadata: {{name: mesh}}
+    spec: {{defaultConfig: {{proxyMetadata: {{ISTIO_META_DNS_CAPTURE: "true", {name}: "true"}}}}}}
+    """
+    text = entry("[{number: 80, name: t, protocol: TCP}]")
+    assert "IST0134" in [problem.code for problem in check(text)]
+    assert "IST0134" not in [problem.code for problem in check(text, mesh)]
+    assert "IST0134" not in [problem.code for problem in check(text + "status: {addresses: [{value: 240.0.0.1}]}\n")]

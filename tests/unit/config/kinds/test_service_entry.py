@@ -27,6 +27,8 @@ ACCEPTED = {
     "static": f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nendpoints: [{{address: 10.0.0.1, ports: {{http: 8080}}}}]",
     "socket": f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nendpoints: [{{address: unix:///a}}]",
     "static by labels": f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nworkloadSelector: {{labels: {{app: a}}}}",
+    "no resolution": f"hosts: [a.b]\n{HTTP}",
+    "dynamic": f"hosts: ['*.a.b']\n{HTTP}\nresolution: DYNAMIC_DNS",
     "several http hosts": f"hosts: [a.b, '*.c.d']\n{HTTP}\nresolution: STATIC",
     "blocks of addresses": f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\naddresses: [10.0.0.0/8, '2001:db8::1']",
     "endpoints by name": f"hosts: ['*.a.b']\n{HTTP}\nresolution: DNS\nendpoints: [{{address: c.d}}]",
@@ -128,8 +130,6 @@ def test_rejected(judge, spec, field, message):
 
 
 WARNED = {
-    "no resolution": (f"hosts: [a.b]\n{HTTP}", "HR0001", "spec.resolution"),
-    "dynamic": (f"hosts: ['*.a.b']\n{HTTP}\nresolution: DYNAMIC_DNS", "HR0001", "spec.resolution"),
     "partial wildcard": (f"hosts: ['*a.b']\n{HTTP}\nresolution: STATIC", "IST0133", "spec.hosts[0]"),
     "empty selector": (
         f"hosts: [a.b]\n{HTTP}\nresolution: STATIC\nworkloadSelector: {{}}",
