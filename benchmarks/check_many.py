@@ -3,8 +3,10 @@
     python benchmarks/check_many.py [--documents N] [--runs N] [--profile] [--write]
 
 1,000 services, each a Service, a DestinationRule with two subsets, a VirtualService (two matches, a weighted split,
-retries) and two Workloads, all without a fault, in 50 files. The time is that of the whole command, start included, and
-of the same with ten times fewer documents, to see how it grows.
+retries) and two Workloads, all without a fault, in 50 files. "cluster" is a cluster with Istio instead, 500 services of
+ten kinds each: Deployment, Service, VirtualService, DestinationRule, Gateway, ServiceEntry, AuthorizationPolicy,
+PeerAuthentication, Sidecar and Telemetry. The time is that of the whole command, start included, and of the same with
+ten times fewer documents, to see how it grows.
 """
 
 from __future__ import annotations
@@ -95,14 +97,85 @@ spec:
   - {name: http, port: 8000}
   - {name: grpc-admin, port: 9090}
 """
-KINDS = 5
+CLUSTER = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec:
+  selector: {matchLabels: {app: app-%(n)d}}
+  template:
+    metadata: {labels: {app: app-%(n)d, version: v1}}
+    spec: {containers: [{name: app, image: app, ports: [{containerPort: 8000, name: http}]}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec: {selector: {app: app-%(n)d}, ports: [{name: http, port: 80, targetPort: 8000}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec:
+  hosts: [app-%(n)d.example.com]
+  gateways: [app-%(n)d]
+  http:
+  - match: [{uri: {prefix: /a/}}, {headers: {x-canary: {exact: "true"}}}]
+    route: [{destination: {host: app-%(n)d, subset: v1, port: {number: 80}}}]
+    timeout: 30s
+  - route: [{destination: {host: out-%(n)d.example.org, port: {number: 443}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec:
+  host: app-%(n)d
+  trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}, outlierDetection: {consecutive5xxErrors: 5}}
+  subsets: [{name: v1, labels: {version: v1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [app-%(n)d.example.com]}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: out-%(n)d, namespace: ns-%(ns)d}
+spec: {hosts: [out-%(n)d.example.org], resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec:
+  selector: {matchLabels: {app: app-%(n)d}}
+  rules: [{from: [{source: {principals: ["cluster.local/ns/ns-%(ns)d/sa/*"]}}], to: [{operation: {methods: [GET]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec: {selector: {matchLabels: {app: app-%(n)d}}, mtls: {mode: STRICT}}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec: {workloadSelector: {labels: {app: app-%(n)d}}, egress: [{hosts: ["./*", "istio-system/*"]}]}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: app-%(n)d, namespace: ns-%(ns)d}
+spec: {selector: {matchLabels: {app: app-%(n)d}}, accessLogging: [{providers: [{name: envoy}]}]}
+"""
+SHAPES = {"Headrace's own": (SERVICE, 5), "cluster": (CLUSTER, 10)}
+"""A text of documents, and how many it has."""
 
 
-def write(directory: Path, documents: int) -> None:
+def write(directory: Path, documents: int, shape: str) -> None:
     """Files with that many documents."""
+    text, count = SHAPES[shape]
     texts: dict[int, list[str]] = {}
-    for number in range(documents // KINDS):
-        texts.setdefault(number % FILES, []).append(SERVICE % {"n": number, "ns": number % 20})
+    for number in range(documents // count):
+        texts.setdefault(number % FILES, []).append(text % {"n": number, "ns": number % 20})
     for number, parts in texts.items():
         (directory / f"part-{number:02}.yaml").write_text("---\n".join(parts))
 
@@ -143,21 +216,26 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hr-check-") as root:
         rows = []
-        for documents in (arguments.documents // 10, arguments.documents):
-            directory = Path(root) / str(documents)
-            directory.mkdir()
-            write(directory, documents)
+        slowest = 0.0
+        for shape in SHAPES:
+            for documents in (arguments.documents // 10, arguments.documents):
+                directory = Path(root) / f"{shape}-{documents}"
+                directory.mkdir()
+                write(directory, documents, shape)
+                if arguments.profile:
+                    continue
+                taken = [seconds(directory) for _ in range(arguments.runs)]
+                slowest = max(slowest, statistics.median(taken))
+                size = sum(file.stat().st_size for file in directory.iterdir()) / 1e6
+                best = f"{documents / min(taken):,.0f}"
+                rows.append([shape, f"{documents:,}", f"{size:.1f}", report.spread(taken), best])
             if arguments.profile:
-                continue
-            taken = [seconds(directory) for _ in range(arguments.runs)]
-            size = sum(file.stat().st_size for file in directory.iterdir()) / 1e6
-            rows.append([f"{documents:,}", f"{size:.1f}", report.spread(taken), f"{documents / min(taken):,.0f}"])
+                profile(directory)
         if arguments.profile:
-            profile(directory)
             return
-    verdict = "met" if statistics.median(taken) < GOAL else "MISSED"
+    verdict = "met" if slowest < GOAL else "MISSED"
     lines = [__doc__.split("\n\n")[2].replace("\n", " ").strip(), ""]
-    lines += report.table(["documents", "MB", "seconds", "documents/s at best"], rows)
+    lines += report.table(["shape", "documents", "MB", "seconds", "documents/s at best"], rows)
     lines += ["", f"{arguments.runs} runs, medians (lowest to highest). Goal, < {GOAL:g} s: {verdict}."]
     report.publish("`headrace check` of many documents", lines, write=arguments.write)
 

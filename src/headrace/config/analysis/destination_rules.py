@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from headrace.config.analysis.codes import Code
+from headrace.config.analysis.destinations import scopes_of
 from headrace.config.analysis.index import Index, Running, Target
-from headrace.config.analysis.written import text
-from headrace.model.destination import ClientTls, DestinationRule, TlsMode
+from headrace.config.analysis.written import Written, items, pairs, text, within
+from headrace.config.documents import Path
+from headrace.model.destination import DestinationRule, TlsMode
+from headrace.model.names import resolve_host
 from headrace.model.problem import Problem
 from headrace.model.resource import Labels, selects
 from headrace.model.security import MtlsMode, PeerAuthentication
@@ -22,58 +26,54 @@ _PLACES = ("topology.kubernetes.io/", "topology.istio.io/", "kubernetes.io/hostn
 """Labels that endpoints get from where they run, not from their documents."""
 _HOSTNAME = "kubernetes.io/hostname"
 _OF_NODES = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone")
-_OWN_TLS = (TlsMode.SIMPLE, TlsMode.MUTUAL)
+_OWN_TLS = ("SIMPLE", "MUTUAL")
 
 
 def judge_rules(index: Index) -> Iterator[Problem]:
     """Every judgement of every DestinationRule."""
     pods = _Pods(index)
-    for rule in index.destination_rules:
-        yield from _judge_verification(index, rule)
-        target = index.find_host(rule.host, rule.meta.namespace, _scopes(rule))
+    for rule in index.written.kind("networking.istio.io", "DestinationRule"):
+        yield from _judge_verification(rule)
+        host = resolve_host(text(rule.spec, "host"), rule.namespace)
+        target = index.find_host(host, rule.namespace, scopes_of(rule)) if text(rule.spec, "host") else None
         if target is None:
-            yield index.problem(
-                rule.meta,
+            yield rule.problem(
                 Code.UNKNOWN_RULE_HOST,
-                "spec.host",
-                f"The host {rule.host} defined in the DestinationRule does not match any services in the mesh.",
+                ("spec", "host"),
+                f"The host {host} defined in the DestinationRule does not match any services in the mesh.",
                 "Add the Service or ServiceEntry, or correct the host.",
             )
-            continue
-        yield from _judge_subsets(index, rule, target, pods)
-        yield from _judge_mtls(index, rule, target)
+        else:
+            yield from _judge_subsets(index, rule, target, pods)
+    for lowered in index.destination_rules:
+        target = index.find_host(lowered.host, lowered.meta.namespace, _scopes(lowered))
+        if target is not None:
+            yield from _judge_mtls(index, lowered, target)
 
 
-def _judge_verification(index: Index, rule: DestinationRule) -> Iterator[Problem]:
+def _judge_verification(rule: Written) -> Iterator[Problem]:
     """IST0128 and IST0129: TLS of one's own whose server nobody verifies."""
-    if rule.policy is None:
-        return
+    policy = within(rule.spec, "trafficPolicy")
     remedy = "Add caCertificates (or credentialName with a workloadSelector), and subjectAltNames."
-    subject = f"DestinationRule {rule.meta.name} in namespace {rule.meta.namespace} has TLS mode set to"
-    if rule.policy.tls is not None and _unverified(rule.policy.tls, rule):
-        yield index.problem(
-            rule.meta,
-            Code.NO_SERVER_VERIFICATION,
-            "spec.trafficPolicy.tls",
-            f"{subject} {rule.policy.tls.mode} but no caCertificates are set to validate server identity for host: "
-            f"{rule.host}.",
-            remedy,
-        )
-    for number, port in enumerate(rule.policy.ports):
-        if port.tls is not None and _unverified(port.tls, rule):
-            yield index.problem(
-                rule.meta,
-                Code.NO_SERVER_VERIFICATION_PORT,
-                f"spec.trafficPolicy.portLevelSettings[{number}].tls",
-                f"{subject} {port.tls.mode} but no caCertificates are set to validate server identity for host: "
-                f"{rule.host} at port {port.port}.",
+    for place, tls, port in _client_tls(policy):
+        mode = text(tls, "mode")
+        by_secret = text(tls, "credentialName") and within(rule.spec, "workloadSelector") is not None
+        if mode in _OWN_TLS and not text(tls, "caCertificates") and not by_secret:
+            at = f" at port {port}" if port is not None else ""
+            yield rule.problem(
+                Code.NO_SERVER_VERIFICATION if port is None else Code.NO_SERVER_VERIFICATION_PORT,
+                ("spec", "trafficPolicy", *place, "tls"),
+                f"DestinationRule {rule.name} in namespace {rule.namespace} has TLS mode set to {mode} but no "
+                f"caCertificates are set to validate server identity for host: {text(rule.spec, 'host')}{at}.",
                 remedy,
             )
 
 
-def _unverified(tls: ClientTls, rule: DestinationRule) -> bool:
-    by_secret = tls.credential_name and rule.workload_selector is not None
-    return tls.mode in _OWN_TLS and not tls.ca_certificates and not by_secret
+def _client_tls(policy: Any) -> Iterator[tuple[Path, Any, str | None]]:
+    """The TLS settings of a policy, for all ports and for single ones."""
+    yield (), within(policy, "tls"), None
+    for number, port in enumerate(items(policy, "portLevelSettings")):
+        yield ("portLevelSettings", number), within(port, "tls"), str(within(port, "port", "number"))
 
 
 def _scopes(rule: DestinationRule) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class _Labelled:
     placed: bool
 
 
-def _judge_subsets(index: Index, rule: DestinationRule, target: Target, pods: _Pods) -> Iterator[Problem]:
+def _judge_subsets(index: Index, rule: Written, target: Target, pods: _Pods) -> Iterator[Problem]:
     """IST0173. Where Headrace runs the workloads, the labels must be those of the service's own, if it has any."""
     if isinstance(target.source, ServiceEntry) and target.source.endpoints:
         inline = [dict(endpoint.labels) for endpoint in target.source.endpoints]
@@ -126,14 +126,13 @@ def _judge_subsets(index: Index, rule: DestinationRule, target: Target, pods: _P
         inline = None
     if inline is None and index.hosted and not index.workloads_of(target):
         return
-    for number, subset in enumerate(rule.subsets):
-        if _is_empty(index, target, dict(subset.labels), inline, pods):
-            yield index.problem(
-                rule.meta,
+    for number, subset in enumerate(items(rule.spec, "subsets")):
+        if _is_empty(index, target, pairs(subset, "labels"), inline, pods):
+            yield rule.problem(
                 Code.SUBSET_SELECTS_NOTHING,
-                f"spec.subsets[{number}].labels",
-                f"The Subset {subset.name} defined in the DestinationRule does not select any pods. Which may lead to "
-                "503 UH (NoHealthyUpstream).",
+                ("spec", "subsets", number, "labels"),
+                f"The Subset {text(subset, 'name')} defined in the DestinationRule does not select any pods. Which may "
+                "lead to 503 UH (NoHealthyUpstream).",
                 "Give a workload of the service these labels, or correct them.",
             )
 

@@ -1,7 +1,7 @@
 """Gateways of the same proxies that contend for a host of a port, or that show the same certificate.
 
-IST0138 and IST0145. Called by `analyse`; which Gateways are compared, and that hosts compare as they are written, is
-Istio's rule.
+IST0138 and IST0145; IST0101 for a Gateway without servers, whose selector no other one shares. Called by `analyse`;
+which Gateways are compared, and that hosts compare as they are written, is Istio's rule.
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ def judge_gateway_conflicts(index: Index) -> Iterator[Problem]:
     shared = _Proxies(index)
     for gateway in gateways:
         selector = pairs(gateway.spec, "selector")
+        if selector and not items(gateway.spec, "servers") and not _has_company(gateway, gateways, shared):
+            yield gateway.problem(
+                Code.NOT_FOUND,
+                ("spec", "selector"),
+                f'Referenced selector not found: "{shown(selector)}" (no Gateway with servers has it).',
+                "Add servers.",
+            )
         for number, server in enumerate(items(gateway.spec, "servers")):
             near = {id(other): other for door in _doors(server) for other in doors[door] if other is not gateway}
             rivals = [other for other in near.values() if shared.between(selector, pairs(other.spec, "selector"))]
@@ -45,6 +52,16 @@ def judge_gateway_conflicts(index: Index) -> Iterator[Problem]:
             ]
             if same:
                 yield _same_certificate(gateway, number, same)
+
+
+def _has_company(gateway: Written, gateways: list[Written], shared: _Proxies) -> bool:
+    """Whether a Gateway with servers is for some of the same proxies."""
+    selector = pairs(gateway.spec, "selector")
+    return any(
+        items(other.spec, "servers") and shared.between(selector, pairs(other.spec, "selector"))
+        for other in gateways
+        if other is not gateway
+    )
 
 
 class _Proxies:
