@@ -7,7 +7,7 @@
 //! meanwhile, and a greater number that runs for a while refutes it.
 
 /// The wait before an end must have been this many times as long as the time from the end to the first token, ...
-const WAITED: f64 = 3.0;
+const WAITED: f64 = 1.5;
 /// ... and longer by this many times what the whole prompt takes (caches may have forgotten what they are thought to
 /// have, and lengths are estimates), and by this, in seconds.
 const WHOLE: f64 = 2.0;
@@ -23,7 +23,7 @@ const WHILE: f64 = 0.05;
 const CERTAIN: u32 = 4;
 const MOST_EVIDENCE: u32 = 8;
 /// Pages of metrics must say the same for so long to be evidence, in seconds.
-const SAME: f64 = 1.5;
+const SAME: f64 = 0.5;
 /// An engine whose KV cache is used more than this may have no room instead of no place.
 const FULL_CACHE: f64 = 0.9;
 
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn an_end_that_others_did_not_wait_for_shows_nothing() {
         // Begun before the end; not soon after the end; a long prompt; something else kept it.
-        let cases = [(0.001, Some(0.02)), (0.1, Some(0.01)), (0.05, Some(0.1)), (0.01, None)];
+        let cases = [(0.001, Some(0.02)), (0.15, Some(0.01)), (0.05, Some(0.1)), (0.01, None)];
         for (after, alone) in cases {
             let mut places = Places::default();
             let mut now = 0.0;
