@@ -151,6 +151,7 @@ impl Balancer {
             tokens: facts.tokens,
             blocks: &facts.blocks,
             session: facts.session,
+            model: facts.model,
             tried: &tried,
             absent: &hosts.absent,
         };

@@ -32,12 +32,13 @@ const MOST_BYTES: u64 = 1 << 20;
 const MOST_LINES: usize = 8192;
 const MOST_REQUESTS: f64 = 1e6;
 const MOST_TOKENS: f64 = 1e9;
+const MOST_ADAPTERS: usize = 64;
 /// What the pool had at an endpoint when its engine was asked is known within this many seconds.
 const WINDOW: f64 = 0.3;
 const O_NONBLOCK: i32 = 0o4000;
 
 /// What an engine says of itself; None where it does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Load {
     /// Requests in its queue.
     pub waiting: Option<f64>,
@@ -47,6 +48,12 @@ pub struct Load {
     pub kv_used: Option<f64>,
     /// Tokens that its KV cache holds.
     pub kv_tokens: Option<f64>,
+    /// Requests that it can run at once.
+    pub slots: Option<f64>,
+    /// Adapters that it can run at once.
+    pub most_adapters: Option<f64>,
+    /// Adapters that run now, by the hashes of their names.
+    pub adapters: Vec<u64>,
 }
 
 impl Load {
@@ -57,6 +64,8 @@ impl Load {
             "running" => (&mut self.running, MOST_REQUESTS),
             "kv_used" => (&mut self.kv_used, 1.0),
             "kv_tokens" => (&mut self.kv_tokens, MOST_TOKENS),
+            "slots" => (&mut self.slots, MOST_REQUESTS),
+            "most_adapters" => (&mut self.most_adapters, MOST_REQUESTS),
             _ => return true, // of a newer agent
         };
         if !(value.is_finite() && value >= 0.0) {
@@ -68,7 +77,7 @@ impl Load {
 }
 
 /// One line of the file: which endpoint, seconds since it said so when the file was written, and what.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Line {
     name: u64,
     age: f64,
@@ -92,8 +101,23 @@ fn parse(text: &[u8]) -> Option<Page> {
     let written: u64 = head.next()?.parse().ok()?;
     Some(Page {
         written: written as f64 / 1000.0,
-        lines: lines.take(MOST_LINES).filter_map(parse_line).collect(),
+        lines: joined(lines.take(MOST_LINES).filter_map(parse_line)),
     })
+}
+
+/// Adapters stand in a line of their own, after the endpoint's other line.
+fn joined(lines: impl Iterator<Item = Line>) -> Vec<Line> {
+    let mut found: Vec<Line> = Vec::new();
+    for mut line in lines {
+        match found.last_mut() {
+            Some(last) if last.name == line.name && !line.load.adapters.is_empty() => {
+                last.load.adapters.append(&mut line.load.adapters);
+                last.load.adapters.truncate(MOST_ADAPTERS);
+            }
+            _ => found.push(line),
+        }
+    }
+    found
 }
 
 fn parse_line(line: &[u8]) -> Option<Line> {
@@ -103,6 +127,11 @@ fn parse_line(line: &[u8]) -> Option<Line> {
     let mut load = Load::default();
     for word in words {
         let (key, value) = word.split_once('=')?;
+        if key == "adapters" {
+            let names = value.split(',').take(MOST_ADAPTERS);
+            load.adapters = names.map(|name| hash_of(&unquoted(name))).collect();
+            continue;
+        }
         let value: f64 = value.parse().ok()?;
         if key == "age_ms" {
             age = Some(value / 1000.0).filter(|age| *age >= 0.0);
@@ -115,6 +144,19 @@ fn parse_line(line: &[u8]) -> Option<Line> {
         age: age?,
         load,
     })
+}
+
+/// The bytes that a name stands for: `%` and two hexadecimal digits are one.
+fn unquoted(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| first == b'%');
+        let coded = digits.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        bytes.push(coded.unwrap_or(first));
+        rest = &after[if coded.is_some() { 2 } else { 0 }..];
+    }
+    bytes
 }
 
 /// The most that pools had at their endpoints between two looks, during the last seconds, so that what an engine said is
@@ -159,7 +201,7 @@ impl History {
 }
 
 /// What was said last of an endpoint, and when ([`clock::now`]).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Said {
     at: f64,
     load: Load,
@@ -204,9 +246,9 @@ impl Reader {
             }
             let said = Said {
                 at: now - age,
-                load: line.load,
+                load: line.load.clone(),
             };
-            let known = self.said.insert(line.name, said);
+            let known = self.said.insert(line.name, said.clone());
             let same = known.map_or(false, |known| {
                 known.load == said.load && (known.at - said.at).abs() < PERIOD / 2.0
             });

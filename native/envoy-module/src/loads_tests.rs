@@ -22,6 +22,7 @@ fn picked(pool: &Arc<PoolState>, id: u64, now: f64) -> u64 {
         tokens: 100.0,
         blocks: &[],
         session: None,
+        model: None,
         tried: &[],
         absent: &[],
     };
@@ -44,16 +45,40 @@ fn lines_are_read_and_what_is_none_is_passed_over() {
     );
     assert_eq!(found.written, 1000.0);
     assert_eq!(found.lines.len(), 3);
-    let first = found.lines[0];
+    let first = &found.lines[0];
     assert_eq!((first.name, first.age), (hash_of(A.as_bytes()), 0.25));
     let said = Load {
         waiting: Some(3.0),
         running: Some(4.5),
         kv_used: Some(0.5),
         kv_tokens: Some(1000.0),
+        ..Load::default()
     };
     assert_eq!(first.load, said);
     assert_eq!(found.lines[1].load, Load::default());
+}
+
+#[test]
+fn adapters_are_read_from_a_line_of_their_own() {
+    let found = page(
+        0.0,
+        "127.0.0.1:1 age_ms=5 waiting=3 slots=8 most_adapters=2\n\
+         127.0.0.1:1 age_ms=5 adapters=fr,de%2Cat%20%C3%A9,%2,%zz\n\
+         127.0.0.1:2 age_ms=5 adapters=it\n",
+    );
+    let names: Vec<&str> = vec!["fr", "de,at \u{e9}", "%2", "%zz"];
+    let said = Load {
+        waiting: Some(3.0),
+        slots: Some(8.0),
+        most_adapters: Some(2.0),
+        adapters: names.iter().map(|name| hash_of(name.as_bytes())).collect(),
+        ..Load::default()
+    };
+    assert_eq!(found.lines.len(), 2);
+    assert_eq!(found.lines[0].load, said);
+    assert_eq!(found.lines[1].load.adapters, [hash_of(b"it")]);
+    let many = format!("127.0.0.1:1 age_ms=0 adapters={}\n", "x,".repeat(100_000));
+    assert_eq!(page(0.0, &many).lines[0].load.adapters.len(), MOST_ADAPTERS);
 }
 
 #[test]
@@ -73,7 +98,9 @@ fn another_kind_of_file_is_no_page_and_everything_is_bounded() {
     assert_eq!(parse(&[0xff; 4096]), None);
     let many = "127.0.0.1:1 age_ms=0\n".repeat(20_000);
     assert_eq!(page(0.0, &many).lines.len(), MOST_LINES);
-    let lies = page(0.0, "127.0.0.1:1 age_ms=0 waiting=1e300 kv_used=9 kv_tokens=1e300\n").lines[0].load;
+    let lies = page(0.0, "127.0.0.1:1 age_ms=0 waiting=1e300 kv_used=9 kv_tokens=1e300\n").lines[0]
+        .load
+        .clone();
     assert_eq!(
         (lies.waiting, lies.kv_used, lies.kv_tokens),
         (Some(MOST_REQUESTS), Some(1.0), Some(MOST_TOKENS))

@@ -14,7 +14,7 @@ use crate::sessions::Sessions;
 use crate::settings::PoolSettings;
 use books::{limit_of, Books};
 use scheduler::{Observed, OwnLoad, Pick, Pool};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A lock that a panic elsewhere does not spoil: what it guards is books, which right themselves as requests end.
@@ -42,6 +42,8 @@ pub struct Wanted<'a> {
     pub blocks: &'a [u64],
     /// Hash of its session.
     pub session: Option<u64>,
+    /// Hash of the model's name that it asks for.
+    pub model: Option<u64>,
     /// Endpoints that it was sent to already.
     pub tried: &'a [u64],
     /// Endpoints of the pool that cannot be chosen now: of other clusters, or unhealthy.
@@ -65,6 +67,7 @@ impl PoolState {
                 places: Places::default(),
                 limit: limit_of(&settings),
                 overfull: 0,
+                adapters: HashSet::new(),
             }),
             settings: Mutex::new(Arc::new(settings)),
         }
@@ -248,11 +251,20 @@ impl PoolState {
     /// What an engine said of itself, when `then` was what this pool had there (None: now). What it did not say is taken
     /// to be as before.
     pub fn observe(&self, name: u64, load: &Load, then: Option<OwnLoad>) {
-        let pool = &mut locked(&self.books).pool;
+        let mut books = locked(&self.books);
+        let Books { pool, adapters, .. } = &mut *books;
         let own = match then.or_else(|| pool.own_load(name)) {
             Some(own) => own,
             None => return,
         };
+        if load.slots.is_some() {
+            pool.set_places(name, load.slots.map(|slots| slots as u32));
+        }
+        if load.most_adapters.is_some() || !load.adapters.is_empty() {
+            let room = MOST_ADAPTERS.saturating_sub(adapters.len());
+            adapters.extend(load.adapters.iter().copied().take(room));
+            pool.observe_adapters(name, &load.adapters, load.most_adapters.map(|most| most as usize));
+        }
         if let Some(tokens) = load.kv_tokens {
             pool.set_kv_tokens(name, tokens);
         }
@@ -295,6 +307,9 @@ impl PoolState {
         locked(&self.books).pool.in_flight()
     }
 }
+
+/// Adapters whose names are known at most, of one pool.
+const MOST_ADAPTERS: usize = 4096;
 
 static POOLS: Mutex<Vec<Weak<PoolState>>> = Mutex::new(Vec::new());
 static CLUSTERS: Mutex<Option<HashMap<String, Weak<PoolState>>>> = Mutex::new(None);

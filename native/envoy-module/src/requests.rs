@@ -32,6 +32,8 @@ pub struct Facts {
     pub blocks: Vec<u64>,
     /// Hash of its session.
     pub session: Option<u64>,
+    /// Hash of the model's name that it asks for.
+    pub model: Option<u64>,
     /// What the policy did with it.
     pub sent: Mutex<Sent>,
     /// When its time is over.
@@ -176,6 +178,7 @@ mod tests {
             tokens: 5.0,
             blocks: vec![1],
             session: None,
+            model: None,
             sent: Mutex::new(Sent::default()),
             deadline: Deadline::new(Timeouts::default(), 0.0),
             verdict: Mutex::new(None),
@@ -191,6 +194,7 @@ mod tests {
             tokens: facts.tokens,
             blocks: &facts.blocks,
             session: None,
+            model: None,
             tried: &[],
             absent: &[],
         };

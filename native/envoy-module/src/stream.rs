@@ -19,7 +19,7 @@ use crate::limits::{Deadline, TIME_IS_OVER};
 use crate::orca::{self, Asked};
 use crate::pools::{pool_of_cluster, PoolState};
 use crate::report::Statistics;
-use crate::request::{Api, Reading, Understood, USAGE_REQUEST};
+use crate::request::{hash_of, Api, Reading, Understood, USAGE_REQUEST};
 use crate::requests::{new_id, Entry, Facts, Sent};
 use scheduler::admission::Decision;
 use std::cell::{Cell, RefCell};
@@ -358,6 +358,7 @@ impl PoolStream {
             tokens,
             blocks,
             session: ask.session,
+            model: Some(hash_of(model.as_bytes())).filter(|_| !model.is_empty()),
             sent: Mutex::new(Sent::default()),
             deadline: Deadline::new(limits, upload),
             verdict: Mutex::new(None),

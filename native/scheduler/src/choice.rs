@@ -101,7 +101,7 @@ impl Pool {
             usual: self.usual,
             now,
         };
-        let adapter = request.adapter.map(|name| endpoint.adapters.place(name));
+        let adapter = request.adapter.map(|name| endpoint.adapters.place(name, now));
         predict(&facts, endpoint, self.work_with(at, request, cached), adapter, others)
     }
 

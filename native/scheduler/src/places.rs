@@ -7,7 +7,7 @@
 //! meanwhile, and a greater number that runs for a while refutes it.
 
 /// The wait before an end must have been this many times as long as the time from the end to the first token, ...
-const WAITED: f64 = 1.5;
+const WAITED: f64 = 2.5;
 /// ... and longer by this many times what the whole prompt takes (caches may have forgotten what they are thought to
 /// have, and lengths are estimates), and by this, in seconds.
 const WHOLE: f64 = 2.0;

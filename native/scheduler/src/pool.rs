@@ -238,7 +238,7 @@ impl Pool {
         }
     }
 
-    /// Which adapters an engine says that it has loaded, and how many it runs at once, if it says.
+    /// Which adapters an engine says that it runs, and how many it can run at once, if it says.
     pub fn observe_adapters(&mut self, name: u64, loaded: &[u64], most: Option<usize>) {
         if let Some(at) = self.position(name) {
             self.endpoints[at].adapters.observe(loaded, most);
@@ -296,7 +296,7 @@ impl Pool {
         let there = endpoint.residency.matching(request.blocks);
         endpoint.start(id, work, burden, now);
         if let Some(adapter) = request.adapter {
-            endpoint.adapters.started(adapter);
+            endpoint.adapters.started(adapter, now);
         }
         self.usual.tokens += (work.tokens - self.usual.tokens) / USUAL;
         self.usual.seconds += (work.seconds - self.usual.seconds) / USUAL;
@@ -380,7 +380,7 @@ impl Pool {
                     }
                 }
                 if let Some(adapter) = flight.adapter {
-                    endpoint.adapters.ended(adapter);
+                    endpoint.adapters.ended(adapter, now);
                 }
                 endpoint.residency.ended(flight.number, &flight.blocks, size, now);
                 endpoint.silent = endpoint.silent.saturating_sub(u32::from(flight.silent));

@@ -45,6 +45,10 @@ pub(crate) struct Facts<'a> {
 /// Seconds that a full KV cache costs its company: the next ones may have to wait.
 const CACHE_SECONDS: f64 = 0.2;
 
+/// What dropping an adapter costs, as a share of loading one, where it was just used; half after so many seconds.
+const DROPPED: f64 = 0.5;
+const DROPPED_FADES: f64 = 10.0;
+
 /// The prediction for a request whose prompt means `own` work there, with requests of `others` beside the pool's.
 pub(crate) fn predict(
     facts: &Facts<'_>,
@@ -74,6 +78,8 @@ pub(crate) fn predict(
     let loading = match adapter {
         None | Some(Place::Loaded) => 0.0,
         Some(Place::Free) => config.adapter_seconds,
+        // Somebody may want the other one back: likely if it was used a moment ago.
+        Some(Place::Drops(idle)) => config.adapter_seconds * (1.0 + DROPPED / (1.0 + idle / DROPPED_FADES)),
         Some(Place::Full) => config.adapter_seconds + endpoint.answering(),
     };
     Prediction {

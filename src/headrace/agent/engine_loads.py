@@ -7,8 +7,9 @@ wake-up of readers; times are seconds of the clock's `monotonic`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from headrace.floor.cell import LatestValue
 from headrace.inference.metrics import EngineMetrics
@@ -18,11 +19,13 @@ VARIABLE = "HEADRACE_ENGINE_LOADS"
 """The environment variable by which an Envoy learns the path of `agent.loads_file`'s file."""
 STALE_SECONDS = 5.0
 """What was said longer ago is told to nobody: it would only mislead."""
-FIGURES = ("waiting", "running", "kv_used", "kv_tokens")
-"""What is told, of all that an engine says."""
+FIGURES = ("waiting", "running", "kv_used", "kv_tokens", "slots", "most_adapters")
+"""What is told in numbers, of all that an engine says."""
 _MOST_PROBLEM = 500
 _MOST_LOADS = 4096
 _MOST_ADDRESS = 64
+_MOST_ADAPTERS = 64
+_MOST_NAME = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +44,23 @@ class ReplicaLoad:
 
     def figures(self) -> dict[str, float]:
         """What it says, by name."""
-        said = {name: getattr(self.metrics, name) for name in FIGURES}
+        said = {name: getattr(self.metrics, name) for name in FIGURES if name != "most_adapters"}
+        said["most_adapters"] = self.metrics.lora.most if self.metrics.lora is not None else None
         return {name: float(value) for name, value in said.items() if value is not None}
+
+    def adapters(self) -> tuple[str, ...]:
+        """Adapters that it runs now, as far as they are told."""
+        return told_adapters(self.metrics.lora.running if self.metrics.lora is not None else ())
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointLoad:
-    """What is known of one endpoint (`address:port`): figures by name, and when they were said."""
+    """What is known of one endpoint (`address:port`): figures by name, when they were said, and adapters that run."""
 
     address: str
     figures: Mapping[str, float]
     at: float
+    adapters: tuple[str, ...] = ()
 
 
 class EngineLoads:
@@ -82,7 +91,7 @@ class EngineLoads:
     def hear(self, message: wire.MeshEngineLoads, now: float) -> None:
         """What the control plane knows of other hosts' replicas, in place of what it said before."""
         self._others = tuple(
-            EndpointLoad(address, figures, now - load.age_ms / 1000)
+            EndpointLoad(address, figures, now - load.age_ms / 1000, told_adapters(load.adapters))
             for load in message.loads[:_MOST_LOADS]
             if (figures := _figures(load))
             for address in load.addresses
@@ -99,13 +108,14 @@ class EngineLoads:
                 told.age_ms = int(max(0.0, now - load.at) * 1000)
                 for name, value in load.figures().items():
                     setattr(told, name, value)
+                told.adapters.extend(load.adapters())
             if load.at is not None or load.problem:
                 loads.append(told)
         return wire.HostEngineLoads(host=host, loads=loads)
 
     def words(self) -> tuple[object, ...]:
         """What this host's replicas say, without when: equal as long as there is no news."""
-        return tuple((name, load.figures(), load.problem) for name, load in sorted(self._own.items()))
+        return tuple((name, load.figures(), load.adapters(), load.problem) for name, load in sorted(self._own.items()))
 
     def endpoints(self, now: float) -> list[EndpointLoad]:
         """Every endpoint of which something fresh is known, by address; this host's own word on its own."""
@@ -119,7 +129,7 @@ class EngineLoads:
             figures = load.figures()
             if load.at is not None and figures:
                 for address in load.addresses:
-                    yield EndpointLoad(address, figures, load.at)
+                    yield EndpointLoad(address, figures, load.at, load.adapters())
 
     def _spoke(self) -> None:
         self.own_revision.set(self.own_revision.value + 1)
@@ -132,6 +142,11 @@ class EngineLoads:
 def _figures(load: wire.EngineLoad) -> dict[str, float]:
     said = {name: getattr(load, name) for name in FIGURES if load.HasField(name)}  # type: ignore[arg-type]
     return {name: value for name, value in said.items() if math.isfinite(value) and value >= 0}
+
+
+def told_adapters(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of them that are passed on: so many, and none that is longer than any model's name."""
+    return tuple(name for name in islice(names, _MOST_ADAPTERS) if 0 < len(name.encode()) <= _MOST_NAME)
 
 
 def _is_address(text: str) -> bool:

@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 import structlog
 
@@ -33,6 +34,8 @@ def loads_page(loads: Iterable[EndpointLoad], now: float, unix: float) -> bytes:
         words = [load.address, f"age_ms={max(0, int((now - load.at) * 1000))}"]
         words += [f"{name}={load.figures[name]:.10g}" for name in FIGURES if name in load.figures]
         lines.append(" ".join(words))
+        if load.adapters:  # in a line of its own: a module that knows no adapters passes it over
+            lines.append(" ".join([*words[:2], f"adapters={','.join(quote(name, safe='') for name in load.adapters)}"]))
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -61,7 +64,7 @@ class LoadsFile:
         no engine says anything."""
         now = self._clock.monotonic()
         endpoints = loads.endpoints(now)
-        words = [(load.address, load.figures) for load in endpoints]
+        words = [(load.address, load.figures, load.adapters) for load in endpoints]
         if not (endpoints or self._exists) or (words == self._words and now - self._at < _REPEAT):
             return False
         page = loads_page(endpoints, now, self._clock.now())

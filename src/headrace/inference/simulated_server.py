@@ -23,6 +23,7 @@ from typing import Any
 from aiohttp import web
 
 from headrace.inference.engine_driver import EngineDriver, EngineSettings, TooLong
+from headrace.inference.simulated_adapters import Adapters
 
 BODY_LIMIT = 16 * 1024 * 1024
 """Longest request body read, in bytes."""
@@ -59,7 +60,8 @@ _MOST_TOKENS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """How the server behaves. Rates in tokens per second; `slots` requests run at once, the others wait."""
+    """How the server behaves. Rates in tokens per second; `slots` requests run at once, the others wait. `adapters` are
+    served beside the model, so many at once."""
 
     model: str = "simulated"
     slots: int = 4
@@ -68,6 +70,8 @@ class ServerSettings:
     default_tokens: int = 16
     seed: int = 0
     engine: EngineSettings | None = None
+    adapters: tuple[str, ...] = ()
+    most_adapters: int = 1
 
 
 @dataclass(slots=True)
@@ -232,6 +236,7 @@ class SimulatedServer:
         self._slots = asyncio.Semaphore(settings.slots)
         self._engine = EngineDriver(settings.engine) if settings.engine is not None else None
         self._figures = _Figures()
+        self._adapters = Adapters(settings.adapters, settings.most_adapters)
         self._faults = Faults()
         self._serial = 0
 
@@ -281,11 +286,13 @@ class SimulatedServer:
             return _error(status, "a fault was asked for", "injected_fault")
         self._serial += 1
         name = f"{'chatcmpl' if chat else 'cmpl'}-{self._settings.seed}-{self._serial}"
-        head = {"id": name, "created": int(time.time()), "model": self._settings.model}
+        model = job.model if job.model in self._adapters.names else self._settings.model
+        head = {"id": name, "created": int(time.time()), "model": model}
         if self._engine is None:
             words = self._run(job, faults.cut_after)
         else:
             words = self._run_engine(self._engine, job, faults.cut_after)
+        words = self._adapted(job.model, words)
         if job.stream:
             return await self._stream(request, job, head, words)
         try:
@@ -299,6 +306,15 @@ class SimulatedServer:
         message = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         choice = {"index": 0, **message, "finish_reason": "length", "logprobs": None}
         return web.json_response({**body, "choices": [choice], "usage": job.usage})
+
+    async def _adapted(self, model: str, words: AsyncIterator[str]) -> AsyncIterator[str]:
+        """The tokens, once the model's adapter is loaded."""
+        try:
+            async with self._adapters.use(model):
+                async for word in words:
+                    yield word
+        finally:
+            await words.aclose()  # type: ignore[attr-defined]
 
     async def _run(self, job: _Job, cut_after: int) -> AsyncIterator[str]:
         """The tokens at their times, first waiting for a slot; books every phase."""
@@ -388,7 +404,8 @@ class SimulatedServer:
 
     async def _models(self, _: web.Request) -> web.Response:
         model = {"id": self._settings.model, "object": "model", "created": 0, "owned_by": "headrace"}
-        return web.json_response({"object": "list", "data": [model]})
+        adapters = [{**model, "id": name, "parent": self._settings.model} for name in self._adapters.names]
+        return web.json_response({"object": "list", "data": [model, *adapters]})
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=503 if self._faults.unhealthy else 200)
@@ -431,6 +448,7 @@ class SimulatedServer:
         if self._engine is not None:
             config = ",".join(f'{key}="{value}"' for key, value in self._engine.cache_config().items())
             lines += ["# TYPE vllm:cache_config_info gauge", f"vllm:cache_config_info{{{config},{label}}} 1"]
+        lines += self._adapters.metric(label)
         lines += ["# TYPE vllm:request_success counter"]
         lines += [f'vllm:request_success_total{{finished_reason="length",{label}}} {figures.finished}']
         lines += figures.queue_time.lines("vllm:request_queue_time_seconds", label)

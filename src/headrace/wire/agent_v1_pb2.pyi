@@ -706,6 +706,9 @@ class EngineLoad(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    MOST_ADAPTERS_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     age_ms: _builtins.int
     """since it was said, when this message was sent"""
@@ -718,9 +721,17 @@ class EngineLoad(_message.Message):
     kv_tokens: _builtins.float
     problem: _builtins.str
     """why it cannot be asked at present, for people"""
+    slots: _builtins.float
+    """requests that it can run at once"""
+    most_adapters: _builtins.float
+    """adapters (LoRA) that it can run at once"""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """down only: "address:port" of its endpoints, as proxies know them"""
+
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """those that run"""
 
     def __init__(
         self,
@@ -733,17 +744,24 @@ class EngineLoad(_message.Message):
         kv_tokens: _builtins.float | None = ...,
         problem: _builtins.str = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
+        slots: _builtins.float | None = ...,
+        most_adapters: _builtins.float | None = ...,
+        adapters: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used", b"_kv_used", "_running", b"_running", "_waiting", b"_waiting", "kv_tokens", b"kv_tokens", "kv_used", b"kv_used", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used", b"_kv_used", "_most_adapters", b"_most_adapters", "_running", b"_running", "_slots", b"_slots", "_waiting", b"_waiting", "kv_tokens", b"kv_tokens", "kv_used", b"kv_used", "most_adapters", b"most_adapters", "running", b"running", "slots", b"slots", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used", b"_kv_used", "_running", b"_running", "_waiting", b"_waiting", "addresses", b"addresses", "age_ms", b"age_ms", "kv_tokens", b"kv_tokens", "kv_used", b"kv_used", "problem", b"problem", "replica_id", b"replica_id", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens", "_kv_used", b"_kv_used", "_most_adapters", b"_most_adapters", "_running", b"_running", "_slots", b"_slots", "_waiting", b"_waiting", "adapters", b"adapters", "addresses", b"addresses", "age_ms", b"age_ms", "kv_tokens", b"kv_tokens", "kv_used", b"kv_used", "most_adapters", b"most_adapters", "problem", b"problem", "replica_id", b"replica_id", "running", b"running", "slots", b"slots", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__kv_tokens: _TypeAlias = _typing.Literal["kv_tokens"]  # noqa: Y015
     _WhichOneofArgType__kv_tokens: _TypeAlias = _typing.Literal["_kv_tokens", b"_kv_tokens"]  # noqa: Y015
     _WhichOneofReturnType__kv_used: _TypeAlias = _typing.Literal["kv_used"]  # noqa: Y015
     _WhichOneofArgType__kv_used: _TypeAlias = _typing.Literal["_kv_used", b"_kv_used"]  # noqa: Y015
+    _WhichOneofReturnType__most_adapters: _TypeAlias = _typing.Literal["most_adapters"]  # noqa: Y015
+    _WhichOneofArgType__most_adapters: _TypeAlias = _typing.Literal["_most_adapters", b"_most_adapters"]  # noqa: Y015
     _WhichOneofReturnType__running: _TypeAlias = _typing.Literal["running"]  # noqa: Y015
     _WhichOneofArgType__running: _TypeAlias = _typing.Literal["_running", b"_running"]  # noqa: Y015
+    _WhichOneofReturnType__slots: _TypeAlias = _typing.Literal["slots"]  # noqa: Y015
+    _WhichOneofArgType__slots: _TypeAlias = _typing.Literal["_slots", b"_slots"]  # noqa: Y015
     _WhichOneofReturnType__waiting: _TypeAlias = _typing.Literal["waiting"]  # noqa: Y015
     _WhichOneofArgType__waiting: _TypeAlias = _typing.Literal["_waiting", b"_waiting"]  # noqa: Y015
     @_typing.overload
@@ -751,7 +769,11 @@ class EngineLoad(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_used) -> _WhichOneofReturnType__kv_used | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__most_adapters) -> _WhichOneofReturnType__most_adapters | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__running) -> _WhichOneofReturnType__running | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slots) -> _WhichOneofReturnType__slots | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting) -> _WhichOneofReturnType__waiting | None: ...
 

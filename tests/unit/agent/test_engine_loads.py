@@ -10,11 +10,13 @@ from headrace.agent.capture import ProxyDoor
 from headrace.agent.engine_loads import EngineLoads, ReplicaLoad
 from headrace.agent.engine_watch import endpoint_addresses, engine_of, metrics_port
 from headrace.agent.loads_file import LoadsFile, loads_page
-from headrace.inference.metrics import EngineMetrics
+from headrace.inference.metrics import EngineMetrics, LoraMetrics
 from headrace.model.workload import Engine, WorkloadPort
 from headrace.wire import agent_v1_pb2 as wire
 
-BUSY = EngineMetrics(waiting=3, running=4, kv_used=0.5, kv_tokens=16000, slots=8)
+BUSY = EngineMetrics(
+    waiting=3, running=4, kv_used=0.5, kv_tokens=16000, slots=8, lora=LoraMetrics(("a b", "fr"), (), 2)
+)
 
 
 class Clock:
@@ -41,8 +43,10 @@ def test_the_file_has_a_line_for_every_endpoint_of_which_something_is_known() ->
     page = loads_page(table().endpoints(100.0), 100.0, 1.5)
     assert page.decode() == (
         "headrace-engine-loads 1 1500\n"
-        "127.16.0.1:8000 age_ms=250 waiting=3 running=4 kv_used=0.5 kv_tokens=16000\n"
-        "127.16.0.1:9000 age_ms=250 waiting=3 running=4 kv_used=0.5 kv_tokens=16000\n"
+        "127.16.0.1:8000 age_ms=250 waiting=3 running=4 kv_used=0.5 kv_tokens=16000 slots=8 most_adapters=2\n"
+        "127.16.0.1:8000 age_ms=250 adapters=a%20b,fr\n"
+        "127.16.0.1:9000 age_ms=250 waiting=3 running=4 kv_used=0.5 kv_tokens=16000 slots=8 most_adapters=2\n"
+        "127.16.0.1:9000 age_ms=250 adapters=a%20b,fr\n"
     )
 
 
@@ -59,6 +63,7 @@ def test_the_control_plane_is_told_figures_and_problems() -> None:
     message = table().message("here", 100.0)
     first, second = message.loads
     assert (first.replica_id, first.age_ms, first.waiting, first.kv_used) == ("default/llm-0", 250, 3, 0.5)
+    assert (first.slots, first.most_adapters, list(first.adapters)) == (8, 2, ["a b", "fr"])
     assert (second.problem, second.HasField("waiting"), second.age_ms) == ("/metrics answered 500", False, 0)
     assert message.host == "here"
 
@@ -152,3 +157,9 @@ def test_proxies_that_are_users_of_their_own_get_copies_once_a_second(tmp_path: 
         clock.time += 0.6
     assert stat.S_IMODE(own.loads.stat().st_mode) == 0o600
     assert list((tmp_path / "shared").iterdir()) == []
+
+
+def test_adapters_are_bounded_in_number_and_length() -> None:
+    names = ("x" * 257, "", *(f"adapter-{number}" for number in range(100)))
+    told = ReplicaLoad((), EngineMetrics(lora=LoraMetrics(names))).adapters()
+    assert told[0] == "adapter-0" and len(told) == 62

@@ -83,13 +83,20 @@ def test_what_is_old_or_gone_is_not_relayed_but_people_see_how_old_it_is(mesh: M
 
 def test_people_see_what_was_said_and_why_nothing_was(mesh: Mesh) -> None:
     mesh.say("here", wire.EngineLoad(replica_id="default/llm-0", problem="GET /metrics answered 404"))
-    mesh.say("there", load(1, waiting=7, running=2, kv_used=0.12345, age_ms=40))
+    mesh.say(
+        "there", load(1, waiting=7, running=2, kv_used=0.12345, age_ms=40, slots=8, most_adapters=2, adapters=["fr"])
+    )
+    relayed = mesh.book.for_host("here").loads[0]
+    assert (relayed.slots, relayed.most_adapters, list(relayed.adapters)) == (8, 2, ["fr"])
     assert mesh.book.rows() == {
         "default/llm-0": {
             "waiting": None,
             "running": None,
             "kv_used": None,
             "kv_tokens": None,
+            "slots": None,
+            "most_adapters": None,
+            "adapters": None,
             "age_s": None,
             "problem": "GET /metrics answered 404",
         },
@@ -98,6 +105,9 @@ def test_people_see_what_was_said_and_why_nothing_was(mesh: Mesh) -> None:
             "running": 2.0,
             "kv_used": 0.123,
             "kv_tokens": None,
+            "slots": 8.0,
+            "most_adapters": 2.0,
+            "adapters": ["fr"],
             "age_s": 0.0,
             "problem": None,
         },

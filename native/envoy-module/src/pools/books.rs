@@ -8,7 +8,7 @@ use crate::sessions::Sessions;
 use crate::settings::PoolSettings;
 use scheduler::admission::Room;
 use scheduler::{Pick, Pool, Request};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 #[derive(Debug)]
 pub(super) struct Books {
@@ -23,6 +23,8 @@ pub(super) struct Books {
     /// Requests that may be at one endpoint.
     pub(super) limit: Option<u32>,
     pub(super) overfull: u64,
+    /// Names (hashes) that an engine of the pool said to be adapters.
+    pub(super) adapters: HashSet<u64>,
 }
 
 /// A cluster of the pool.
@@ -43,7 +45,7 @@ impl<'a> Wanted<'a> {
             blocks: self.blocks,
             excluded: &[],
             session: self.session.and_then(|session| books.sessions.get(session)),
-            ..Request::default()
+            adapter: self.model.filter(|model| books.adapters.contains(model)),
         }
     }
 }

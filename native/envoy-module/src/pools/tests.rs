@@ -14,6 +14,7 @@ fn wanted(id: u64) -> Wanted<'static> {
         tokens: 100.0,
         blocks: &[],
         session: None,
+        model: None,
         tried: &[],
         absent: &[],
     }
@@ -214,4 +215,50 @@ fn clusters_of_a_pool_wait_for_places_of_their_own() {
     assert_eq!(pool.admission().waiting(), 0); // those two are without streams: as if they had just gone
     let _ = pool_of(settings("subsets", ""));
     assert!((10..20).all(|id| arrive("a", id)));
+}
+
+#[test]
+fn a_request_for_an_adapter_goes_where_an_engine_says_that_it_runs() {
+    let pool = pool_of(settings("adapters", ""));
+    pool.join("c");
+    pool.set_endpoints("c", vec![1, 2, 3], 0.0);
+    let asks = |id| Wanted {
+        model: Some(77),
+        ..wanted(id)
+    };
+    let says = |adapters: Vec<u64>| Load {
+        most_adapters: Some(4.0),
+        adapters,
+        ..Load::default()
+    };
+    pool.observe(3, &says(vec![77]), None);
+    for name in [1, 2] {
+        pool.observe(name, &says(Vec::new()), None);
+    }
+    for id in 0..6 {
+        assert_eq!(pool.dispatch(&asks(id), 0.0, 0.5).unwrap().endpoint, 3);
+        pool.first_token(id, 0.01);
+    }
+    assert_ne!(pool.dispatch(&wanted(9), 0.02, 0.5).unwrap().endpoint, 3); // the base model
+    let many = says((1000..1_000_000).collect());
+    pool.observe(1, &many, None);
+    assert!(locked(&pool.books).adapters.len() <= MOST_ADAPTERS);
+}
+
+#[test]
+fn an_engine_that_says_its_slots_is_not_filled_beyond_them_while_others_have_room() {
+    let pool = pool_of(settings("slots", ""));
+    pool.join("c");
+    pool.set_endpoints("c", vec![1, 2], 0.0);
+    let said = Load {
+        slots: Some(2.0),
+        ..Load::default()
+    };
+    pool.observe(1, &said, None);
+    pool.observe(2, &said, None);
+    pool.dispatch(&wanted(1), 0.0, 0.5).unwrap();
+    let full = pool.dispatch(&wanted(2), 0.0, 0.5).unwrap().endpoint;
+    let _ = (pool.dispatch(&wanted(3), 0.0, 0.5), pool.dispatch(&wanted(4), 0.0, 0.5));
+    let taken = |name| locked(&pool.books).pool.in_flight_on(name);
+    assert_eq!((taken(1), taken(2)), (2, 2), "{full}");
 }

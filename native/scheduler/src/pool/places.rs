@@ -1,11 +1,12 @@
 //! How many requests each endpoint runs at once: what endpoints show of it, and what others of the pool lend them.
 
 use super::Pool;
-use crate::outside::Counted;
 use crate::places::Prompt;
 
 /// Requests that need more than this share of a KV cache may wait for room there instead of a place.
 const ROOMY: f64 = 0.5;
+/// Requests of others that count as none.
+const OTHERS: f64 = 0.5;
 
 impl Pool {
     /// How many requests an engine says that it runs at once; None where it does not say.
@@ -75,6 +76,7 @@ impl Pool {
         let (endpoint, size) = (&self.endpoints[at], self.cache_size(at));
         let held = endpoint.residency.claimed_tokens(size.block_tokens)
             + endpoint.answered(&self.config.cost, &self.config.steps, now);
-        endpoint.silent == 0 && endpoint.others(now) == Counted::default() && held < ROOMY * size.tokens
+        let others = endpoint.others(now);
+        endpoint.silent == 0 && others.waiting + others.running < OTHERS && held < ROOMY * size.tokens
     }
 }

@@ -54,6 +54,10 @@ def model_server(
     ] = TimingKind.SLOTS,
     time_scale: Annotated[float, typer.Option(min=0.001, help="Timing engine: 2 is twice as slow.")] = 1.0,
     kv_tokens: Annotated[int, typer.Option(min=1024, help="Timing engine: tokens of KV cache.")] = 400_000,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Simulated: an adapter (LoRA) that is served beside the model; repeatable.")
+    ] = None,
+    max_adapters: Annotated[int, typer.Option(min=1, help="Simulated: adapters that can be loaded at once.")] = 1,
     text: Annotated[str, typer.Option(help="llamacpp: the text the model is made of (river, forge).")] = "river",
     threads: Annotated[int, typer.Option(min=1, max=256, help="llamacpp: cores that compute.")] = 1,
     context: Annotated[int, typer.Option(min=64, help="llamacpp: tokens of context for each slot.")] = 2048,
@@ -69,7 +73,16 @@ def model_server(
 
         steps = EngineSettings(kv_tokens=kv_tokens, time_scale=time_scale) if timing is TimingKind.ENGINE else None
         _run_simulated(
-            ServerSettings(model, slots, prefill_rate, decode_rate, seed=seed, engine=steps),
+            ServerSettings(
+                model,
+                slots,
+                prefill_rate,
+                decode_rate,
+                seed=seed,
+                engine=steps,
+                adapters=tuple(adapter or ()),
+                most_adapters=max_adapters,
+            ),
             host,
             port,
         )

@@ -19,6 +19,16 @@ STALE_SECONDS = 5.0
 """What was said longer ago is not relayed: it would only mislead."""
 _MOST_LOADS = 4096
 _MOST_PROBLEM = 500
+_MOST_ADAPTERS, _MOST_NAME = 64, 256
+_FIGURES = (
+    ("waiting", 1),
+    ("running", 1),
+    ("kv_used", 3),
+    ("kv_tokens", 0),
+    ("slots", 0),
+    ("most_adapters", 0),
+)
+"""What is told in numbers, with the digits that people see."""
 
 
 class Hosts(Protocol):
@@ -70,7 +80,8 @@ class EngineLoadBook:
             addresses = self._addresses(said.load.replica_id)
             if addresses and now - said.at <= STALE_SECONDS:
                 load = wire.EngineLoad(addresses=addresses, age_ms=max(0, int((now - said.at) * 1000)))
-                for field in ("replica_id", "waiting", "running", "kv_used", "kv_tokens"):
+                load.adapters.extend(said.load.adapters[:_MOST_ADAPTERS])
+                for field in ("replica_id", *(name for name, _ in _FIGURES)):
                     if field == "replica_id" or said.load.HasField(field):  # type: ignore[arg-type]
                         setattr(load, field, getattr(said.load, field))
                 found.append(load)
@@ -97,9 +108,10 @@ class EngineLoadBook:
 def _row(said: _Said, now: float) -> dict[str, Any]:
     load = said.load
     row: dict[str, Any] = {}
-    for field, digits in (("waiting", 1), ("running", 1), ("kv_used", 3), ("kv_tokens", 0)):
+    for field, digits in _FIGURES:
         row[field] = _figure(getattr(load, field), digits) if load.HasField(field) else None  # type: ignore[arg-type]
     known = any(value is not None for value in row.values())
+    row["adapters"] = [name[:_MOST_NAME] for name in load.adapters[:_MOST_ADAPTERS]] or None
     row["age_s"] = round(max(0.0, now - said.at), 1) if known else None
     row["problem"] = load.problem[:_MOST_PROBLEM] or None
     return row
