@@ -73,8 +73,9 @@ proto: dev ## Generate the code of the agent API from proto/.
 goldens: dev ## Write the expected resources of tests/goldens anew; look at the difference before you commit it.
 	UPDATE_GOLDENS=1 pytest tests/goldens
 
-docs: dev ## Write docs/reference/cli.md anew from the commands' own help.
+docs: dev ## Write docs/reference/cli.md and coverage.md anew from the commands' own help and the documents' models.
 	python tests/unit/house/cli_reference.py docs/reference/cli.md
+	python tests/unit/house/coverage_reference.py docs/reference/coverage.md
 
 format: dev ## Format all code.
 	ruff check --fix --select I $(PYTHON_FILES)
