@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 
 from headrace.config import metadata
 from headrace.config.documents import Document, read_text
-from headrace.config.kinds import MODULES
+from headrace.config.kinds import MODULES, kind_named
 from headrace.config.mesh_config import read_mesh_config
 from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Kind, Spec, validate
 from headrace.model.problem import Severity
