@@ -1,8 +1,10 @@
-"""The doors of a running mesh beyond HTTP: TCP, mutual TLS with a revocation list, TLS passed on by its name; under
-both captures, with clients that are no part of the mesh."""
+"""The doors of a running mesh beyond HTTP: TCP, mutual TLS with a revocation list, TLS passed on by its name, and an
+Ingress; under both captures, with clients that are no part of the mesh."""
 
 from __future__ import annotations
 
+import http.client
+import json
 import socket
 import ssl
 import threading
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.e2e.netns_rig import BANNER, needs_netns, workload
+from tests.e2e.netns_rig import BANNER, ECHO, needs_netns, service, workload
 from tests.e2e.running import RunningMesh, until
 from tests.flows.certificates import Pair, client_context, made, revoking, secret
 
@@ -63,6 +65,17 @@ spec:
   tls:
   - match: [{sniHosts: [through.example.com]}]
     route: [{destination: {host: own.example, port: {number: 443}}}]
+"""
+
+
+INGRESS = """
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web, annotations: {kubernetes.io/ingress.class: istio}}
+spec:
+  rules:
+  - host: web.example.com
+    http: {paths: [{path: /api, pathType: Prefix, backend: {service: {name: web, port: {name: http}}}}]}
 """
 
 
@@ -139,7 +152,10 @@ def clients(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     own = _own_tls(made(THROUGH, root).write(directory))
     text = DOCUMENTS.replace("%PORT%", str(own.getsockname()[1]))
     app = workload("wire", BANNER, port="{containerPort: 7000, name: tcp}")
-    mesh = RunningMesh.make({"wire.yaml": app, "door.yaml": text, "secret.yaml": credential})
+    web = service("web", 80, 8000, "http") + "---\n" + workload("web", ECHO, port="{name: http, port: 8000}")
+    mesh = RunningMesh.make(
+        {"wire.yaml": app, "web.yaml": web + "---" + INGRESS, "door.yaml": text, "secret.yaml": credential}
+    )
     try:
         mesh.up("--capture", str(request.param))
         yield Clients(mesh, directory, root, partner, revoked)
@@ -151,7 +167,21 @@ def clients(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_the_doors_are_told(clients: Clients) -> None:
     schemes = sorted(url.split(":")[0] for found in clients.mesh.status()["gateways"] for url in found["urls"])
-    assert schemes == ["tcp", "tls"]
+    assert schemes == ["http", "tcp", "tls"]
+
+
+def test_an_ingress_leads_to_its_service(clients: Clients) -> None:
+    def asked(path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(*clients.address("http"), timeout=30)
+        connection.request("GET", path, headers={"host": "web.example.com"})
+        answer = connection.getresponse()
+        found = (answer.status, answer.read())
+        connection.close()
+        return found
+
+    status, body = asked("/api/v1")
+    assert (status, json.loads(body)["path"]) == (200, "/api/v1")
+    assert asked("/apis")[0] == 404, "a prefix is one of whole segments"
 
 
 def test_tcp_reaches_the_workload_by_mutual_tls_of_the_mesh(clients: Clients) -> None:
