@@ -135,6 +135,21 @@ async def test_tokens_come_from_where_the_rule_says_and_claims_go_where_it_says(
         assert answer.seen["headers"]["authorization"].startswith("Bearer ")
 
 
+async def test_tokens_that_are_required() -> None:
+    one, two = Rsa("one"), Ec("two")
+    places = {"fromHeaders": [{"name": "x-other"}]}
+    other = json.dumps({"issuer": OTHER, "jwks": key_set(two), "presence": "REQUIRED", **places})
+    async with guarded(TOKENS % f"{rule(jwks=key_set(one))}, {other}") as chat:
+        mine = {"authorization": f"Bearer {one.token(claims())}"}
+        theirs = {"x-other": two.token(claims(iss=OTHER))}
+        assert (await chat.ask()).status == 401
+        assert (await chat.ask(headers=mine)).status == 401, "another rule's token does not stand in"
+        assert (await chat.ask(headers=theirs)).status == 200, "the other rule's is optional"
+        assert (await chat.ask(headers={**mine, **theirs})).status == 200
+        wrong = {"authorization": f"Bearer {two.token(claims())}"}
+        assert (await chat.ask(headers={**wrong, **theirs})).status == 401
+
+
 async def test_several_issuers() -> None:
     one, two = Rsa("one"), Ec("two")
     rules = f"{rule(jwks=key_set(one))}, {json.dumps({'issuer': OTHER, 'jwks': key_set(two)})}"

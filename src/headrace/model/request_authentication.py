@@ -17,7 +17,7 @@ class JwtRule:
     """JWTRule. The issuer's keys are `jwks` (a JSON Web Key Set), else fetched from `jwks_uri`, else read by the proxy
     from `jwks_file`; with none of them every token is refused. `headers` are (name, prefix) pairs; with no place at
     all, tokens are looked for where RFC 6750 has them. `timeout` seconds bound one fetch. `claim_headers` are
-    (header, claim) pairs."""
+    (header, claim) pairs. `required`: a request without this rule's token is refused, whatever other tokens it has."""
 
     issuer: str = ""
     audiences: tuple[str, ...] = ()
@@ -32,6 +32,7 @@ class JwtRule:
     claim_headers: Pairs = ()
     space_delimited: tuple[str, ...] = ()
     timeout: float = 5.0
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

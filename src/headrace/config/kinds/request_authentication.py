@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Document, Path
-from headrace.config.fields import Bool, HeaderValue, NonEmpty, Text, is_dns_name, shown, text_of
+from headrace.config.fields import Bool, Choice, HeaderValue, NonEmpty, Text, is_dns_name, shown, text_of
 from headrace.config.kinds.istio_names import Timespan, at_most_one, is_address, warning
 from headrace.config.kinds.policy_scope import DRY_RUN, ScopedSpec, lower_scope, scope_findings
 from headrace.config.kinds.request_authentication_keys import KeySetError, as_key_set, has_usable_key, private_keys
@@ -88,6 +88,7 @@ class JwtRuleSpec(Spec):
     output_claim_to_headers: list[ClaimToHeaderSpec] = []
     timeout: Timespan | None = None
     space_delimited_claims: Annotated[list[NonEmpty], Field(max_length=64)] = []
+    presence: Annotated[str, Choice("OPTIONAL", "REQUIRED")] = "OPTIONAL"
 
     @model_validator(mode="before")
     @classmethod
@@ -174,6 +175,7 @@ def _rule(spec: JwtRuleSpec, file: str) -> JwtRule:
         claim_headers=tuple((item.header, item.claim) for item in spec.output_claim_to_headers),
         space_delimited=tuple(spec.space_delimited_claims),
         timeout=5.0 if spec.timeout is None else spec.timeout,
+        required=spec.presence == "REQUIRED",
     )
 
 

@@ -1,8 +1,9 @@
 """The filter that verifies tokens, as a workload's RequestAuthentications say, and the clusters that fetch keys.
 
-Called by `guard_filters`. Istio's requirement: a request without a token passes, one with a token that no rule accepts
-is answered 401. Keys come inline, from a file on the proxy's host, or over HTTP: from a service of the mesh by its
-cluster, from elsewhere by a cluster of its own, which verifies the server by the host's roots.
+Called by `guard_filters`. Istio's requirement: a request without a token passes, unless a rule requires its own; one
+with a token that no rule accepts is answered 401. Keys come inline, from a file on the proxy's host, or over HTTP: from
+a service of the mesh by its cluster, from elsewhere by a cluster of its own, which verifies the server by the host's
+roots.
 """
 
 from __future__ import annotations
@@ -52,8 +53,7 @@ def jwt_filters(guard: Guard, *, clear_route_cache: bool) -> list[Any]:
     for number, rule in enumerate(guard.rules):
         config.providers[_name(number)].CopyFrom(_provider(rule, named, clear_route_cache))
     match = route_components_pb2.RouteMatch(prefix="/")
-    names = [_name(number) for number in range(len(guard.rules))]
-    config.rules.append(config_pb2.RequirementRule(match=match, requires=_requirement(names)))
+    config.rules.append(config_pb2.RequirementRule(match=match, requires=_requirement(guard.rules)))
     return [http_filter(JWT_FILTER, config)]
 
 
@@ -61,7 +61,17 @@ def _name(number: int) -> str:
     return f"origins-{number}"
 
 
-def _requirement(names: Sequence[str]) -> Any:
+def _requirement(rules: Sequence[JwtRule]) -> Any:
+    """The tokens of all rules that require theirs, and what the others want (JWTRule.presence)."""
+    wanted = [_of(_name(number)) for number, rule in enumerate(rules) if rule.required]
+    names = [_name(number) for number, rule in enumerate(rules) if not rule.required]
+    wanted += [_optional(names)] if names else []
+    if len(wanted) == 1:
+        return wanted[0]
+    return config_pb2.JwtRequirement(requires_all=config_pb2.JwtRequirementAndList(requirements=wanted))
+
+
+def _optional(names: Sequence[str]) -> Any:
     """One issuer: its token, or none. Several: the token of one of them; or of all of them a token or none, so that no
     invalid token passes beside a valid one in another place."""
     each = [_any([_of(name), config_pb2.JwtRequirement(allow_missing=empty_pb2.Empty())]) for name in names]

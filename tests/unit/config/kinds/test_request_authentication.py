@@ -29,14 +29,15 @@ def test_a_rule_is_lowered(judge, version):
     rule = (
         "issuer: i, audiences: [a], jwksUri: 'https://i.example/k', fromHeaders: [{name: x, prefix: 'B '}, {name: y}], "
         "fromParams: [t], fromCookies: [c], forwardOriginalToken: true, outputPayloadToHeader: x-p, timeout: 2s, "
-        "outputClaimToHeaders: [{header: x-c, claim: sub}], spaceDelimitedClaims: [roles]"
+        "outputClaimToHeaders: [{header: x-c, claim: sub}], spaceDelimitedClaims: [roles], "
+        "presence: REQUIRED"
     )
     verdict = judge(document(rule, version=version))
     assert verdict.problems == ()
     assert verdict.resource.rules == (
         JwtRule(
             "i", ("a",), "", "https://i.example/k", "", (("x", "B "), ("y", "")), ("t",), ("c",), True, "x-p",
-            (("x-c", "sub"),), ("roles",), 2.0,
+            (("x-c", "sub"),), ("roles",), 2.0, True,
         ),
     )  # fmt: skip
 
