@@ -34,9 +34,19 @@ COMPANY = Path(__file__).with_name("coverage")
 GOLDENS = Path(__file__).resolve().parents[2] / "goldens"
 _BOOKS = "Kubernetes' own books: nothing in a mesh depends on it"
 _ONE_FAMILY = "addresses are taken as they are written"
+_WHICH = "the field that is written says the same"
 _FITS = "the template is the workload; the selector only has to fit it"
 _CONTROLLERS = ("DaemonSet", "Deployment", "Job", "ReplicaSet", "StatefulSet")
 QUIET: tuple[tuple[str, str], ...] = (
+    ("BackendTLSPolicy: spec.validation.subjectAltNames[].type", _WHICH),
+    ("ConfigMap: binaryData", "nothing of a mesh is written in it"),
+    ("ConfigMap: immutable", _BOOKS),
+    ("GatewayClass: spec.description", "for people"),
+    *(
+        (f"HTTPRoute: spec.rules[].{place}filters[].{name}.path.type", _WHICH)
+        for place in ("", "backendRefs[].")
+        for name in ("requestRedirect", "urlRewrite")
+    ),
     ("Endpoints: subsets[].addresses[]", _BOOKS),
     ("Endpoints: subsets[].notReadyAddresses[]", _BOOKS),
     ("Endpoints: subsets[].ports[].appProtocol", "the Service's port says the protocol"),
@@ -73,6 +83,17 @@ QUIET: tuple[tuple[str, str], ...] = (
     *((f"{kind}: spec.selector", _FITS) for kind in (*_CONTROLLERS, "ReplicationController")),
 )
 """Fields that are accepted without a word and do nothing: (kind and path, why). Only what cannot mislead."""
+_AT_TYPE = "HR0001 at the filter's type: the route is left out"
+SAID_BESIDE: tuple[tuple[str, str], ...] = tuple(
+    (f"{kind}: spec.rules[].{place}filters[].{name}", _AT_TYPE)
+    for kind in ("HTTPRoute", "GRPCRoute")
+    for place, names in (
+        ("", ("extensionRef", "externalAuth")),
+        ("backendRefs[].", ("extensionRef", "externalAuth", "requestMirror", "requestRedirect", "urlRewrite", "cors")),
+    )
+    for name in names
+)
+"""Fields that are not supported, where HR0001 is said of the field beside them."""
 _NUMBER = re.compile(r"\[\d+]")
 _DEEPEST = 12
 
@@ -314,7 +335,7 @@ def _judged(kind: Kind[Any], document: Document, *, errors: bool) -> dict[tuple[
     """What validation says of the document's fields; of what it refuses only where `errors` are of the field itself."""
     verdicts = {NO_EFFECT: NOTHING, NOT_SUPPORTED: UNSUPPORTED}
     return {
-        (kind.name, _NUMBER.sub("[]", problem.field).removesuffix("[]")): (
+        (kind.key_kind, _NUMBER.sub("[]", problem.field).removesuffix("[]")): (
             verdicts.get(problem.code, REJECTED),
             problem.message,
         )
@@ -362,13 +383,20 @@ def _row(kind: Kind[Any], leaf: Leaf, read: Fields, said: dict[tuple[str, str], 
         return Row(path, UNSUPPORTED, "HR0001 where it is set")
     if is_named(kind.without_effect, path):
         return Row(path, NOTHING, "HR0002 where it is set")
+    beside = _said_in(SAID_BESIDE, kind, path)
+    if beside:
+        return Row(path, UNSUPPORTED, beside)
     if leaf.chain[-1] in read or is_read(kind, leaf):
         return Row(path, DOES)
     parts = path.split(".")
     for end in range(len(parts), 1, -1):
-        verdict, why = said.get((kind.name, ".".join(parts[:end]).removesuffix("[]")), ("", ""))
+        verdict, why = said.get((kind.key_kind, ".".join(parts[:end]).removesuffix("[]")), ("", ""))
         if verdict:
             return Row(path, verdict, why)
-    quiet = next((words for item, words in QUIET if is_named((item,), f"{kind.name}: {path}")), "")
+    quiet = _said_in(QUIET, kind, path)
     verdict, why = (NOTHING, quiet) if quiet else said_of(kind, leaf)
     return Row(path, verdict or UNPROVEN, why)
+
+
+def _said_in(known: tuple[tuple[str, str], ...], kind: Kind[Any], path: str) -> str:
+    return next((words for item, words in known if is_named((item,), f"{kind.name}: {path}")), "")

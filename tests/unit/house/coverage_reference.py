@@ -40,7 +40,7 @@ def reference() -> str:
         found = rows(kind, known)
         count = Counter(row.verdict for row in found)
         total += count
-        table.append(line(f"[{kind.name}](#{kind.name.lower()})", count))
+        table.append(line(kind.name if not kind.group else f"{kind.name} ({kind.group})", count))
         sections.append(section(kind.name, kind.group, found))
     table.append(line("**all**", total))
     return "\n".join([OPENING, *table, "", *sections])
@@ -52,7 +52,7 @@ def line(name: str, count: Counter[str]) -> str:
 
 
 def section(name: str, group: str, found: Iterable[Row]) -> str:
-    lines = [f"## {name}", "", f"{group or 'core'}", "", "| field | | why |", "|---|---|---|"]
+    lines = [f"## {name} ({group or 'core'})", "", "| field | | why |", "|---|---|---|"]
     merged: dict[tuple[str, str, str], list[str]] = {}
     for row in found:
         end = ".".join(row.path.split(".")[-2:])
