@@ -28,6 +28,7 @@ PRIVATE_BY_NAMESPACE = (
     "EnvoyFilter",
     "Telemetry",
     "WasmPlugin",
+    "TrafficExtension",
     "ProxyConfig",
     "AuthorizationPolicy",
     "RequestAuthentication",
