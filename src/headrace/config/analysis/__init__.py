@@ -21,6 +21,7 @@ from headrace.config.analysis.destinations import judge_destinations, judge_ingr
 from headrace.config.analysis.envoy_filters import judge_envoy_filters
 from headrace.config.analysis.gateway_api import judge_gateway_api
 from headrace.config.analysis.gateway_conflicts import judge_gateway_conflicts
+from headrace.config.analysis.gateway_rules import judge_gateway_rules
 from headrace.config.analysis.gateways import judge_gateways
 from headrace.config.analysis.given import SOURCE
 from headrace.config.analysis.index import Index
@@ -54,6 +55,7 @@ _JUDGEMENTS = (
     judge_envoy_filters,
     judge_gateway_api,
     judge_gateway_conflicts,
+    judge_gateway_rules,
     judge_gateways,
     judge_inference_policies,
     judge_ingress_subsets,
