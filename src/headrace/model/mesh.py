@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from headrace.model.authorization import Authorizer
-from headrace.model.destination import BY_DISTANCE, LocalityLb
+from headrace.model.destination import BY_DISTANCE, ConnectionPool, LocalityLb, OutlierDetection, TcpKeepalive
 from headrace.model.extension import Extension
 from headrace.model.names import ROOT_NAMESPACE
 from headrace.model.telemetry import UNOBSERVED, UNTRACED, MeshTracing, Observed, Producer, Provider
@@ -51,6 +51,32 @@ class IngressSettings:
     selector: str = "ingressgateway"
 
 
+DNS_REFRESH = 60.0
+"""Seconds after which a name is looked up again, where nothing is said (Istio's number)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeshTraffic:
+    """What holds for the traffic of all workloads where nothing closer to one says otherwise. Times in seconds.
+
+    `http2_upgrade`: HTTP goes to every server as HTTP/2. `inbound_retries` None: Istio's default before the
+    application. `to_localhost`: the application is called at 127.0.0.1. `pool` and `outliers` stand in for the blocks
+    that a DestinationRule does not have.
+    """
+
+    keepalive: TcpKeepalive | None = None
+    http2_upgrade: bool = False
+    dns_refresh: float = DNS_REFRESH
+    inbound_retries: Retries | None = None
+    to_localhost: bool = False
+    pool: ConnectionPool | None = None
+    outliers: OutlierDetection | None = None
+
+
+PLAIN_TRAFFIC = MeshTraffic()
+"""Istio's defaults."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MeshConfig:
     """Mesh-wide settings; every default is Istio's. Times in seconds.
@@ -84,10 +110,13 @@ class MeshConfig:
     default_destination_rule_export_to: tuple[str, ...] = ("*",)
     locality: LocalityLb = BY_DISTANCE
     tls_min_version: str = "TLSV1_2"
+    tls_ciphers: tuple[str, ...] = ()
+    tls_curves: tuple[str, ...] = ()
     path_normalization: PathNormalization = PathNormalization.BASE
     authorizers: tuple[Authorizer, ...] = ()
     gateway_topology: GatewayTopology = GatewayTopology()
     ingress: IngressSettings = IngressSettings()
+    traffic: MeshTraffic = PLAIN_TRAFFIC
     providers: tuple[Provider, ...] = ()
     default_logs: tuple[str, ...] = ()
     default_spans: tuple[str, ...] = ()

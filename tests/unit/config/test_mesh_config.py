@@ -123,7 +123,7 @@ def test_what_is_known_but_not_done_is_said(tmp_path: Path) -> None:
         (1, "HR0001"),
         (1, "HR0001"),
         (2, "HR0002"),
-        (3, "HR0001"),
+        (3, "HR0002"),
         (4, "HR0001"),
         (5, "HR0002"),
     ]

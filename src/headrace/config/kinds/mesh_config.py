@@ -35,6 +35,7 @@ from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec,
 from headrace.config.kinds.mesh_authorizers import authorizer_findings, lower_authorizers
 from headrace.config.kinds.mesh_observers import lower_mesh_tracing, lower_observers, observer_findings
 from headrace.config.kinds.mesh_providers import ExtensionProvider
+from headrace.config.kinds.mesh_traffic import lower_retries, lower_traffic
 from headrace.config.kinds.mesh_values import Milliseconds, TrustDomain
 from headrace.config.kinds.proxy_config import ProxyConfigSpec, lower_topology
 from headrace.config.kinds.traffic_policy import (
@@ -50,7 +51,6 @@ from headrace.model.mesh import PathNormalization as Normalization
 from headrace.model.names import ROOT_NAMESPACE
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
-from headrace.model.traffic import Retries
 
 
 def _scope(value: object) -> str:
@@ -308,11 +308,13 @@ def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConf
         access_log_encoding=spec.access_log_encoding,
         access_log_format=spec.access_log_format,
         listener_logs=not spec.disable_envoy_listener_log,
-        default_http_retry=_retries(spec.default_http_retry_policy),
+        default_http_retry=lower_retries(spec.default_http_retry_policy),
         default_service_export_to=tuple(spec.default_service_export_to) or ("*",),
         default_virtual_service_export_to=tuple(spec.default_virtual_service_export_to) or ("*",),
         default_destination_rule_export_to=tuple(spec.default_destination_rule_export_to) or ("*",),
         locality=lower_localities(spec.locality_lb_setting, spec.zone_aware_lb_setting) or BY_DISTANCE,
+        tls_ciphers=tuple(spec.tls_defaults.cipher_suites) if spec.tls_defaults else (),
+        tls_curves=tuple(spec.tls_defaults.ecdh_curves) if spec.tls_defaults else (),
         tls_min_version="TLSV1_2" if tls_min == "TLS_AUTO" else tls_min,
         path_normalization=_normalization(spec.path_normalization),
         authorizers=lower_authorizers(spec.extension_providers),
@@ -322,6 +324,7 @@ def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConf
         default_logs=tuple(defaults.access_logging),
         default_spans=tuple(defaults.tracing),
         tracing=lower_mesh_tracing(spec.enable_tracing, spec.default_config),
+        traffic=lower_traffic(spec),
         digest=document.digest,
     )
 
@@ -338,19 +341,6 @@ def _normalization(spec: PathNormalization | None) -> Normalization:
     return Normalization.BASE if written == "DEFAULT" else Normalization(written)
 
 
-def _retries(spec: RetrySpec | None) -> Retries | None:
-    if spec is None:
-        return None
-    return Retries(
-        attempts=spec.attempts,
-        per_try_timeout=spec.per_try_timeout,
-        retry_on=spec.retry_on,
-        retry_remote_localities=spec.retry_remote_localities,
-        retry_ignore_previous_hosts=spec.retry_ignore_previous_hosts,
-        backoff=spec.backoff,
-    )
-
-
 KIND = Kind(
     group="headrace.dev",
     versions=("v1alpha1",),
@@ -363,33 +353,29 @@ KIND = Kind(
         "spec.proxyListenPort",
         "spec.proxyInboundListenPort",
         "spec.proxyHttpPort",
-        "spec.hboneIdleTimeout",
-        "spec.tcpKeepalive",
         "spec.enableEnvoyAccessLogService",
         *(
             f"spec.defaultConfig.{to_camel(name)}"
             for name in ProxyConfigSpec.model_fields
-            if name != "gateway_topology"
+            if name not in ("gateway_topology", "tracing")
         ),
+        *(f"spec.defaultConfig.tracing.{name}" for name in ("zipkin", "lightstep", "datadog", "stackdriver")),
+        "spec.defaultConfig.tracing.openCensusAgent",
+        "spec.defaultConfig.tracing.tlsSettings",
         "spec.outboundTrafficPolicy.tls",
-        "spec.inboundTrafficPolicy",
         "spec.caCertificates",
-        "spec.dnsRefreshRate",
-        "spec.h2UpgradePolicy",
         "spec.inboundClusterStatName",
         "spec.outboundClusterStatName",
-        "spec.serviceSettings",
-        "spec.serviceScopeConfigs",
         "spec.ca",
-        "spec.defaultInboundHttpRetryPolicy",
-        "spec.meshMTLS",
-        "spec.mesh_mTLS",
-        "spec.tlsDefaults.ecdhCurves",
-        "spec.tlsDefaults.cipherSuites",
-        "spec.defaultTrafficPolicy",
+        "spec.meshMTLS.ecdhCurves",
+        "spec.mesh_mTLS.ecdhCurves",
         "spec.serviceEntryVisibility",
     ),
     without_effect=(
+        "spec.meshMTLS.minProtocolVersion",
+        "spec.meshMTLS.cipherSuites",
+        "spec.mesh_mTLS.minProtocolVersion",
+        "spec.mesh_mTLS.cipherSuites",
         "spec.defaultProviders.metrics",
         "spec.configSources",
         "spec.certificates",

@@ -282,14 +282,14 @@ def lower_policy(spec: TrafficPolicySpec | None) -> TrafficPolicy | None:
     return TrafficPolicy(
         load_balancer=lower_load_balancer(spec.load_balancer) if spec.load_balancer else None,
         connection_pool=lower_pool(spec.connection_pool) if spec.connection_pool else None,
-        outlier_detection=_outlier(spec.outlier_detection) if spec.outlier_detection else None,
+        outlier_detection=lower_outlier(spec.outlier_detection) if spec.outlier_detection else None,
         tls=_tls(spec.tls) if spec.tls else None,
         ports=tuple(
             PortPolicy(
                 port=port.port.number,
                 load_balancer=lower_load_balancer(port.load_balancer) if port.load_balancer else None,
                 connection_pool=lower_pool(port.connection_pool) if port.connection_pool else None,
-                outlier_detection=_outlier(port.outlier_detection) if port.outlier_detection else None,
+                outlier_detection=lower_outlier(port.outlier_detection) if port.outlier_detection else None,
                 tls=_tls(port.tls) if port.tls else None,
             )
             for port in spec.port_level_settings or ()
@@ -332,7 +332,8 @@ def lower_pool(spec: ConnectionPoolSpec) -> ConnectionPool:
     )
 
 
-def _outlier(spec: OutlierDetectionSpec) -> OutlierDetection:
+def lower_outlier(spec: OutlierDetectionSpec) -> OutlierDetection:
+    """The ejection of a valid policy."""
     return OutlierDetection(
         consecutive_5xx_errors=spec.consecutive_5xx_errors,
         consecutive_gateway_errors=spec.consecutive_gateway_errors,

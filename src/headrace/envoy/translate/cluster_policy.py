@@ -10,7 +10,7 @@ from typing import Any
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
 from envoy.config.common.matcher.v3 import matcher_pb2 as predicate_pb2
-from envoy.config.core.v3 import address_pb2, protocol_pb2
+from envoy.config.core.v3 import protocol_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf import wrappers_pb2
@@ -25,6 +25,7 @@ from headrace.model.destination import (
     LocalityLb,
     OutlierDetection,
     RetryBudget,
+    TcpKeepalive,
     Warmup,
 )
 
@@ -59,22 +60,29 @@ def thresholds(pool: ConnectionPool | None, budget: RetryBudget | None = None) -
 
 
 def apply_pool(
-    cluster: Any, pool: ConnectionPool | None, connect_timeout: float, budget: RetryBudget | None = None
+    cluster: Any,
+    pool: ConnectionPool | None,
+    connect_timeout: float,
+    budget: RetryBudget | None = None,
+    alive: TcpKeepalive | None = None,
 ) -> None:
-    """Limits, connect timeout (`connect_timeout` where the pool has none) and TCP keep-alive."""
+    """Limits, connect timeout (`connect_timeout` where the pool has none) and TCP keep-alive (`alive`: the mesh's, of
+    which the pool overrides single fields)."""
     pool = pool or _NO_POOL
     written = pool.connect_timeout
     cluster.connect_timeout.CopyFrom(duration(connect_timeout if written is None else written))
     cluster.circuit_breakers.CopyFrom(thresholds(pool, budget))
-    if pool.tcp_keepalive is not None:
-        alive = address_pb2.TcpKeepalive()
-        if pool.tcp_keepalive.probes:
-            alive.keepalive_probes.value = pool.tcp_keepalive.probes
-        if pool.tcp_keepalive.time is not None:
-            alive.keepalive_time.value = int(pool.tcp_keepalive.time)
-        if pool.tcp_keepalive.interval is not None:
-            alive.keepalive_interval.value = int(pool.tcp_keepalive.interval)
-        cluster.upstream_connection_options.tcp_keepalive.CopyFrom(alive)
+    for settings in (alive, pool.tcp_keepalive):
+        if settings is None:
+            continue
+        found = cluster.upstream_connection_options.tcp_keepalive
+        found.SetInParent()
+        if settings.probes:
+            found.keepalive_probes.value = settings.probes
+        if settings.time is not None:
+            found.keepalive_time.value = int(settings.time)
+        if settings.interval is not None:
+            found.keepalive_interval.value = int(settings.interval)
 
 
 def http_options(pool: ConnectionPool | None, *, http2: bool, sniffed: bool) -> Any | None:
@@ -131,11 +139,14 @@ def set_http_options(cluster: Any, options: Any | None) -> None:
         cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(options))
 
 
-def speaks_http2(pool: ConnectionPool | None, *, declared: bool) -> bool:
-    """Whether requests go to the server as HTTP/2: declared by the port, or by h2UpgradePolicy UPGRADE."""
+def speaks_http2(pool: ConnectionPool | None, *, declared: bool, upgraded: bool = False) -> bool:
+    """Whether requests go to the server as HTTP/2: declared by the port, or by h2UpgradePolicy UPGRADE (`upgraded`: the
+    mesh's, which a pool overrides)."""
     if declared:
         return True
-    return pool is not None and pool.h2_upgrade_policy == "UPGRADE" and not pool.use_client_protocol
+    if pool is None or pool.h2_upgrade_policy not in ("UPGRADE", "DO_NOT_UPGRADE"):
+        return upgraded and (pool is None or not pool.use_client_protocol)
+    return pool.h2_upgrade_policy == "UPGRADE" and not pool.use_client_protocol
 
 
 def apply_outlier_detection(cluster: Any, settings: OutlierDetection | None) -> None:

@@ -108,6 +108,8 @@ def _originated(tls: ClientTls, settings: TlsSettings) -> Any:
         tls_params=common_pb2.TlsParameters(
             tls_minimum_protocol_version=common_pb2.TlsParameters.TLSv1_2,
             tls_maximum_protocol_version=common_pb2.TlsParameters.TLSv1_3,
+            cipher_suites=settings.mesh.tls_ciphers,
+            ecdh_curves=settings.mesh.tls_curves,
         ),
         alpn_protocols=["h2"] if settings.http2 else [],
     )

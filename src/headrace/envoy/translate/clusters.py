@@ -23,11 +23,10 @@ from headrace.envoy.translate.cluster_policy import (
     http_options,
     set_http_options,
     speaks_http2,
-    thresholds,
 )
 from headrace.envoy.translate.cluster_tls import TlsSettings, apply_proxy_protocol, apply_tls, originates_tls
 from headrace.envoy.translate.credentials import apply_credential
-from headrace.envoy.translate.destination_rules import effective_policy
+from headrace.envoy.translate.destination_rules import effective_policy, with_mesh_defaults
 from headrace.envoy.translate.dynamic_dns import set_forward
 from headrace.envoy.translate.endpoints import in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
@@ -147,15 +146,19 @@ def _build(
 
 def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dnat: bool = False) -> Any | None:
     service, port = target.service, part.port
-    policy = effective_policy(target.rule, port.number, part.subset)
+    policy = with_mesh_defaults(effective_policy(target.rule, port.number, part.subset), mesh.traffic)
     name = part.sni(service) if dnat else part.cluster(service)
     cluster = cluster_pb2.Cluster(name=name)
     cluster.common_lb_config.SetInParent()
     setting = locality_setting(mesh.locality, policy.load_balancer)
     if not _set_discovery(cluster, target, part, named, setting):
         return None
+    if cluster.HasField("dns_refresh_rate"):
+        cluster.dns_refresh_rate.CopyFrom(duration(mesh.traffic.dns_refresh))
     pool = policy.connection_pool
-    http2 = speaks_http2(pool, declared=port.protocol.is_http2)
+    http2 = speaks_http2(
+        pool, declared=port.protocol.is_http2, upgraded=mesh.traffic.http2_upgrade and port.protocol.is_http
+    )
     options = http_options(pool, http2=http2, sniffed=port.protocol is Protocol.UNDECLARED)
     codes = policy.outlier_detection.http_error_codes if policy.outlier_detection is not None else ()
     if options is None and (codes or (originates_tls(policy.tls) and not dnat)):
@@ -164,7 +167,7 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dna
         count_as_errors(options, codes)
     engine = engine_timeouts(service.engine)
     connect = min(mesh.connect_timeout, engine.connect) if engine else mesh.connect_timeout
-    apply_pool(cluster, pool, connect, policy.retry_budget)
+    apply_pool(cluster, pool, connect, policy.retry_budget, mesh.traffic.keepalive)
     apply_outlier_detection(cluster, policy.outlier_detection)
     if service.resolution is not Resolution.DYNAMIC_DNS:
         apply_load_balancer(cluster, policy.load_balancer)
@@ -250,10 +253,9 @@ def _fixed(mesh: MeshConfig, gateway: bool) -> tuple[XdsResource, ...]:
         through = cluster_pb2.Cluster(
             name=PASSTHROUGH,
             type=cluster_pb2.Cluster.ORIGINAL_DST,
-            connect_timeout=duration(mesh.connect_timeout),
             lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
-            circuit_breakers=thresholds(None),
         )
+        apply_pool(through, mesh.traffic.pool, mesh.connect_timeout, alive=mesh.traffic.keepalive)
         set_http_options(through, http_options(None, http2=False, sniffed=True))
         found.append(resource_of(CLUSTER, PASSTHROUGH, through))
     return tuple(found)

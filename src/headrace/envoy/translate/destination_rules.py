@@ -6,9 +6,21 @@ of a port replace all blocks wholesale, also with nothing (those of a subset's p
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from headrace.model.destination import ConsistentHash, DestinationRule, Subset, TrafficPolicy
+from headrace.model.mesh import MeshTraffic
 
 _NOTHING = TrafficPolicy()
+
+
+def with_mesh_defaults(policy: TrafficPolicy, mesh: MeshTraffic) -> TrafficPolicy:
+    """The policy, with the mesh's connection pool and ejection where it has none of its own (whole blocks: Istio)."""
+    pool = policy.connection_pool or mesh.pool
+    outliers = policy.outlier_detection or mesh.outliers
+    if pool is policy.connection_pool and outliers is policy.outlier_detection:
+        return policy
+    return replace(policy, connection_pool=pool, outlier_detection=outliers)
 
 
 def effective_policy(rule: DestinationRule | None, port: int, subset: Subset | None = None) -> TrafficPolicy:

@@ -214,6 +214,8 @@ def inbound_clusters(inbound: Inbound, mesh: MeshConfig, addresses: Sequence[str
     for port in inbound.ports:
         cluster = _application_cluster(port, mesh, pools.get(port.number))
         address = application_at(ingress.get(port.number), addresses)
+        if address is None and mesh.traffic.to_localhost:
+            address = socket_address(LOOPBACK, port.number)
         if address is None:
             cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
             cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
@@ -254,7 +256,8 @@ def _application_cluster(port: WorkloadPortView, mesh: MeshConfig, pool: Connect
     """The cluster of one port without its addresses: the connection pool of the service in front, the declared
     protocol, else the one the request came with. Connections are kept no longer than the application keeps them."""
     cluster = cluster_pb2.Cluster(name=inbound_cluster(port.number))
-    apply_pool(cluster, pool, mesh.connect_timeout)
+    pool = pool or mesh.traffic.pool
+    apply_pool(cluster, pool, mesh.connect_timeout, alive=mesh.traffic.keepalive)
     protocol = protocol_of(port)
     keeping = DESCRIBED_ELSEWHERE if port.engine is None else engine_connections(port.engine)
     options = http_options(pool, http2=protocol.is_http2, sniffed=protocol is Protocol.UNDECLARED)
@@ -287,6 +290,8 @@ def _passthrough_cluster(mesh: MeshConfig) -> Any:
         connect_timeout=duration(mesh.connect_timeout),
         upstream_bind_config=_local_source(),
     )
+    if mesh.traffic.pool is not None or mesh.traffic.keepalive is not None:
+        apply_pool(cluster, mesh.traffic.pool, mesh.connect_timeout, alive=mesh.traffic.keepalive)
     options = http_protocol_options_pb2.HttpProtocolOptions(use_downstream_protocol_config=_downstream_protocol())
     cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(options))
     return cluster

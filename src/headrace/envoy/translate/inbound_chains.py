@@ -18,12 +18,14 @@ from headrace.envoy.module_filter import guard_network_filter
 from headrace.envoy.translate.guard_filters import http_guards, network_guards
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.messages import boolean, duration, uint32
+from headrace.envoy.translate.route_retry import inbound_retry_policy
 from headrace.envoy.translate.tcp_proxy import Way, way_filters
 from headrace.envoy.translate.tls import gateway_downstream, mesh_downstream
 from headrace.model.gateway import ServerTls
 from headrace.model.mesh import MeshConfig
 from headrace.model.security import MtlsMode
 from headrace.model.service import Protocol
+from headrace.model.traffic import Retries
 
 TLS = "tls"
 RAW = "raw_buffer"
@@ -146,7 +148,7 @@ def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> list[Any]
             direction=Direction.INBOUND,
             stat_prefix=target.stat_prefix,
             mesh=settings.mesh,
-            routes=inbound_routes(target),
+            routes=inbound_routes(target, settings.mesh.traffic.inbound_retries),
             module=settings.module,
             bounded=mtls,
             http2=target.protocol.is_http2,
@@ -158,9 +160,10 @@ def _http(target: ChainTarget, settings: ChainSettings, mtls: bool) -> list[Any]
     )
 
 
-def inbound_routes(target: ChainTarget) -> Any:
+def inbound_routes(target: ChainTarget, retries: Retries | None = None) -> Any:
     """Everything to the application, without a time limit: limits are the caller's. A request that Envoy had not
-    written yet when the connection broke goes again, twice at most, but never for gRPC (Istio's rule)."""
+    written yet when the connection broke goes again, twice at most, but never for gRPC (Istio's rule); `retries` is
+    what the mesh says instead."""
     action = route_components_pb2.RouteAction(
         cluster=target.cluster,
         timeout=duration(0),
@@ -169,9 +172,9 @@ def inbound_routes(target: ChainTarget) -> Any:
         ),
     )
     if target.protocol not in (Protocol.GRPC, Protocol.GRPC_WEB):
-        action.retry_policy.CopyFrom(
-            route_components_pb2.RetryPolicy(num_retries=uint32(2), retry_on="reset-before-request")
-        )
+        policy = inbound_retry_policy(retries)
+        if policy is not None:
+            action.retry_policy.CopyFrom(policy)
     route = route_components_pb2.Route(
         name="default",
         match=route_components_pb2.RouteMatch(prefix="/"),

@@ -17,6 +17,7 @@ from headrace.model.traffic import Retries
 
 _DEFAULT_ON = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
 _DEFAULT_ATTEMPTS = 2
+_INBOUND_ON = "reset-before-request"
 _HOST_SELECTION_ATTEMPTS = 5
 _BY_CODE = "retriable-status-codes"
 _KNOWN_CODES = frozenset(int(status) for status in HTTPStatus)
@@ -41,6 +42,24 @@ def retry_policy(retries: Retries | None, *, sticky: bool) -> Any | None:
             name="envoy.retry_host_predicates.previous_hosts",
             typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
         )
+    return policy
+
+
+def inbound_retry_policy(retries: Retries | None) -> Any | None:
+    """The RetryPolicy before the application: what Envoy had not written yet goes again, or as the mesh says; None: not
+    at all. Time limits, hosts and localities mean nothing there (Istio)."""
+    policy = route_pb2.RetryPolicy(num_retries=uint32(_DEFAULT_ATTEMPTS), retry_on=_INBOUND_ON)
+    if retries is None:
+        return policy
+    if retries.attempts <= 0:
+        return None
+    policy.num_retries.value = retries.attempts
+    if retries.retry_on:
+        conditions, codes = _conditions(retries.retry_on)
+        policy.retry_on = ",".join(conditions)
+        policy.retriable_status_codes.extend(codes)
+    if retries.backoff is not None:
+        policy.retry_back_off.base_interval.CopyFrom(duration(retries.backoff))
     return policy
 
 

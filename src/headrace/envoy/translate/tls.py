@@ -201,8 +201,8 @@ def _server_parameters(mesh: MeshConfig, tls: ServerTls) -> Any:
     """Protocol versions and ciphers: the server's own, else the mesh's minimum (Istio's default is TLS 1.2)."""
     parameters = common_pb2.TlsParameters(
         tls_minimum_protocol_version=_version(tls.min_protocol_version or mesh.tls_min_version),
-        cipher_suites=tls.cipher_suites,
-        ecdh_curves=tls.ecdh_curves,
+        cipher_suites=tls.cipher_suites or mesh.tls_ciphers,
+        ecdh_curves=tls.ecdh_curves or mesh.tls_curves,
     )
     if tls.max_protocol_version:
         parameters.tls_maximum_protocol_version = _version(tls.max_protocol_version)
