@@ -44,14 +44,16 @@ def host_specificity(host: str) -> tuple[bool, int, str]:
 
 def merge_rules(rules: Sequence[DestinationRule]) -> DestinationRule:
     """One rule of several for the same host, oldest first: subsets add (first of a name wins), the first top-level
-    policy wins (Istio's merge of DestinationRules)."""
+    policy wins (Istio's merge of DestinationRules); what BackendTLSPolicies say comes beneath it."""
     if len(rules) == 1:
         return rules[0]
     subsets: dict[str, Subset] = {}
     for rule in rules:
         for subset in rule.subsets:
             subsets.setdefault(subset.name, subset)
-    policy = next((rule.policy for rule in rules if rule.policy is not None), None)
+    policy = next((rule.policy for rule in rules if rule.policy is not None and not rule.made), None)
+    for beneath in (rule.policy for rule in rules if rule.made):
+        policy = policy.with_tls(beneath) if policy is not None and beneath is not None else policy or beneath
     first = rules[0]
     return DestinationRule(first.meta, first.host, policy, tuple(subsets.values()), first.export_to)
 

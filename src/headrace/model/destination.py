@@ -7,9 +7,10 @@ istio.networking.v1.DestinationRule; None always means "not written". Times in s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.resource import Labels, Metadata
 from headrace.model.traffic import Pairs
 
@@ -214,6 +215,15 @@ class TrafficPolicy:
     proxy_protocol: ProxyProtocol | None = None
     retry_budget: RetryBudget | None = None
 
+    def with_tls(self, other: TrafficPolicy) -> TrafficPolicy:
+        """This policy, with the `tls` of another where it writes none itself; a port that only the other one speaks for
+        keeps what this one says of all ports."""
+        theirs = {port.port: port.tls for port in other.ports}
+        ports = [replace(port, tls=port.tls or theirs.pop(port.port, None)) for port in self.ports]
+        rest = (self.load_balancer, self.connection_pool, self.outlier_detection)
+        ports += [PortPolicy(number, *rest, tls=tls) for number, tls in theirs.items()]
+        return replace(self, tls=self.tls or other.tls, ports=tuple(sorted(ports, key=lambda port: port.port)))
+
     def pool_of(self, port: int) -> ConnectionPool | None:
         """The connection pool of one port: that of its own settings, which replace all, else the policy's."""
         return next((own.connection_pool for own in self.ports if own.port == port), self.connection_pool)
@@ -239,6 +249,11 @@ class DestinationRule:
     subsets: tuple[Subset, ...] = ()
     export_to: tuple[str, ...] = ()
     workload_selector: Labels | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether it was made of BackendTLSPolicies: rules that people write for the same host come before it."""
+        return self.meta.key.kind.startswith(f"{GATEWAY_GROUP}/")
 
     def policies(self) -> Iterator[TrafficPolicy]:
         """Its own policy and those of its subsets."""

@@ -141,11 +141,13 @@ class Namespaces:
 
 @dataclass(frozen=True, slots=True)
 class ListenerTls:
-    """ListenerTLSConfig: `terminate` or pass through; `options` are Istio's extensions by name."""
+    """ListenerTLSConfig: `terminate` or pass through; `options` are Istio's extensions by name, and
+    `ciphers` what one of them says."""
 
     terminate: bool = True
     certificates: tuple[ObjectRef, ...] = ()
     options: Pairs = ()
+    ciphers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

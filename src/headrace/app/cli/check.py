@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from headrace.app.cli.output import Format, FormatOption, print_data
+from headrace.app.gateway_problems import gateway_problems
 from headrace.config.documents import ReadResult, read_paths, read_text
-from headrace.config.judge import judge
+from headrace.config.judge import brought
 from headrace.config.mesh_config import read_mesh_config
 from headrace.model.problem import Problem, Severity
 
@@ -36,7 +37,8 @@ def check(
         results.append(_read_input())
     if mesh_config is not None:
         results.insert(0, read_mesh_config(mesh_config, _SOURCE))
-    problems = judge(results)
+    revision = brought(results)
+    problems = sorted({*revision.problems, *gateway_problems(revision)})
     if output is Format.TABLE:
         _print_lines(problems, sum(len(result.documents) for result in results))
     else:

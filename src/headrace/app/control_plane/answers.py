@@ -6,6 +6,7 @@ Called by `control_plane.mesh`. What a person may write for a kind is settled he
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.app.control_plane.documents import LiveDocuments
@@ -32,6 +33,10 @@ _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """Annotation in which kubectl keeps the whole document as it was applied: of a Secret, with its values."""
 
 
+Statuses = Callable[[Stored], Mapping[str, Any] | None]
+"""What tells the status of a document; None: it has none."""
+
+
 class Refused(Exception):
     """The API says no: one line with a remedy, and the HTTP status that fits."""
 
@@ -54,8 +59,10 @@ def is_kind(wanted: str, kind: str) -> bool:
     return low == "all" or _SHORT.get(low, low) in _forms(kind)
 
 
-def documents(live: LiveDocuments, kind: str, namespace: str | None, name: str | None) -> list[dict[str, Any]]:
-    """The documents in force that fit; Refused where one was asked for by name and there is none."""
+def documents(
+    live: LiveDocuments, kind: str, namespace: str | None, name: str | None, status: Statuses = lambda _: None
+) -> list[dict[str, Any]]:
+    """The documents in force that fit, each with its `status`; Refused where one was asked for and there is none."""
     stored = live.store.documents()
     known = {item.key.short_kind for item in stored}
     if kind.lower() != "all" and not any(is_kind(kind, item) for item in known):
@@ -69,12 +76,14 @@ def documents(live: LiveDocuments, kind: str, namespace: str | None, name: str |
     ]
     if name is not None and not found:
         raise Refused(404, f"no {kind} called {name!r}: `headrace get {kind}` lists them")
-    return [as_json(item) for item in found]
+    return [as_json(item, status(item)) for item in found]
 
 
-def as_json(stored: Stored) -> dict[str, Any]:
-    """A document with its version and where it came from. The values of Secrets are left out."""
+def as_json(stored: Stored, status: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A document with its version, where it came from, and its status. The values of Secrets are left out."""
     data: dict[str, Any] = copy.deepcopy(dict(stored.document.data))
+    if status is not None:
+        data["status"] = dict(status)
     metadata = data.setdefault("metadata", {})
     if stored.key.namespace:
         metadata["namespace"] = stored.key.namespace

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from headrace import __version__
@@ -16,15 +16,21 @@ from headrace.app.control_plane.assignments import PlannedReplica
 from headrace.app.control_plane.described import described
 from headrace.app.control_plane.documents import LiveDocuments
 from headrace.app.control_plane.engine_loads import EngineLoadBook
+from headrace.app.control_plane.gateway_status import StatusBook, as_served
 from headrace.app.control_plane.hosts import HostBook, HostEntry
 from headrace.app.control_plane.pipeline import Pipeline
 from headrace.app.control_plane.trust import TrustKeeper
+from headrace.app.gateway_problems import gateway_problems
 from headrace.app.settings import MeshSettings
+from headrace.config.store import Stored
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from headrace.envoy.xds.hub import Hub
 from headrace.envoy.xds.status import ProxyStatus
 from headrace.floor.cell import LatestValue
 from headrace.model.gateway import UNIX, Server
+from headrace.model.gateway_api import api_kind
+from headrace.model.policy import GATEWAY_NAME_LABEL
+from headrace.model.resource import ResourceKey
 from headrace.model.workload import WorkloadRole
 from headrace.wire import agent_v1_pb2 as wire
 
@@ -47,6 +53,7 @@ class Mesh:
     settings: MeshSettings
     trust: TrustKeeper | None = None
     loads: EngineLoadBook | None = None
+    statuses: StatusBook = field(default_factory=StatusBook)
 
     def status(self) -> dict[str, Any]:
         """How far the mesh is: ready when every planned replica is, and its proxy has acknowledged everything."""
@@ -66,7 +73,7 @@ class Mesh:
             "ready_replicas": total - len(waiting),
             "waiting": waiting,
             "gateways": self._gateways(reports),
-            "problems": [problem.as_line() for problem in revision.problems],
+            "problems": [problem.as_line() for problem in (*revision.problems, *gateway_problems(revision))],
             "notes": self._notes() + self._unread(),
             "translation_failures": dict(self.pipeline.failures),
             "trust": self.trust.authority() if self.trust else None,
@@ -123,7 +130,7 @@ class Mesh:
             if replica.role is not WorkloadRole.GATEWAY or report is None:
                 continue
             local = {port.port: port.local for port in report.gateway_ports}
-            address = "127.0.0.1" if self.settings.gateway_bind in ("0.0.0.0", "::") else self.settings.gateway_bind  # noqa: S104
+            address = self._gateway_address()
             urls = sorted(
                 {
                     _url(server, address, local.get(server.port, server.port))
@@ -136,8 +143,41 @@ class Mesh:
         return found
 
     def get(self, kind: str, namespace: str | None, name: str | None) -> list[dict[str, Any]]:
-        """Documents in force (`answers.documents`)."""
-        return answers.documents(self.documents, kind, namespace, name)
+        """Documents in force (`answers.documents`); those of the Gateway API with their statuses."""
+        return answers.documents(self.documents, kind, namespace, name, self._status_of)
+
+    def _status_of(self, stored: Stored) -> dict[str, Any] | None:
+        """The status of a document: None where it has none."""
+        snapshot = self.pipeline.snapshot
+        status = snapshot.statuses.get(stored.key) if snapshot is not None else None
+        if status is None:
+            return None
+        if stored.key.kind == api_kind("Gateway"):
+            status = as_served(status, self._waiting(stored.key), self._addresses(stored.key))
+        written = stored.document.data.get("metadata", {}).get("generation")
+        return self.statuses.stamped(stored.key, status, written if isinstance(written, int) else stored.version)
+
+    def _own_proxies(self, key: ResourceKey) -> list[PlannedReplica]:
+        """The proxies that a Gateway of the Gateway API has for itself."""
+        return [
+            replica
+            for replica in self.plan.value
+            if replica.role is WorkloadRole.GATEWAY
+            and replica.namespace == key.namespace
+            and replica.labels.get(GATEWAY_NAME_LABEL) == key.name
+        ]
+
+    def _waiting(self, key: ResourceKey) -> list[str] | None:
+        own, reports = self._own_proxies(key), self._reports()
+        problems = [self._not_ready(replica, reports.get(replica.id)) for replica in own]
+        return [f"{state}, {detail}" if detail else state for state, detail in filter(None, problems)] if own else None
+
+    def _addresses(self, key: ResourceKey) -> list[str]:
+        return [self._gateway_address()] if self._own_proxies(key) else []
+
+    def _gateway_address(self) -> str:
+        """Where clients on this machine find the gateways."""
+        return "127.0.0.1" if self.settings.gateway_bind in ("0.0.0.0", "::") else self.settings.gateway_bind  # noqa: S104
 
     def apply(self, sources: list[tuple[str, object]]) -> dict[str, Any]:
         """Bring documents (`answers.apply`)."""

@@ -24,6 +24,8 @@ AGENT_CLUSTER = "agent"
 """The bootstrap's static cluster: the agent's socket, which serves ADS and SDS."""
 WORKLOAD_SECRET = "default"  # noqa: S105 - a resource name, as in Istio
 ROOT_SECRET = "ROOTCA"  # noqa: S105 - a resource name, as in Istio
+BUILTIN = "builtin://"
+"""The credential that is the proxy's own certificate of the mesh (Istio's name)."""
 TLS_SOCKET = "envoy.transport_sockets.tls"
 _RECONNECT_FIRST = 0.1
 _RECONNECT_LIMIT = 1.0
@@ -171,7 +173,9 @@ def gateway_downstream(mesh: MeshConfig, tls: ServerTls, *, tcp: bool = False) -
         return mesh_downstream(mesh, tcp=tcp, names=tls.subject_alt_names, lenient=tls.insecure_skip_verify)
     common = tls_pb2.CommonTlsContext(alpn_protocols=HTTP_ALPN, tls_params=_server_parameters(mesh, tls))
     for credential in tls.credentials:
-        common.tls_certificate_sds_secret_configs.append(credential_secret(credential))
+        own = credential == BUILTIN
+        secret = agent_secret(WORKLOAD_SECRET) if own else credential_secret(credential)
+        common.tls_certificate_sds_secret_configs.append(secret)
     for pair in tls.certificates if not tls.credentials else ():
         common.tls_certificate_sds_secret_configs.append(file_secret(server_certificate_name(pair)))
     if tls.verifies_by_own_roots:

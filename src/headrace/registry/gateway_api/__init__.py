@@ -29,7 +29,7 @@ from headrace.model.resource import ResourceKey
 from headrace.model.security import Secret
 from headrace.model.service import Service, ServiceEntry
 from headrace.model.traffic import VirtualService
-from headrace.registry.documents import Documents
+from headrace.registry.documents import Documents, HasMeta
 from headrace.registry.gateway_api.backend_tls import originate
 from headrace.registry.gateway_api.certificates import References
 from headrace.registry.gateway_api.conditions import Status
@@ -41,6 +41,7 @@ _OWN = (GatewayClass, ApiGateway, ListenerSet, Route, ReferenceGrant, BackendTls
 _READ = (*_OWN, Service, ServiceEntry, Secret, ConfigMap, Namespace)
 
 Made = TypeVar("Made", Gateway, VirtualService, DestinationRule)
+Written = TypeVar("Written", bound=HasMeta)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,15 +69,15 @@ def convert(documents: Documents, previous: Converted = NOTHING) -> Converted:
         return previous
     world = World.of(documents)
     references = References(world, previous.credentials)
-    doors = open_doors(world, references, documents.of(ApiGateway), documents.of(ListenerSet))
-    bound = bind(world, doors, documents.of(Route))
+    doors = open_doors(world, references, _ranked(documents.of(ApiGateway)), _ranked(documents.of(ListenerSet)))
+    bound = bind(world, doors, _ranked(documents.of(Route)))
     for key, status in doors.statuses.items():
         counts = bound.attached.get((key.short_kind, key.namespace, key.name), {})
         if "listeners" in status:
             status["listeners"] = [
                 {**item, "attachedRoutes": counts.get(item["name"], 0)} for item in status["listeners"]
             ]
-    originated = originate(world, references, documents.of(BackendTlsPolicy), bound.behind)
+    originated = originate(world, references, _ranked(documents.of(BackendTlsPolicy)), bound.behind)
     statuses = dict(class_statuses(documents.of(GatewayClass)))
     statuses |= doors.statuses | bound.statuses | originated.statuses
     credentials = references.found
@@ -88,6 +89,12 @@ def convert(documents: Documents, previous: Converted = NOTHING) -> Converted:
         statuses=statuses,
         parts=parts,
     )
+
+
+def _ranked(documents: tuple[Written, ...]) -> list[Written]:
+    """The documents by the Gateway API's rule for those that conflict: creation time where it is written, then
+    namespace and name. Their place in a file means nothing."""
+    return sorted(documents, key=lambda item: (item.meta.origin.order[0], item.meta.namespace, item.meta.name))
 
 
 def _kept(made: list[Made], before: tuple[Made, ...]) -> tuple[Made, ...]:

@@ -113,6 +113,12 @@ def _open(world: World, references: References, gateway: ApiGateway, sets: Seque
     clashes = conflicts(everything)
     proxies, problem = _proxies(world, gateway)
     owner = Owner("Gateway", gateway.meta.namespace, gateway.meta.labels, gateway)
+    if problem is not None and not proxies.services:
+        # Nobody can ever serve it: nothing is said of its listeners (Istio's rule).
+        doors.statuses[gateway.meta.key] = _status(world, gateway, (), problem, proxies, 0)
+        for item in allowed:
+            doors.statuses[item.meta.key] = _set_status(world, (), problem, proxies, valid=True)
+        return
     own = _judge_all(world, references, owner, gateway, clashes)
     served = 0
     for item in allowed:
@@ -120,7 +126,8 @@ def _open(world: World, references: References, gateway: ApiGateway, sets: Seque
             world, references, Owner("ListenerSet", item.meta.namespace, item.meta.labels, gateway), item, clashes
         )
         served += any(found.valid for found in judged)
-        doors.statuses[item.meta.key] = _set_status(judged, problem, proxies)
+        valid = any(found.valid for found in judged)
+        doors.statuses[item.meta.key] = _set_status(world, judged, problem, proxies, valid=valid)
         if not any(found.valid for found in judged):
             continue
         _enter(doors, item, judged, proxies, gateway)
@@ -194,6 +201,7 @@ class _Proxies:
     selector: tuple[tuple[str, str], ...] = ()
     services: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    namespace: str = ""
 
 
 def _proxies(world: World, gateway: ApiGateway) -> tuple[_Proxies, Refusal | None]:
@@ -216,7 +224,7 @@ def _proxies(world: World, gateway: ApiGateway) -> tuple[_Proxies, Refusal | Non
     if skipped:
         message = f"only Hostname is supported, ignoring [{' '.join(skipped)}]"
         problem = Refusal("UnsupportedAddress", message)
-    return _Proxies(services=there or tuple(hosts), missing=missing), problem
+    return _Proxies(services=there or tuple(hosts), missing=missing, namespace=meta.namespace), problem
 
 
 def _parameters_problem(world: World, gateway: ApiGateway) -> Refusal | None:
@@ -263,16 +271,22 @@ def _accepted(judged: Sequence[Judged], problem: Refusal | None) -> Condition:
     return Condition(True, ACCEPTED, "Resource accepted")
 
 
-def _programmed(ports: Iterable[int], proxies: _Proxies) -> Condition:
-    """Programmed, as far as documents tell: whether there is somebody to program."""
+def _programmed(world: World, ports: Iterable[int], proxies: _Proxies) -> Condition:
+    """Programmed, as far as documents tell: whether there is somebody to program, at these ports."""
     if proxies.own is None and not proxies.services:
         return Condition(False, "UnsupportedAddress", "Failed to assign to any requested addresses")
     hosts = [host for host in proxies.services if host not in proxies.missing]
     if proxies.own is not None:
         hosts = [service_fqdn(proxies.own.name, proxies.own.namespace)]
-    assigned = [f"{host}:{port}" for host in hosts for port in sorted(set(ports))]
-    if proxies.missing:
-        words = "; ".join(f'hostname "{host}" not found' for host in sorted(proxies.missing))
+    pairs = [(host, port) for host in hosts for port in sorted(set(ports))]
+    unknown = [
+        pair for pair in pairs if proxies.own is None and not world.has_port((proxies.namespace, pair[0]), pair[1])
+    ]
+    assigned = [f"{host}:{port}" for host, port in pairs if (host, port) not in unknown]
+    trouble = [f'hostname "{host}" not found' for host in proxies.missing]
+    trouble += [f'port {port} not found for hostname "{host}"' for host, port in unknown]
+    if trouble:
+        words = "; ".join(sorted(trouble))
         if assigned:
             message = (
                 f"Assigned to service(s) {_listed(assigned)}, but failed to assign to all requested addresses: {words}"
@@ -301,7 +315,7 @@ def _status(
     conditions = Conditions()
     conditions.found[ACCEPTED] = _accepted(judged, problem)
     ports = [item.server.port for item in judged if item.server is not None]
-    conditions.found[PROGRAMMED] = _programmed(ports, proxies)
+    conditions.found[PROGRAMMED] = _programmed(world, ports, proxies)
     refusal = _client_certificate_problem(world, gateway)
     conditions.settle(RESOLVED, refusal, RESOLVED, "All references resolved")
     if gateway.tls.insecure:
@@ -353,14 +367,16 @@ def _unsupported_set(gateway: ApiGateway) -> Status:
     return _set_refused(Refusal("NotAllowed", message))
 
 
-def _set_status(judged: Sequence[Judged], problem: Refusal | None, proxies: _Proxies) -> Status:
+def _set_status(
+    world: World, judged: Sequence[Judged], problem: Refusal | None, proxies: _Proxies, *, valid: bool
+) -> Status:
     conditions = Conditions()
     conditions.good(ACCEPTED, ACCEPTED, "Resource accepted")
     ports = [item.server.port for item in judged if item.server is not None]
-    conditions.found[PROGRAMMED] = _programmed(ports, proxies)
+    conditions.found[PROGRAMMED] = _programmed(world, ports, proxies)
     if problem is not None:
         conditions.bad(ACCEPTED, Refusal(problem.reason, f"Parent not accepted: {problem.message}"))
-    if not any(item.valid for item in judged):
+    if not valid:
         refusal = Refusal("ListenersNotValid", "None of the ListenerSet's listeners are valid")
         conditions.bad(PROGRAMMED, refusal)
         if problem is None:

@@ -33,8 +33,6 @@ from headrace.registry.gateway_api.conditions import (
 from headrace.registry.gateway_api.world import World
 
 SERVED = ("HTTP", "HTTPS", "TLS", "TCP")
-CIPHERS = "gateway.istio.io/tls-cipher-suites"
-"""Option of a listener's tls: cipher suites, comma-separated (Istio's)."""
 TERMINATE_MODE = "gateway.istio.io/tls-terminate-mode"
 """Option of a listener's tls: MUTUAL, OPTIONAL_MUTUAL, ISTIO_SIMPLE or ISTIO_MUTUAL (Istio's)."""
 NETWORK = "topology.istio.io/network"
@@ -212,18 +210,16 @@ def _server_tls(references: References, owner: Owner, listener: Listener) -> tup
     if tls is None:
         return None, None
     options = dict(tls.options)
-    ciphers = tuple(filter(None, (text.strip() for text in options.get(CIPHERS, "").split(","))))
+    ciphers = tls.ciphers
     if not tls.terminate:
         auto = owner.routes_by_sni(listener, options)
         mode = ServerTlsMode.AUTO_PASSTHROUGH if auto else ServerTlsMode.PASSTHROUGH
         return ServerTls(mode, cipher_suites=ciphers), None
     wanted = options.get(TERMINATE_MODE, "")
-    if wanted in ("ISTIO_MUTUAL", "ISTIO_SIMPLE"):
-        # ISTIO_SIMPLE: the mesh's own certificate, without asking the client for one.
-        if wanted == "ISTIO_SIMPLE":
-            message = f"{TERMINATE_MODE}: ISTIO_SIMPLE is not supported, use ISTIO_MUTUAL or a certificate"
-            return None, Refusal(BAD_CERTIFICATE, message)
+    if wanted == "ISTIO_MUTUAL":
         return ServerTls(ServerTlsMode.ISTIO_MUTUAL), None
+    if wanted == "ISTIO_SIMPLE":
+        return ServerTls(ServerTlsMode.SIMPLE, credentials=("builtin://",)), None
     mode = ServerTlsMode(wanted) if wanted in ("MUTUAL", "OPTIONAL_MUTUAL") else ServerTlsMode.SIMPLE
     credentials, refusal = _certificates(references, owner, tls)
     if refusal is not None:

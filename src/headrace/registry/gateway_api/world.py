@@ -84,6 +84,11 @@ class World:
             return ["*"]
         return sorted(name for name, labels in self.namespaces.items() if selector.matches(labels))
 
+    def has_port(self, place: Place, port: int) -> bool:
+        """Whether the host of a namespace has the port."""
+        found = self.hosts.get(place)
+        return found is not None and any(item.number == port for item in found.ports)
+
     def controller(self, name: str) -> str:
         """The controller of a class: '' where it is not ours."""
         return self.classes.get(name, "")

@@ -25,7 +25,8 @@ from headrace.config.kinds.gateway_api.fields import (
     pattern,
     selector_findings,
 )
-from headrace.config.schema import NOT_SUPPORTED, Finding, Spec, refuse
+from headrace.config.kinds.server_tls import valid_cipher
+from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding, Spec, refuse
 from headrace.model.gateway_api import From, Listener, ListenerTls, Namespaces
 from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.problem import Severity
@@ -33,6 +34,8 @@ from headrace.model.problem import Severity
 MAX_LISTENERS = 64
 SERVED = ("HTTP", "HTTPS", "TLS", "TCP")
 """Protocols of listeners that a gateway proxy here can serve."""
+CIPHERS = "gateway.istio.io/tls-cipher-suites"
+"""Option of a listener's tls: cipher suites, comma-separated (Istio's)."""
 _PROTOCOL = (
     r"[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?|"
     r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]+"
@@ -80,6 +83,11 @@ class ListenerTlsSpec(Spec):
             raise refuse("TLS that ends at the gateway needs a certificate", remedy, at=("certificateRefs",))
         return self
 
+    @property
+    def ciphers(self) -> list[str]:
+        """The cipher suites that an option names, valid or not."""
+        return [text for text in map(str.strip, self.options.get(CIPHERS, "").split(",")) if text]
+
 
 class ListenerSpec(Spec):
     """Listener."""
@@ -108,7 +116,12 @@ class ListenerSpec(Spec):
         tls = None
         if self.tls is not None:
             certificates = tuple(ref.lower() for ref in self.tls.certificate_refs)
-            tls = ListenerTls(self.tls.mode != "Passthrough", certificates, tuple(sorted(self.tls.options.items())))
+            tls = ListenerTls(
+                terminate=self.tls.mode != "Passthrough",
+                certificates=certificates,
+                options=tuple(sorted(self.tls.options.items())),
+                ciphers=tuple(text for text in self.tls.ciphers if valid_cipher(text)),
+            )
         return Listener(
             name=self.name,
             port=self.port,
@@ -138,6 +151,10 @@ def listener_findings(listeners: Sequence[ListenerSpec]) -> Iterator[Finding]:
         path: Path = ("spec", "listeners", at)
         place: Path = (*path, "allowedRoutes", "namespaces", "selector")
         yield from selector_findings(listener.allowed_routes.namespaces.selector, place)
+        for cipher in listener.tls.ciphers if listener.tls else ():
+            if not valid_cipher(cipher):
+                message = f"{shown(cipher)} is no cipher suite: it is left out"
+                yield Finding((*path, "tls", "options", CIPHERS), message, "", NO_EFFECT, Severity.WARNING)
         if listener.protocol not in SERVED:
             message = f"protocol {shown(listener.protocol)} is not served: the listener is not accepted"
             remedy = f"Use {', '.join(SERVED)}."

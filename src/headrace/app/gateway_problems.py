@@ -1,0 +1,43 @@
+"""What is wrong with Gateway API documents when they are read together, as problems: every condition of their statuses
+that is not met.
+
+Called by `headrace check` and by the running mesh's `status`.
+"""
+
+from __future__ import annotations
+
+from headrace.config.analysis.annotations import suppressed
+from headrace.config.revision import ConfigRevision
+from headrace.model.problem import Problem, Severity
+from headrace.registry.build import declare
+from headrace.registry.gateway_api.conditions import unmet
+
+CODE = "HR0110"
+"""A condition of a Gateway API document that does not hold."""
+_REMEDY = "Correct the reference, or what it names; docs/reference/gateway-api.md tells what each kind may refer to."
+
+
+def gateway_problems(revision: ConfigRevision) -> list[Problem]:
+    """A warning for every condition that is not met, sorted."""
+    found = []
+    for key, status in declare(revision).converted.statuses.items():
+        document = revision.documents.get(key)
+        resource = revision.resources.get(key)
+        if document is None or resource is None or {CODE, "*"} & suppressed(resource.meta.annotations):
+            continue
+        found += [
+            Problem(
+                file=document.file,
+                line=document.line,
+                code=CODE,
+                severity=Severity.WARNING,
+                kind=key.short_kind,
+                namespace=key.namespace,
+                name=key.name,
+                field="",
+                message=f"{reason}: {message}",
+                remedy=_REMEDY,
+            )
+            for reason, message in unmet(status)
+        ]
+    return sorted(found)
