@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from headrace.model.destination import DestinationRule, Subset, failover_labels
 from headrace.model.inference import ENTRY_KIND, InferencePolicy
+from headrace.model.locality import NODE
 from headrace.model.resource import Labels, selects
 from headrace.model.service import Service
 from headrace.model.traffic import VirtualService
@@ -264,4 +265,5 @@ def _caller_label_names(snapshot: MeshSnapshot) -> frozenset[str]:
     for rule in snapshot.destination_rules:
         names |= failover_labels(rule)
         names.update(rule.workload_selector or ())
+    names |= {NODE} if any(item.distribution for found in snapshot.services.values() for item in found) else set()
     return frozenset(names) | failover_labels(None, snapshot.mesh.locality)

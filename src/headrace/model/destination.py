@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from headrace.model.locality import NETWORK, NODE, TOPOLOGY
 from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.resource import Labels, Metadata
 from headrace.model.traffic import Pairs
@@ -48,7 +49,7 @@ class LocalityLb:
 
     `distribute`: by the caller's locality (its last parts may be `*` or missing), percentages by locality of endpoints;
     `failover`: from one region to another; `failover_priority`: labels that caller and near endpoints share, or
-    `label=value`, most important first.
+    `label=value`, most important first. `forced`: also where nothing tells that near endpoints are sick.
     """
 
     enabled: bool = True
@@ -57,10 +58,17 @@ class LocalityLb:
     failover_priority: tuple[str, ...] = ()
     zone_aware: bool = False
     min_cluster_size: int | None = None
+    forced: bool = False
 
 
 BY_DISTANCE = LocalityLb()
 """What a mesh without settings has: endpoints nearer to the caller come first."""
+_NEAR = (NETWORK, TOPOLOGY[0], TOPOLOGY[1])
+DISTRIBUTIONS = {
+    "zone": LocalityLb(failover_priority=_NEAR, forced=True),
+    "node": LocalityLb(failover_priority=(*_NEAR, TOPOLOGY[2], NODE), forced=True),
+}
+"""What a service's trafficDistribution asks for (`model.service.Service.distribution`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,22 @@ LOCALITY = ("topology.istio.io/locality", "istio-locality")
 TOPOLOGY = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone")
 """Labels of a locality's parts."""
 NETWORK = "topology.istio.io/network"
+NODE = "kubernetes.io/hostname"
+"""Label of the machine that a workload runs on."""
 LOCALITY_LABELS = frozenset((*LOCALITY, *TOPOLOGY))
+
+
+TRAFFIC_DISTRIBUTION = "networking.istio.io/traffic-distribution"
+"""Annotation of a Service, a ServiceEntry or their Namespace (Istio's)."""
+_DISTRIBUTIONS = {"preferclose": "zone", "prefersamezone": "zone", "prefersamenode": "node"}
+
+
+def distribution_of(annotations: Labels, written: str = "") -> str:
+    """`zone` or `node` as spec.trafficDistribution (`written`) or the annotation asks for, `any` where the annotation
+    has another value, '' where nothing is said."""
+    found = _DISTRIBUTIONS.get(written.lower(), "")
+    own = annotations.get(TRAFFIC_DISTRIBUTION, "").lower()
+    return found or (_DISTRIBUTIONS.get(own, "any") if own else "")
 
 
 def locality_of(labels: Labels) -> str:

@@ -74,6 +74,8 @@ class Service:
     ('' : not a model service). `kubernetes` tells a Service document from a ServiceEntry: short names exist only then.
     `external_name` is the DNS name behind a Service of type ExternalName ('' otherwise); where that is a host of the
     mesh, it is no service of its own but one of the `aliases` of that host. `pool`: an InferencePool.
+    `distribution`: `zone` or `node` where callers prefer what is near them, `any` where the document says that they do
+    not, '' where it says nothing. `unready`: endpoints that are not ready get requests, too.
     """
 
     meta: Metadata
@@ -92,6 +94,8 @@ class Service:
     external_name: str = ""
     pool: bool = False
     aliases: tuple[str, ...] = ()
+    distribution: str = ""
+    unready: bool = False
 
     @property
     def name(self) -> str:
@@ -167,6 +171,7 @@ class ServiceEntry:
     workload_selector: Labels | None = None
     export_to: tuple[str, ...] = ()
     subject_alt_names: tuple[str, ...] = ()
+    distribution: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from headrace.model.service import Resolution, Service
 
 _FIRST = int(ipaddress.IPv4Address("241.0.0.0"))
+AUTO_ALLOCATE = "networking.istio.io/enable-autoallocate-ip"
+"""Label that keeps a service without an address where it says "false" (Istio's)."""
 _COUNT = 14 << 24  # to 254.255.255.255
 _PREFIX6 = ipaddress.IPv6Address("2001:2::").packed[:8]
 
@@ -27,6 +29,7 @@ def needs_address(service: Service) -> bool:
         and service.resolution is not Resolution.NONE
         and not service.host.startswith("*")
         and not _is_address(service.host)
+        and service.meta.labels.get(AUTO_ALLOCATE, "").lower() != "false"
     )
 
 

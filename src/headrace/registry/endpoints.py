@@ -74,7 +74,7 @@ def static_endpoints(
     service: Service, workload: StaticWorkload, policies: PolicyCache, mesh: MeshConfig
 ) -> Iterable[Endpoint]:
     """Endpoints of a Pod or WorkloadEntry that the service selects."""
-    if not workload.ready or not workload.address:
+    if not (workload.ready or service.unready) or not workload.address:
         return
     labels = tuple(sorted(workload.labels.items()))
     policy = policies.of(workload.meta.namespace, labels)
@@ -134,7 +134,7 @@ def inline_endpoints(service: Service, entry: ServiceEntry, mesh: MeshConfig) ->
 def declared_endpoints(service: Service, document: DeclaredEndpoints) -> Iterable[Endpoint]:
     """Endpoints of an Endpoints or EndpointSlice document, matched to the service's ports by name."""
     for part in document.groups:
-        if not part.ready:
+        if not (part.ready or service.unready):
             continue
         numbers = dict(part.ports)
         for port in service.ports:

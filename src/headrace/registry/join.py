@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from headrace.model.identity import Identity
+from headrace.model.kube import Namespace
 from headrace.model.mesh import MeshConfig
 from headrace.model.resource import Labels, selects
 from headrace.model.service import DeclaredEndpoints, Endpoint, Service
@@ -74,6 +75,7 @@ def declare(documents: Documents, mesh: MeshConfig, previous: Declared | None, *
         documents.workloads,
         documents.static_workloads,
         documents.declared_endpoints,
+        documents.of(Namespace),
         documents.peer_authentications,
         addressed,
     )

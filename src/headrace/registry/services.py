@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from headrace.model.kube import Namespace
+from headrace.model.locality import distribution_of
 from headrace.model.resource import Labels, selects
 from headrace.model.service import Service, ServiceEntry, ServicePort
 from headrace.model.workload import Workload
@@ -59,6 +61,7 @@ class LabelIndex:
 def build_services(documents: Documents, previous: ServiceTable, *, addressed: bool = False) -> ServiceTable:
     """The services that the documents declare; unchanged ones are the previous table's objects. `addressed`: those
     without an address get one (`registry.addresses`)."""
+    near = {item.meta.name: distribution_of(item.meta.annotations) for item in documents.of(Namespace)}
     workloads = LabelIndex()
     for workload in documents.workloads:
         workloads.add(workload.meta.namespace, workload.labels or {}, workload)
@@ -66,8 +69,12 @@ def build_services(documents: Documents, previous: ServiceTable, *, addressed: b
     found: dict[ServiceKey, Service] = {}
     for service in documents.services:
         engine = service.engine or _engine(workloads, service.namespace, service.selector)
-        key: tuple[object, str, str] = (service, service.host, engine)
-        made[key] = previous.made.get(key) or (service if engine == service.engine else replace(service, engine=engine))
+        distribution = service.distribution or near.get(service.namespace, "")
+        key: tuple[object, str, str] = ((service, distribution), service.host, engine)
+        same = (engine, distribution) == (service.engine, service.distribution)
+        made[key] = previous.made.get(key) or (
+            service if same else replace(service, engine=engine, distribution=distribution)
+        )
         found.setdefault((service.namespace, service.host), made[key])
     parts_of: dict[ServiceKey, EntryParts] = {}
     for entry in documents.entries:
@@ -77,8 +84,9 @@ def build_services(documents: Documents, previous: ServiceTable, *, addressed: b
             if place in found or (known and not _can_merge(known[0][0], entry)):
                 continue
             engine = _engine(workloads, entry.meta.namespace, entry.workload_selector)
-            key = (entry, host, engine)
-            made[key] = previous.made.get(key) or _of_entry(entry, host, engine)
+            distribution = entry.distribution or near.get(entry.meta.namespace, "")
+            key = ((entry, distribution), host, engine)
+            made[key] = previous.made.get(key) or _of_entry(entry, host, engine, distribution)
             parts_of[place] = (*known, (entry, made[key]))
     for place, parts in parts_of.items():
         alone = tuple(service for _, service in parts)
@@ -173,7 +181,7 @@ def _engine(workloads: LabelIndex, namespace: str, selector: Labels | None) -> s
     return ""
 
 
-def _of_entry(entry: ServiceEntry, host: str, engine: str) -> Service:
+def _of_entry(entry: ServiceEntry, host: str, engine: str, distribution: str) -> Service:
     return Service(
         meta=entry.meta,
         host=host,
@@ -187,4 +195,5 @@ def _of_entry(entry: ServiceEntry, host: str, engine: str) -> Service:
         subject_alt_names=entry.subject_alt_names,
         engine=engine,
         kubernetes=False,
+        distribution=distribution,
     )

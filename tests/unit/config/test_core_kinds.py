@@ -141,10 +141,10 @@ def test_what_a_service_cannot_do_here_is_said() -> None:
         "{ports: [{port: 53, protocol: UDP, nodePort: 30000}], sessionAffinity: ClientIP, externalIPs: [1.2.3.4]}"
     )
     assert found(text) == [
-        ("spec.sessionAffinity", "HR0001"),
         ("spec.externalIPs", "HR0002"),
         ("spec.ports[0].nodePort", "HR0002"),
         ("spec.ports[0].protocol", "HR0002"),
+        ("spec.sessionAffinity", "HR0002"),
     ]
 
 

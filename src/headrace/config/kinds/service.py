@@ -28,7 +28,8 @@ from headrace.config.fields import (
     whole,
 )
 from headrace.config.kinds.istio_names import SCHEMA_WARNING
-from headrace.config.schema import INCOMPLETE, NO_EFFECT, NOT_SUPPORTED, Finding, Kind, Spec, refuse
+from headrace.config.schema import INCOMPLETE, NO_EFFECT, Finding, Kind, Spec, refuse
+from headrace.model.locality import distribution_of
 from headrace.model.names import service_fqdn
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
@@ -136,7 +137,7 @@ class ServiceSpec(Spec):
     ip_families: list[Annotated[str, Choice("IPv4", "IPv6")]] = []
     ip_family_policy: Annotated[str, Choice("SingleStack", "PreferDualStack", "RequireDualStack")] | None = None
     allocate_load_balancer_node_ports: Bool = True
-    traffic_distribution: Text = ""
+    traffic_distribution: Annotated[str, Choice("", "PreferClose", "PreferSameZone", "PreferSameNode")] = ""
 
 
 def _check(spec: ServiceSpec, document: Document) -> Iterator[Finding]:
@@ -177,9 +178,9 @@ def _check(spec: ServiceSpec, document: Document) -> Iterator[Finding]:
             remedy = "Use http, http2, grpc, https, tls or tcp."
             yield Finding((*at, index, "appProtocol"), message, remedy, NO_EFFECT, Severity.WARNING)
     if spec.session_affinity == "ClientIP":
-        message = "session affinity by client address is not supported yet"
+        message = "proxies balance by themselves and know nothing of sessionAffinity, as in Istio"
         remedy = "Use a DestinationRule's consistentHash.useSourceIp."
-        yield Finding(("spec", "sessionAffinity"), message, remedy, NOT_SUPPORTED, Severity.WARNING)
+        yield Finding(("spec", "sessionAffinity"), message, remedy, NO_EFFECT, Severity.WARNING)
 
 
 def _lower(meta: Metadata, spec: ServiceSpec, document: Document) -> Service:
@@ -198,6 +199,8 @@ def _lower(meta: Metadata, spec: ServiceSpec, document: Document) -> Service:
         headless=spec.cluster_ip == "None",
         export_to=tuple(part for part in export_to if part),
         external_name=spec.external_name or "" if external else "",
+        distribution=distribution_of(meta.annotations, spec.traffic_distribution),
+        unready=spec.publish_not_ready_addresses,
     )
 
 
@@ -226,9 +229,9 @@ KIND = Kind(
         "spec.loadBalancerClass",
         "spec.loadBalancerSourceRanges",
         "spec.healthCheckNodePort",
+        "spec.sessionAffinityConfig",
         "spec.ports[].nodePort",
     ),
-    untranslated=("spec.trafficDistribution", "spec.sessionAffinityConfig"),
 )
 
 __all__ = ["EXPORT_TO", "KIND", "protocol_of"]

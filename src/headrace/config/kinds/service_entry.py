@@ -25,6 +25,7 @@ from headrace.config.kinds.istio_names import (
 from headrace.config.kinds.protocols import PROTOCOL_REMEDY, is_tls, parse_protocol
 from headrace.config.kinds.workload_entry import WorkloadEntrySpec, endpoint_findings
 from headrace.config.schema import Finding, Kind, Spec
+from headrace.model.locality import distribution_of
 from headrace.model.resource import Metadata
 from headrace.model.service import InlineEndpoint, Protocol, Resolution, ServiceEntry, ServicePort
 
@@ -163,7 +164,7 @@ def _lower(meta: Metadata, spec: ServiceEntrySpec, document: Document) -> Servic
     return ServiceEntry(
         meta=meta,
         hosts=tuple(host.lower() for host in spec.hosts),
-        addresses=tuple(spec.addresses),
+        addresses=tuple(_address(address) for address in spec.addresses),
         ports=tuple(
             ServicePort(
                 number=port.number,
@@ -179,7 +180,14 @@ def _lower(meta: Metadata, spec: ServiceEntrySpec, document: Document) -> Servic
         workload_selector=dict(sorted(selector.labels.items())) if selector is not None else None,
         export_to=tuple(spec.export_to),
         subject_alt_names=tuple(spec.subject_alt_names),
+        distribution=distribution_of(meta.annotations),
     )
+
+
+def _address(text: str) -> str:
+    """An address, also where it is written as a block of one."""
+    address, _, length = text.partition("/")
+    return address if length == ("128" if ":" in address else "32") else text
 
 
 def _endpoint(spec: WorkloadEntrySpec) -> InlineEndpoint:

@@ -18,7 +18,15 @@ from headrace.envoy.translate.endpoints import (
     load_assignment,
     taking_requests,
 )
-from headrace.envoy.translate.localities import ANYWHERE, Caller, caller_at, caller_for, groups_of, locality_setting
+from headrace.envoy.translate.localities import (
+    ANYWHERE,
+    Caller,
+    caller_at,
+    caller_for,
+    groups_of,
+    localities_of,
+    locality_setting,
+)
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.view import ProxyView, Target
 from headrace.model.destination import BY_DISTANCE, DestinationRule, LocalityLb
@@ -77,7 +85,7 @@ def _put(
     shape: _Shape,
 ) -> None:
     known = endpoints if target.is_pool else taking_requests(endpoints)
-    caller = caller_for(shape.caller, target.rule, shape.localities)
+    caller = caller_for(shape.caller, target.rule, localities_of(target.service, shape.localities))
     for dnat in (False, True) if shape.dnat and not target.service.external else (False,):
         shown = _Shape(caller, shape.localities, dnat)
         key = (target.service, target.rule, known, shown)
@@ -101,7 +109,7 @@ def _assignments(
         if shape.dnat:
             chosen = [item for item in chosen if item.mtls and item.health is Health.HEALTHY]
         name = part.sni(service) if shape.dnat else part.cluster(service)
-        setting = locality_setting(shape.localities, policy.load_balancer)
+        setting = locality_setting(localities_of(service, shape.localities), policy.load_balancer)
         groups = groups_of(chosen, shape.caller, setting, policy.outlier_detection is not None)
         message = load_assignment(name, groups)
         found.append(resource_of(ENDPOINT, name, message))

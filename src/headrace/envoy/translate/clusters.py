@@ -30,7 +30,15 @@ from headrace.envoy.translate.destination_rules import effective_policy, with_me
 from headrace.envoy.translate.dynamic_dns import set_forward
 from headrace.envoy.translate.endpoints import in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
-from headrace.envoy.translate.localities import ANYWHERE, Caller, caller_at, caller_for, groups_of, locality_setting
+from headrace.envoy.translate.localities import (
+    ANYWHERE,
+    Caller,
+    caller_at,
+    caller_for,
+    groups_of,
+    localities_of,
+    locality_setting,
+)
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import ads, document_path, duration
 from headrace.envoy.translate.overflow import overflow_host, overflow_of
@@ -124,7 +132,9 @@ def _build_dnat(mesh: MeshConfig, target: Target, named: _Named) -> tuple[XdsRes
 def _named(view: ProxyView, target: Target) -> _Named:
     if target.service.resolution not in _BY_NAME:
         return _NOT_BY_NAME
-    caller = caller_for(caller_at(view.scope.key.labels), target.rule, view.scope.mesh.locality)
+    caller = caller_for(
+        caller_at(view.scope.key.labels), target.rule, localities_of(target.service, view.scope.mesh.locality)
+    )
     return _Named(taking_requests(view.endpoints_of(target)), caller)
 
 
@@ -150,7 +160,7 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dna
     name = part.sni(service) if dnat else part.cluster(service)
     cluster = cluster_pb2.Cluster(name=name)
     cluster.common_lb_config.SetInParent()
-    setting = locality_setting(mesh.locality, policy.load_balancer)
+    setting = locality_setting(localities_of(service, mesh.locality), policy.load_balancer)
     if not _set_discovery(cluster, target, part, named, setting):
         return None
     if cluster.HasField("dns_refresh_rate"):

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from headrace.model.destination import DestinationRule, LoadBalancer, LocalityLb, failover_labels
+from headrace.model.destination import DISTRIBUTIONS, DestinationRule, LoadBalancer, LocalityLb, failover_labels
 from headrace.model.locality import LOCALITY_LABELS, NETWORK, locality_of, parts_of_locality, with_topology
-from headrace.model.service import Endpoint
+from headrace.model.service import Endpoint, Service
 from headrace.model.traffic import Pairs
 
 _FAR = 3
@@ -50,6 +50,11 @@ def caller_for(caller: Caller, rule: DestinationRule | None, mesh: LocalityLb) -
     return Caller(caller.locality, tuple(pair for pair in caller.labels if pair[0] in names))
 
 
+def localities_of(service: Service, mesh: LocalityLb) -> LocalityLb:
+    """What holds for a service that no rule speaks for: its own trafficDistribution, else the mesh's."""
+    return DISTRIBUTIONS.get(service.distribution, mesh)
+
+
 def locality_setting(mesh: LocalityLb, balancer: LoadBalancer | None) -> LocalityLb | None:
     """What holds for a cluster: the rule's setting, else the mesh's (None: localities count for nothing)."""
     setting = balancer.locality if balancer is not None and balancer.locality is not None else mesh
@@ -78,7 +83,7 @@ def groups_of(endpoints: Iterable[Endpoint], caller: Caller, setting: LocalityLb
         return groups
     if setting.distribute:
         return _distributed(groups, caller, setting)
-    if not (detects or setting.zone_aware):
+    if not (detects or setting.zone_aware or setting.forced):
         return groups
     if setting.failover_priority and caller.labels:
         groups = _by_labels(groups, caller, setting.failover_priority)
@@ -91,7 +96,7 @@ def weighs_localities(setting: LocalityLb | None, detects: bool) -> bool:
     """Whether Envoy must heed the localities' weights: otherwise it would spoil what least request balances."""
     if setting is None or setting.zone_aware:
         return False
-    return bool(setting.distribute or (detects and (setting.failover or setting.failover_priority)))
+    return bool(setting.distribute or ((detects or setting.forced) and (setting.failover or setting.failover_priority)))
 
 
 def _distributed(groups: list[Group], caller: Caller, setting: LocalityLb) -> list[Group]:
