@@ -310,7 +310,8 @@ Count = Annotated[int, BeforeValidator(whole(0, 2**31 - 1))]
 """An int32 that may not be negative."""
 Port = Annotated[int, BeforeValidator(whole(1, 65535))]
 Weight = Annotated[int, BeforeValidator(whole(0, 2**31 - 1))]
-HttpStatus = Annotated[int, BeforeValidator(whole(200, 599))]
+HttpStatus = Annotated[int, BeforeValidator(whole(200, 600))]
+"""A status to answer with, within Istio's bounds; Envoy can send 599 at most."""
 Number = Annotated[float, BeforeValidator(number())]
 Percent = Annotated[float, BeforeValidator(number(0.0, 100.0))]
 IntPercent = Annotated[int, BeforeValidator(whole(0, 100))]

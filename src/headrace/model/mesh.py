@@ -88,9 +88,10 @@ class MeshConfig:
     `observed`, `extensions` and `producer` are no fields of Istio's: what documents make of these settings for one
     scope of proxies (`envoy.attachments`); in the mesh's own settings they are empty.
 
-    Two are no fields of Istio's, and set by the control plane of a running mesh: `guarded`, whether proxies with the
-    native module end what revoked peers have under way, and `connection_life`, after how long a connection of mutual
-    TLS takes no new requests (0: never).
+    Three are no fields of Istio's, and set by the control plane of a running mesh: `guarded`, whether proxies with the
+    native module end what revoked peers have under way, `connection_life`, after how long a connection of mutual TLS
+    takes no new requests (0: never), and `routed`, whether a service's address leads to an endpoint by itself, as on a
+    cluster's network (else the load balancer PASSTHROUGH can only choose one, as by default).
     """
 
     root_namespace: str = ROOT_NAMESPACE
@@ -125,5 +126,6 @@ class MeshConfig:
     extensions: tuple[Extension, ...] = ()
     producer: Producer | None = None
     guarded: bool = False
+    routed: bool = True
     connection_life: float = 0.0
     digest: str = ""

@@ -124,9 +124,10 @@ class ControlPlane:
         self._dirty.set(self._dirty.value + 1)
 
     def _shape(self, mesh: MeshConfig) -> MeshConfig:
-        """The settings with what keeps connections from outlasting certificates."""
+        """The settings with what a running mesh adds: connections do not outlast certificates, and services' addresses
+        lead nowhere by themselves."""
         life = self._settings.certificate_lifetime * CONNECTION_LIFE
-        return replace(mesh, guarded=True, connection_life=life)
+        return replace(mesh, guarded=True, routed=False, connection_life=life)
 
     def _touch(self) -> None:
         """Something that the pipeline reads changed."""

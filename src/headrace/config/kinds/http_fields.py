@@ -35,6 +35,8 @@ from headrace.model.traffic import (
 )
 
 _CORS_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*")
+LARGEST_STATUS = 599
+"""The largest status that Envoy sends."""
 GRPC_STATUS = (
     "OK",
     "CANCELLED",
@@ -278,6 +280,11 @@ class DelaySpec(Spec):
         return self
 
 
+def sent_status(status: int | None) -> int | None:
+    """The status that Envoy sends for one that is written."""
+    return None if status is None else min(status, LARGEST_STATUS)
+
+
 class AbortSpec(Spec):
     """HTTPFaultInjection.Abort."""
 
@@ -316,7 +323,7 @@ def lower_fault(spec: FaultSpec) -> Fault | None:
         delay = min(100.0, max(0.0, percent))
     status = grpc = None
     if spec.abort and spec.abort.percentage and spec.abort.percentage.value:
-        status, name = spec.abort.http_status, spec.abort.grpc_status
+        status, name = sent_status(spec.abort.http_status), spec.abort.grpc_status
         grpc = GRPC_STATUS.index(name) if name is not None else None
         abort = spec.abort.percentage.value if status is not None or grpc is not None else 0.0
     if not delay and not abort:

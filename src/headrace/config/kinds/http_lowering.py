@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from headrace.config.kinds.http_fields import (
+    LARGEST_STATUS,
     AbsentMatchSpec,
     UriMatchSpec,
     lower_cors,
@@ -120,7 +121,7 @@ def _redirect(spec: RedirectSpec) -> Redirect:
 
 
 def _direct_response(spec: DirectResponseSpec) -> DirectResponse:
-    return DirectResponse(spec.status, spec.body.content() if spec.body else None)
+    return DirectResponse(min(spec.status, LARGEST_STATUS), spec.body.content() if spec.body else None)
 
 
 def _rewrite(spec: RewriteSpec) -> Rewrite:

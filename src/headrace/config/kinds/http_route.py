@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, model_validator
 from headrace.config.documents import Path
 from headrace.config.fields import Bool, Choice, Count, HttpStatus, LabelMap, Text, UInt32, Weight, shown
 from headrace.config.kinds.http_fields import (
+    LARGEST_STATUS,
     AbsentMatchSpec,
     CorsSpec,
     DestinationSpec,
@@ -320,6 +321,7 @@ def route_findings(spec: HttpRouteSpec, path: Path) -> Iterator[Finding]:
             message = f"{name} without a percentage does nothing"
             remedy = "Add percentage.value."
             yield Finding((*path, "fault", name), message, remedy, NO_EFFECT, Severity.WARNING)
+    yield from _status_findings(spec, path)
     body = spec.direct_response.body if spec.direct_response else None
     if body is not None and len(body.content()) > LARGE_BODY:
         yield warning((*path, "directResponse", "body"), "a large body slows the control plane", "Serve it instead.")
@@ -328,3 +330,15 @@ def route_findings(spec: HttpRouteSpec, path: Path) -> Iterator[Finding]:
         message = f"Envoy cannot redirect with {code}: 301 is sent"
         remedy = "Use 301, 302, 303, 307 or 308."
         yield Finding((*path, "redirect", "redirectCode"), message, remedy, NO_EFFECT, Severity.WARNING)
+
+
+def _status_findings(spec: HttpRouteSpec, path: Path) -> Iterator[Finding]:
+    abort = spec.fault.abort if spec.fault else None
+    written = (
+        (("directResponse", "status"), spec.direct_response.status if spec.direct_response else 0),
+        (("fault", "abort", "httpStatus"), abort.http_status if abort else 0),
+    )
+    for field, status in written:
+        if (status or 0) > LARGEST_STATUS:
+            message = f"Envoy cannot answer with {status}: {LARGEST_STATUS} is sent"
+            yield Finding((*path, *field), message, "Use a status from 200 to 599.", NO_EFFECT, Severity.WARNING)

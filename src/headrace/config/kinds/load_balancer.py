@@ -222,8 +222,9 @@ def load_balancer_findings(spec: LoadBalancerSpec, outlier: bool, path: Path) ->
         place: Path = (*path, "consistentHash", "minimumRingSize")
         yield warning(place, "minimumRingSize is deprecated", "Use ringHash.minimumRingSize.")
     if spec.simple is LbPolicy.PASSTHROUGH:
-        message = "PASSTHROUGH works with transparent capture only: a mesh of `headrace up` has no original address yet"
-        yield Finding((*path, "simple"), message, "Use another policy.", NOT_SUPPORTED, Severity.WARNING)
+        message = "PASSTHROUGH means nothing in a mesh of `headrace up`: services' addresses lead nowhere by themselves"
+        remedy = "An endpoint is chosen as by default; name a policy to choose by another one."
+        yield Finding((*path, "simple"), message, remedy, NO_EFFECT, Severity.WARNING)
     yield from _idle_findings(spec, path)
     for name, setting in (
         ("localityLbSetting", spec.locality_lb_setting),

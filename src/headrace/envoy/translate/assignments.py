@@ -36,11 +36,12 @@ from headrace.model.service import Endpoint, Health, Service
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """What decides a scope's assignments beside services and endpoints: where the caller is, what the mesh says of
-    localities, and whether clusters of AUTO_PASSTHROUGH are there."""
+    localities, whether clusters of AUTO_PASSTHROUGH are there, and whether services' addresses lead anywhere."""
 
     caller: Caller = ANYWHERE
     localities: LocalityLb = BY_DISTANCE
     dnat: bool = False
+    routed: bool = True
 
 
 class AssignmentKeeper:
@@ -59,7 +60,7 @@ class AssignmentKeeper:
         if self._seen[0] is scope and self._seen[1] is view.endpoints:
             return self._resources
         self._seen = (scope, view.endpoints)
-        shape = _Shape(caller_at(scope.key.labels), scope.mesh.locality, scope.passes_by_sni)
+        shape = _Shape(caller_at(scope.key.labels), scope.mesh.locality, scope.passes_by_sni, scope.mesh.routed)
         current = [view.endpoints.get(target.key, ()) for target in scope.targets]
         if scope.targets is not self._targets or shape != self._shape:
             found: dict[str, XdsResource] = {}
@@ -87,7 +88,7 @@ def _put(
     known = endpoints if target.is_pool else taking_requests(endpoints)
     caller = caller_for(shape.caller, target.rule, localities_of(target.service, shape.localities))
     for dnat in (False, True) if shape.dnat and not target.service.external else (False,):
-        shown = _Shape(caller, shape.localities, dnat)
+        shown = _Shape(caller, shape.localities, dnat, shape.routed)
         key = (target.service, target.rule, known, shown)
         kept = memo.latest("assignments", (*target.slot, caller, dnat), key, _assignments, *key)
         for resource in kept:
@@ -102,7 +103,7 @@ def _assignments(
     found = []
     for part in parts_of(service, rule):
         policy = effective_policy(rule, part.port.number, part.subset)
-        if not is_eds(service, policy):
+        if not is_eds(service, policy, routed=shape.routed):
             continue
         labels = part.subset.labels if part.subset else ()
         chosen = [item for item in in_subset(endpoints, part.port.number, labels) if is_address(item.address)]

@@ -184,6 +184,7 @@ def apply_outlier_detection(cluster: Any, settings: OutlierDetection | None) -> 
 
 _SIMPLE = {
     LbPolicy.UNSPECIFIED: cluster_pb2.Cluster.LEAST_REQUEST,
+    LbPolicy.PASSTHROUGH: cluster_pb2.Cluster.LEAST_REQUEST,
     LbPolicy.LEAST_REQUEST: cluster_pb2.Cluster.LEAST_REQUEST,
     LbPolicy.ROUND_ROBIN: cluster_pb2.Cluster.ROUND_ROBIN,
     LbPolicy.RANDOM: cluster_pb2.Cluster.RANDOM,
@@ -191,11 +192,8 @@ _SIMPLE = {
 
 
 def apply_load_balancer(cluster: Any, balancer: LoadBalancer | None) -> None:
-    """The cluster's load-balancing policy. PASSTHROUGH makes it an original-destination cluster."""
+    """The cluster's load-balancing policy."""
     simple = balancer.simple if balancer else LbPolicy.UNSPECIFIED
-    if simple is LbPolicy.PASSTHROUGH:
-        cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
-        cluster.ClearField("load_assignment")
     if cluster.type == cluster_pb2.Cluster.ORIGINAL_DST:
         cluster.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
         return

@@ -26,7 +26,7 @@ from headrace.envoy.translate.cluster_policy import (
 )
 from headrace.envoy.translate.cluster_tls import TlsSettings, apply_proxy_protocol, apply_tls, originates_tls
 from headrace.envoy.translate.credentials import apply_credential
-from headrace.envoy.translate.destination_rules import effective_policy, with_mesh_defaults
+from headrace.envoy.translate.destination_rules import effective_policy, passes_through, with_mesh_defaults
 from headrace.envoy.translate.dynamic_dns import set_forward
 from headrace.envoy.translate.endpoints import in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
@@ -44,7 +44,7 @@ from headrace.envoy.translate.messages import ads, document_path, duration
 from headrace.envoy.translate.overflow import overflow_host, overflow_of
 from headrace.envoy.translate.pools import apply_pool_balancer
 from headrace.envoy.view import ProxyView, Target
-from headrace.model.destination import DestinationRule, LbPolicy, LocalityLb, Subset, TrafficPolicy
+from headrace.model.destination import DestinationRule, LocalityLb, Subset, TrafficPolicy
 from headrace.model.engine_timeouts import engine_timeouts
 from headrace.model.mesh import MeshConfig
 from headrace.model.names import outbound_cluster, sni
@@ -83,11 +83,9 @@ def parts_of(service: Service, rule: DestinationRule | None) -> Iterator[Part]:
             yield Part(port, subset)
 
 
-def is_eds(service: Service, policy: TrafficPolicy) -> bool:
-    """Whether the cluster's endpoints come as a load assignment."""
-    if service.resolution not in (Resolution.MESH, Resolution.STATIC):
-        return False
-    return policy.load_balancer is None or policy.load_balancer.simple is not LbPolicy.PASSTHROUGH
+def is_eds(service: Service, policy: TrafficPolicy, *, routed: bool) -> bool:
+    """Whether the cluster's endpoints come as a load assignment (`routed`: `MeshConfig.routed`)."""
+    return service.resolution in (Resolution.MESH, Resolution.STATIC) and not passes_through(policy, routed=routed)
 
 
 def targets_by_name(targets: Iterable[Target]) -> tuple[Target, ...]:
@@ -180,8 +178,7 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dna
     apply_pool(cluster, pool, connect, policy.retry_budget, mesh.traffic.keepalive)
     apply_outlier_detection(cluster, policy.outlier_detection)
     if service.resolution is not Resolution.DYNAMIC_DNS:
-        apply_load_balancer(cluster, policy.load_balancer)
-    apply_localities(cluster, setting, policy.outlier_detection is not None)
+        _balance(cluster, mesh, policy, setting)
     if not dnat:
         own_sni = part.sni(service)
         apply_tls(cluster, options, TlsSettings(mesh, service, policy.tls, own_sni, target.accounts, http2))
@@ -197,6 +194,15 @@ def _cluster(mesh: MeshConfig, target: Target, part: Part, named: _Named, *, dna
         cluster.eds_cluster_config.service_name = name
     _describe(cluster, target, part)
     return cluster
+
+
+def _balance(cluster: Any, mesh: MeshConfig, policy: TrafficPolicy, setting: LocalityLb | None) -> None:
+    """How the cluster chooses an endpoint, and between localities."""
+    if passes_through(policy, routed=mesh.routed):
+        cluster.type = cluster_pb2.Cluster.ORIGINAL_DST
+        cluster.ClearField("load_assignment")
+    apply_load_balancer(cluster, policy.load_balancer)
+    apply_localities(cluster, setting, policy.outlier_detection is not None)
 
 
 def _http1_options() -> Any:

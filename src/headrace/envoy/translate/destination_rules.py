@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from headrace.model.destination import ConsistentHash, DestinationRule, Subset, TrafficPolicy
+from headrace.model.destination import ConsistentHash, DestinationRule, LbPolicy, Subset, TrafficPolicy
 from headrace.model.mesh import MeshTraffic
 
 _NOTHING = TrafficPolicy()
@@ -40,6 +40,11 @@ def effective_policy(rule: DestinationRule | None, port: int, subset: Subset | N
         proxy_protocol=own.proxy_protocol or whole.proxy_protocol,
         retry_budget=own.retry_budget or whole.retry_budget,
     )
+
+
+def passes_through(policy: TrafficPolicy, *, routed: bool) -> bool:
+    """Whether connections go to the address that the caller meant (`routed`: `MeshConfig.routed`)."""
+    return routed and policy.load_balancer is not None and policy.load_balancer.simple is LbPolicy.PASSTHROUGH
 
 
 def _for_port(policy: TrafficPolicy | None, port: int) -> tuple[TrafficPolicy, bool]:

@@ -204,7 +204,6 @@ def test_rejected(judge, text, field, message):
 
 
 NOT_YET = {
-    "passthrough": ("loadBalancer: {simple: PASSTHROUGH}", f"{TP}.loadBalancer.simple"),
     "zone": ("loadBalancer: {zoneAwareLbSetting: {failover: []}}", f"{TP}.loadBalancer.zoneAwareLbSetting"),
 }
 
@@ -235,6 +234,11 @@ def test_localities_and_warm_up(judge):
     assert balancer.policy.load_balancer == LoadBalancer(
         warmup=Warmup(5.0), locality=LocalityLb(enabled=False, zone_aware=True)
     )
+
+
+def test_passthrough_means_nothing_without_a_network_of_services(judge):
+    verdict = judge(policy("loadBalancer: {simple: PASSTHROUGH}"))
+    assert verdict.codes == [("HR0002", f"{TP}.loadBalancer.simple")]
 
 
 def test_a_warm_up_that_no_policy_knows_has_no_effect(judge):

@@ -321,6 +321,13 @@ def test_connections_are_told_apart_by_name_and_address(judge):
     assert ("HR0002", "spec.tls[0].match[0].sniHosts[2]") in verdict.codes
 
 
+def test_a_status_that_envoy_cannot_send(judge):
+    rule = "{directResponse: {status: 600}}"
+    verdict = judge(document(f"hosts: [a.b]\nhttp: [{rule}]"))
+    assert verdict.codes == [("HR0002", "spec.http[0].directResponse.status")]
+    assert verdict.resource.http[0].direct_response.status == 599
+
+
 def test_a_subnet_is_no_netmask(judge):
     match = "{destinationSubnets: [10.0.0.0/255.0.0.0]}"
     verdict = judge(document(f"hosts: [a.b]\ntcp: [{{match: [{match}], route: [{{destination: {{host: c}}}}]}}]"))

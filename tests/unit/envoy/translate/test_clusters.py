@@ -121,6 +121,13 @@ class TestDiscovery:
         assert not cluster.HasField("eds_cluster_config")
         assert CHAT not in rig.endpoints()
 
+    def test_passthrough_balances_where_addresses_lead_nowhere(self) -> None:
+        rig = Rig(Mesh(MeshConfig(routed=False)).put(service("chat"), workload("chat")))
+        rig.mesh.put(rule("chat", policy=TrafficPolicy(LoadBalancer(LbPolicy.PASSTHROUGH))))
+        cluster = rig.clusters()[CHAT]
+        assert (cluster.type, cluster.lb_policy) == (Cluster.EDS, Cluster.LEAST_REQUEST)
+        assert CHAT in rig.endpoints()
+
 
 class TestLoadBalancer:
     @pytest.mark.parametrize(
