@@ -76,7 +76,7 @@ class Documents:
 
     def text(self) -> str:
         documents = [self.virtual_service(number) for number in range(3)]
-        documents += [self.destination_rule(number) for number in range(3)]
+        documents += [self.delegate(), *(self.destination_rule(number) for number in range(3))]
         documents += [self.peer_authentication(number) for number in range(2)]
         documents.append(self.gateway())
         return "---".join([SERVICES, *("\n" + yaml.safe_dump(_written(item), sort_keys=False) for item in documents)])
@@ -152,7 +152,37 @@ class Documents:
         hosts = ["chat", "api.example.com", "v.example.com", "*.v.example.com", "10.1.2.3"]
         gateways = self.one([None, ["mesh"], ["mesh", "door"], ["door"]])
         spec = {"hosts": self._random.sample(hosts, 2), "gateways": gateways, "http": self.some(self.rule, 4)}
+        spec["tcp"] = self.maybe(lambda: self.some(self.tcp_rule))
+        spec["tls"] = self.maybe(lambda: [self.tls_rule(host) for host in spec["hosts"] if host != "10.1.2.3"])
+        delegated = {"match": self.maybe(lambda: self.some(self.match), 0.7), "delegate": {"name": "delegate"}}
+        spec["http"] += self.maybe(lambda: [delegated]) or []
         return _document("networking.istio.io/v1", "VirtualService", f"vs{number}", spec)
+
+    def delegate(self) -> Data:
+        spec = {"http": self.some(self.rule, 3), "exportTo": self.maybe(lambda: ["."])}
+        return _document("networking.istio.io/v1", "VirtualService", "delegate", spec)
+
+    def caller(self) -> Data:
+        blocks = ["10.96.0.0/16", "10.96.0.1", "2001:db8::/32", "0.0.0.0/0"]
+        return {
+            "port": self.maybe(lambda: self.one([7001, 9000, 443])),
+            "destinationSubnets": self.maybe(lambda: self._random.sample(blocks, 2)),
+            "sourceLabels": self.maybe(lambda: {"app": self.one(["client", "door"])}),
+            "gateways": self.maybe(lambda: [self.one(["mesh", "door"])]),
+        }
+
+    def weighted(self) -> list[Data]:
+        destinations = self.some(self.destination)
+        weights = [self._random.randint(1, 9) for _ in destinations] if len(destinations) > 1 else [None]
+        return [{"destination": item, "weight": weight} for item, weight in zip(destinations, weights, strict=True)]
+
+    def tcp_rule(self) -> Data:
+        return {"match": self.maybe(lambda: self.some(self.caller), 0.7), "route": self.weighted()}
+
+    def tls_rule(self, host: str) -> Data:
+        names = [host, host.replace("*", "a"), host.replace("*.", "*-b.")]
+        match = self.some(lambda: self.caller() | {"sniHosts": self._random.sample(names, 2)})
+        return {"match": match, "route": self.weighted()}
 
     def policy(self) -> Data:
         hashes = [{"useSourceIp": True}, {"httpHeaderName": "x", "maglev": {"tableSize": 65537}}]
@@ -160,13 +190,29 @@ class Documents:
         balancers = [{"simple": name} for name in ("RANDOM", "PASSTHROUGH", "ROUND_ROBIN", "LEAST_REQUEST")]
         pools = [{"tcp": {"maxConnections": 9, "connectTimeout": "1s"}}, {"http": http}]
         pools.append({"http": {"h2UpgradePolicy": "UPGRADE", "maxConcurrentStreams": 10}})
+        pools.append({"http": {"http2KeepAlive": {"interval": "3s", "timeout": "1s"}}})
         ejections = [{"consecutive5xxErrors": 0, "minHealthPercent": 50}, {"interval": "1s", "maxEjectionPercent": 100}]
+        ejections += [{"outlierDetectionHttpErrorCodes": codes} for codes in ([429], [500, 503])]
+        balancer = self.one([*balancers, *({"consistentHash": item} for item in hashes)])
         return {
-            "loadBalancer": self.one([*balancers, *({"consistentHash": item} for item in hashes)]),
+            "loadBalancer": balancer | {"warmup": self.maybe(lambda: {"duration": "5s"})} | self.localities(),
             "connectionPool": self.maybe(lambda: self.one(pools)),
             "outlierDetection": self.maybe(lambda: self.one(ejections)),
             "tls": self.maybe(self.tls),
         }
+
+    def localities(self) -> Data:
+        spread = {"distribute": [{"from": "*", "to": {"eu/*": 70, "us/a/1": 30}}]}
+        settings = [{"enabled": False}, spread, {"failover": [{"from": "eu", "to": "us"}]}]
+        settings.append({"failoverPriority": ["app", "version=v1"]})
+        zones = {"zoneAwareLbSetting": {"enabled": self.one([True, False, None]), "minClusterSize": 3}}
+        return self.one([{}, zones, *({"localityLbSetting": item} for item in settings)])
+
+    def connections(self) -> Data:
+        """What only a whole policy has."""
+        around = [{"proxyProtocol": {"version": "V2"}}, {"tunnel": {"targetHost": "a.b", "targetPort": 9}}, {}]
+        budget = self.maybe(lambda: {"percent": self.one([0, 33.3]), "budgetInterval": self.one(["1s", None])})
+        return {"retryBudget": budget, **self.one(around)}
 
     def tls(self) -> Data:
         files = {"clientCertificate": "/c", "privateKey": "/k", "caCertificates": "/r"}
@@ -184,14 +230,17 @@ class Documents:
 
     def destination_rule(self, number: int) -> Data:
         hosts = ["chat", "api.example.com", "*.default.svc.cluster.local", "*.wild.example.com", "*"]
-        policy = self.policy() | {
-            "portLevelSettings": self.maybe(lambda: [{"port": {"number": 8000}, **self.policy()}])
-        }
+        policy = (
+            self.policy()
+            | self.connections()
+            | {"portLevelSettings": self.maybe(lambda: [{"port": {"number": 8000}, **self.policy()}])}
+        )
         subsets = [
             {"name": name, "labels": {"version": name}, "trafficPolicy": self.maybe(self.policy)}
             for name in ("v1", "v2")
         ]
         spec = {"host": self.one(hosts), "trafficPolicy": policy, "subsets": self.maybe(lambda: subsets, 0.6)}
+        spec["workloadSelector"] = self.maybe(lambda: {"matchLabels": {"app": self.one(["client", "other"])}}, 0.2)
         return _document("networking.istio.io/v1", "DestinationRule", f"dr{number}", spec)
 
     def peer_authentication(self, number: int) -> Data:

@@ -236,6 +236,8 @@ def _set_discovery(cluster: Any, target: Target, part: Part, named: _Named, sett
     chosen = found[:1] if once else found  # LOGICAL_DNS takes exactly one name
     detects = effective_policy(target.rule, part.port.number, part.subset).outlier_detection is not None
     groups = groups_of(chosen, named.caller, setting, detects)
+    if not groups:  # localities that no endpoint is in; Envoy 1.40 in `--mode validate` crashes on such a cluster
+        return False
     cluster.load_assignment.CopyFrom(load_assignment(cluster.name, groups))
     return True
 
