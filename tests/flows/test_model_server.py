@@ -103,7 +103,7 @@ async def test_a_body_nested_too_deep_is_refused(server: Running) -> None:
 
 
 async def test_requests_beyond_the_slots_wait_in_order() -> None:
-    async for server in _serve(ServerSettings(slots=1, decode_rate=100.0)):
+    async for server in _serve(ServerSettings(slots=1, decode_rate=10.0)):
         ended: list[int] = []
 
         async def one(number: int, server: Running = server, ended: list[int] = ended) -> None:
@@ -113,7 +113,7 @@ async def test_requests_beyond_the_slots_wait_in_order() -> None:
         tasks = []
         for number in range(3):
             tasks.append(asyncio.create_task(one(number)))
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(20.0):
                 while (await server.metrics())["vllm:num_requests_running"] + (await server.metrics())[
                     "vllm:num_requests_waiting"
                 ] < number + 1:
@@ -128,7 +128,7 @@ async def test_requests_beyond_the_slots_wait_in_order() -> None:
         assert idle["vllm:num_requests_running"] == idle["vllm:num_requests_waiting"] == 0
         assert idle["vllm:generation_tokens_total"] == 15
         assert idle["vllm:request_queue_time_seconds_count"] == 3
-        assert idle["vllm:request_queue_time_seconds_sum"] >= 0.04  # the last waited for ten tokens, 10 ms each
+        assert idle["vllm:request_queue_time_seconds_sum"] >= 0.4  # the last waited for ten tokens, 100 ms each
 
 
 async def test_a_client_that_goes_away_frees_its_slot() -> None:
