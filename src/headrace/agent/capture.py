@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from headrace.agent.claims import PortClaims, free
 from headrace.agent.process import Launch
 from headrace.agent.spec import ReplicaSpec
 from headrace.floor.places import Places
@@ -184,6 +185,7 @@ class LoopbackCapture:
         self._attached: dict[str, Attachment] = {}
         self._remembered: dict[str, str] = {}
         self._extra: dict[str, set[int]] = {}
+        self._claims = PortClaims()
 
     def keep(self, replica: str, attachment: Attachment) -> bool:
         if attachment.namespace or not self._in_range(attachment.address):
@@ -242,6 +244,8 @@ class LoopbackCapture:
     def release(self, replica: str) -> None:
         self._attached.pop(replica, None)
         self._extra.pop(replica, None)
+        given = {local for item in self._attached.values() for _, local in (*item.app_ports, *item.gateway_ports)}
+        self._claims.only(given.union(*self._extra.values()))
 
     def _address(self, replica: str, ports: Iterable[int]) -> str:
         taken = {attachment.address for attachment in self._attached.values()}
@@ -250,7 +254,7 @@ class LoopbackCapture:
         for address in self._candidates(replica):
             if address in taken:
                 continue
-            busy = next((port for port in ports if not _free(address, port)), None)
+            busy = next((port for port in ports if not free(address, port)), None)
             if busy is None:
                 return address
             refused.append(f"{address}:{busy}")
@@ -287,7 +291,9 @@ class LoopbackCapture:
         chosen: list[tuple[int, int]] = []
         candidates = (_APP_PORTS[(self._port_offset + step) % len(_APP_PORTS)] for step in range(len(_APP_PORTS)))
         for port in ports or (0,):
-            local = next((found for found in candidates if found not in taken and _free(APP_ADDRESS, found)), None)
+            local = next(
+                (found for found in candidates if found not in taken and self._claims.take(APP_ADDRESS, found)), None
+            )
             if local is None:
                 raise CaptureError(f"no port of {_APP_PORTS.start}-{_APP_PORTS.stop - 1} is free on {APP_ADDRESS}")
             chosen.append((port, local))
@@ -304,22 +310,11 @@ class LoopbackCapture:
             taken = others | set(chosen.values())
             first = port + (_PRIVILEGED_SHIFT if port < _PRIVILEGED_END else 1)
             candidates = (port, *range(first, min(first + _GATEWAY_TRIES, 65536)))
-            free = (found for found in candidates if found not in taken and _free(spec.bind, found))
-            chosen[port] = next(free, 0)
+            usable = (found for found in candidates if found not in taken and self._claims.take(spec.bind, found))
+            chosen[port] = next(usable, 0)
             if not chosen[port]:
                 raise CaptureError(
                     f"neither port {port} of the Gateway nor one of {first}-{candidates[-1]} can be bound on "
                     f"{spec.bind}: name another address, or stop what listens there"
                 )
         return tuple(chosen.items())
-
-
-def _free(address: str, port: int) -> bool:
-    """Whether the address can be bound. Connections in TIME_WAIT are no hindrance."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return False
-    return True

@@ -58,7 +58,10 @@ def test_every_replica_has_an_address_of_its_own_in_the_meshs_block() -> None:
 
 
 def test_the_same_state_directory_gives_the_same_addresses_another_one_others() -> None:
-    assert capture().attach(spec()) == capture().attach(spec())
+    before = capture()
+    given = before.attach(spec())
+    del before  # as its process would be gone
+    assert capture().attach(spec()) == given
     blocks = {capture(Path(f"/mesh-{index}")).attach(spec()).address for index in range(40)}
     assert len(blocks) >= 38
 
@@ -143,12 +146,12 @@ def test_a_gateway_gets_its_ports_and_the_next_free_one_where_it_cannot() -> Non
 
 def test_privileged_ports_move_up_by_8000(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unprivileged(socket.socket):
-        def bind(self, address: tuple[str, int]) -> None:  # type: ignore[override]
-            if address[1] < 1024:
+        def bind(self, address: tuple[str, int] | str) -> None:  # type: ignore[override]
+            if not isinstance(address, str) and address[1] < 1024:
                 raise PermissionError(13, "Permission denied")
             super().bind(address)
 
-    monkeypatch.setattr("headrace.agent.capture.socket.socket", Unprivileged)
+    monkeypatch.setattr("headrace.agent.claims.socket.socket", Unprivileged)
     given = capture().attach(replace(spec("edge-0", 81, 444, role=WorkloadRole.GATEWAY), bind="127.77.0.1"))
     assert given.gateway_ports == ((81, 8081), (444, 8444))
 
@@ -180,3 +183,24 @@ def test_what_was_given_out_of_another_range_is_not_kept(tmp_path: Path) -> None
     assert not capture.keep("default/chat-0", Attachment("127.1.2.3"))
     assert capture.keep("default/chat-0", Attachment("10.80.1.7"))
     assert not LoopbackCapture(tmp_path, lambda: "s" * 43).keep("default/chat-0", Attachment("10.80.1.7"))
+
+
+def test_two_meshes_that_start_at_once_are_not_given_the_same_port() -> None:
+    door = spec("door-0", 18_311, role=WorkloadRole.GATEWAY)
+    one, other = capture(), capture(Path("/elsewhere/.headrace"))
+    first, second = one.attach(door), other.attach(door)
+    assert first.gateway_ports == ((18_311, 18_311),), "nobody listens on it yet, and it is taken all the same"
+    assert second.gateway_ports == ((18_311, 18_312),)
+    one.release(door.id)
+    assert other.successor(door, replace(second, gateway_ports=())).gateway_ports == ((18_311, 18_311),)
+    other.release(door.id)
+
+
+def test_a_mesh_keeps_the_ports_that_it_gave() -> None:
+    one = capture()
+    before = one.attach(spec("chat-0"))
+    assert one.attach(spec("chat-1")).app_ports != before.app_ports
+    assert one.successor(spec("chat-0"), before).app_ports != before.app_ports, "the old process still serves"
+    door = spec("door-0", 18_321, role=WorkloadRole.GATEWAY)
+    ports = one.attach(door)
+    assert one.successor(door, ports).gateway_ports == ports.gateway_ports
