@@ -19,6 +19,7 @@ from headrace.floor.processes import ProcessMark
 
 LIVENESS = """\
   livenessProbe: {httpGet: {path: /health}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 2}
+  startupProbe: {httpGet: {path: /health}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 60}
 """
 CRASHER = """\
 apiVersion: headrace.dev/v1alpha1
