@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(
 def test_every_example_has_a_test() -> None:
     assert {path.name for path in EXAMPLE.parent.iterdir() if path.is_dir()} == {
         "canary",
+        "gateway-api",
         "overflow",
         "pool",
         "safe-paths",
