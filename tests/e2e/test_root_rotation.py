@@ -22,8 +22,8 @@ def mesh(start_mesh: StartMesh) -> RunningMesh:
 
 
 def authority(mesh: RunningMesh) -> dict[str, Any]:
-    """What `ca inspect` would say of the authority; empty while no control plane answers. A command takes longer to start
-    than a phase may last on a busy machine, so the API is asked."""
+    """What `ca inspect` would say of the authority; empty while no control plane answers. On a busy machine a command
+    takes longer to start than a phase may last, so the API is asked."""
     try:
         found: dict[str, Any] = mesh.api.call("GET", "/v1/authority")
     except ApiUnreachable:
