@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MAX_DEPTH = 100
+MAX_DEPTH = 50
 """Most expressions inside each other."""
 
 _TOKEN = re.compile(

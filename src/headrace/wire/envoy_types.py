@@ -157,6 +157,7 @@ def _readable(value: Any, kind: Descriptor | None, depth: int) -> Any:
         name = url.rpartition("/")[2]
         package = _package(name)
         if package in NEWER:
+            message_class(_TYPED_STRUCT.rpartition("/")[2])  # imports it
             fields = {key: item for key, item in value.items() if key != _TYPE}
             return {_TYPE: _TYPED_STRUCT, "type_url": url, "value": fields}
         if package in NOT_BUILT:
