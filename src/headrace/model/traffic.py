@@ -16,6 +16,10 @@ Pairs = tuple[tuple[str, str], ...]
 """Ordered name/value pairs (headers, labels); sorted by name where order carries no meaning."""
 
 
+PARENTS = "internal.istio.io/parents"
+"""Istio's annotation of a VirtualService that stands for a route of the Gateway API: the route's kind and name."""
+
+
 class MatchKind(StrEnum):
     """How a StringMatch compares. PRESENT is Istio's header match without a value (`{}`) or with the regex `*`;
     SEGMENTS a path whose first whole segments are the value's (the Gateway API's PathPrefix)."""
@@ -242,6 +246,11 @@ class VirtualService:
     def delegates(self) -> bool:
         """Whether it leaves routes to others."""
         return any(route.delegate is not None for route in self.http)
+
+    @property
+    def made_of_tls_route(self) -> bool:
+        """Whether it stands for a TLSRoute, whose `tls` rules hold also where TLS ends at the gateway (Istio)."""
+        return self.meta.annotations.get(PARENTS, "").startswith("TLSRoute/")
 
     def matches(self) -> Iterator[HttpMatch | L4Match]:
         """Every condition of every route."""

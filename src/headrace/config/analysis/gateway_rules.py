@@ -21,7 +21,6 @@ _TAKERS = {
     "tls": "none of its gateways has a PASSTHROUGH server for its hosts",
     "tcp": "none of its gateways has a TCP server for its hosts, nor a TLS one in which TLS ends",
 }
-_MADE_OF_TLS_ROUTE = ("internal.istio.io/parents", "TLSRoute/")
 
 
 def judge_gateway_rules(index: Index) -> Iterator[Problem]:
@@ -41,7 +40,7 @@ def _judge_rules(index: Index, service: VirtualService) -> Iterator[Problem]:
     gateways = [index.gateways[name] for name in service.gateways if name in index.gateways]
     if MESH_GATEWAY in service.gateways or len(gateways) < len(service.gateways):
         return
-    written = {kind for kind in _TAKERS if getattr(service, kind)} - ({"tls"} if _of_tls_route(service) else set())
+    written = {kind for kind in _TAKERS if getattr(service, kind)} - ({"tls"} if service.made_of_tls_route else set())
     asked: set[str] = set()
     for server in (server for gateway in gateways for server in gateway.servers):
         if _offers(server, service):
@@ -93,7 +92,7 @@ def _offers(server: Server, service: VirtualService) -> bool:
 
 def _leads(service: VirtualService, kind: str, gateway: str, server: Server) -> bool:
     rules: tuple[HttpRoute | L4Route, ...] = service.tls if kind == "tls" else service.tcp
-    if kind == "tcp" and server.tls is not None and _of_tls_route(service):
+    if kind == "tcp" and server.tls is not None and service.made_of_tls_route:
         rules = (*rules, *service.tls)
     return any(
         not rule.matches
@@ -103,9 +102,3 @@ def _leads(service: VirtualService, kind: str, gateway: str, server: Server) -> 
         )
         for rule in rules
     )
-
-
-def _of_tls_route(service: VirtualService) -> bool:
-    """Whether Istio made it of a TLSRoute, whose rules hold also where TLS ends."""
-    name, kind = _MADE_OF_TLS_ROUTE
-    return service.meta.annotations.get(name, "").startswith(kind)

@@ -20,7 +20,7 @@ from headrace.envoy.translate.l4_routes import gateway_tcp_way, gateway_tls_chai
 from headrace.envoy.translate.messages import duration
 from headrace.envoy.translate.sni_dnat import dnat_ways
 from headrace.envoy.translate.tcp_proxy import Way, way_filters
-from headrace.envoy.translate.tls import gateway_downstream
+from headrace.envoy.translate.tls import CALLERS_ALPN, gateway_downstream
 from headrace.envoy.translate.ways_in import WayIn
 from headrace.envoy.view import Scope
 from headrace.model.gateway import ServerTls, ServerTlsMode
@@ -28,10 +28,6 @@ from headrace.model.traffic import VirtualService
 
 _HANDSHAKE_SECONDS = 15.0
 """A TLS handshake at a gateway must end in this time: half-open connections cost memory (Istio's number)."""
-_PARENTS = "internal.istio.io/parents"
-"""Istio's annotation of a VirtualService that it made of a route of the Gateway API."""
-MESH_ALPN_OF_CALLERS = ("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2")
-"""What callers of the mesh offer: AUTO_PASSTHROUGH takes no others, because it cannot see who they are (Istio)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +47,19 @@ def listener_chains(port: GatewayPort, listener: str, parts: ChainParts) -> list
     """The filter chains of one listener, without those that Envoy would refuse because earlier ones take all that they
     would take."""
     chains: list[Any] = []
-    taken: set[tuple[str, str]] = set()
-    names: set[tuple[str, str]] = set()
+    passed_on: set[tuple[str, str]] = set()
     for group in port.groups:
         if is_http(group[0].server):
             chains.append(listener_components_pb2.FilterChain(filters=_http(group[0], listener, parts)))
             continue
         for server in group:
-            chains += _server_chains(server, listener, parts, taken)
-    return list(_without_overlap(chains, names))
+            chains += _server_chains(server, listener, parts, passed_on)
+    return list(_without_overlap(chains))
 
 
-def _without_overlap(chains: Iterable[Any], taken: set[tuple[str, str]]) -> Iterator[Any]:
+def _without_overlap(chains: Iterable[Any]) -> Iterator[Any]:
     """The chains, each without the names that one before it has; none that has nothing left."""
+    taken: set[tuple[str, str]] = set()
     for chain in chains:
         match = chain.filter_chain_match
         words = tuple(match.application_protocols) or ("",)
@@ -79,8 +75,11 @@ def _without_overlap(chains: Iterable[Any], taken: set[tuple[str, str]]) -> Iter
         yield chain
 
 
-def _server_chains(server: BoundServer, listener: str, parts: ChainParts, taken: set[tuple[str, str]]) -> Iterator[Any]:
-    """The chains of one server that is not clear-text HTTP."""
+def _server_chains(
+    server: BoundServer, listener: str, parts: ChainParts, passed_on: set[tuple[str, str]]
+) -> Iterator[Any]:
+    """The chains of one server that is not clear-text HTTP. `passed_on`: the names that PASSTHROUGH servers of the
+    listener have."""
     tls = server.server.tls
     if tls is not None and server.route_name:
         yield _terminating(server, tls, [*_revocation_guard(tls, parts), *_http(server, listener, parts)], parts)
@@ -95,10 +94,11 @@ def _server_chains(server: BoundServer, listener: str, parts: ChainParts, taken:
             yield _terminating(server, tls, filters, parts)
     elif tls.mode is ServerTlsMode.AUTO_PASSTHROUGH:
         for name, way in dnat_ways(parts.scope, [host for _, host in server.hosts]):
-            yield _matching((name,), way_filters(way, parts.scope.mesh), MESH_ALPN_OF_CALLERS)
+            # Only what callers of the mesh offer: the gateway cannot see who they are (Istio).
+            yield _matching((name,), way_filters(way, parts.scope.mesh), CALLERS_ALPN)
     else:
         caller = l4_caller(parts.scope, server.server.port, server.gateway)
-        for chain in gateway_tls_chains(_bound(server, parts), caller, taken):
+        for chain in gateway_tls_chains(_bound(server, parts), caller, passed_on):
             yield _matching(chain.sni, _tcp(chain.way, None, parts))
 
 
@@ -110,7 +110,7 @@ def _tcp_way(server: BoundServer, parts: ChainParts) -> Way | None:
         way = gateway_tcp_way([item], caller)
         if way is not None:
             return way
-        if server.server.tls is not None and item.meta.annotations.get(_PARENTS, "").startswith("TLSRoute/"):
+        if server.server.tls is not None and item.made_of_tls_route:
             for chain in gateway_tls_chains([item], caller, set()):
                 return chain.way
     return None

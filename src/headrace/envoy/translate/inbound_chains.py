@@ -20,7 +20,7 @@ from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.messages import boolean, duration, uint32
 from headrace.envoy.translate.route_retry import inbound_retry_policy
 from headrace.envoy.translate.tcp_proxy import Way, way_filters
-from headrace.envoy.translate.tls import gateway_downstream, mesh_downstream
+from headrace.envoy.translate.tls import CALLERS_ALPN, gateway_downstream, mesh_downstream
 from headrace.model.gateway import ServerTls
 from headrace.model.mesh import MeshConfig
 from headrace.model.security import MtlsMode
@@ -33,7 +33,6 @@ SNIFFED_HTTP = ("http/1.1", "h2c")
 """What the HTTP inspector reports of plaintext."""
 _MTLS_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
 _MTLS_TCP = ("istio-peer-exchange", "istio")
-_MTLS_ANY = ("istio", "istio-peer-exchange", *_MTLS_HTTP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +48,12 @@ class _Kind:
 
 _HTTP_SETS = {
     MtlsMode.STRICT: (_Kind(True, True, TLS),),
-    MtlsMode.PERMISSIVE: (_Kind(True, True, TLS, _MTLS_ANY), _Kind(True, False, RAW)),
+    MtlsMode.PERMISSIVE: (_Kind(True, True, TLS, CALLERS_ALPN), _Kind(True, False, RAW)),
     MtlsMode.DISABLE: (_Kind(True, False),),
 }
 _TCP_SETS = {
     MtlsMode.STRICT: (_Kind(False, True, TLS),),
-    MtlsMode.PERMISSIVE: (_Kind(False, True, TLS, _MTLS_ANY), _Kind(False, False, TLS), _Kind(False, False, RAW)),
+    MtlsMode.PERMISSIVE: (_Kind(False, True, TLS, CALLERS_ALPN), _Kind(False, False, TLS), _Kind(False, False, RAW)),
     MtlsMode.DISABLE: (_Kind(False, False),),
 }
 _SNIFFED_SETS = {

@@ -33,6 +33,8 @@ _RECONNECT_LIMIT = 1.0
 
 MESH_ALPN = ("istio-peer-exchange", "istio")
 """What a client sidecar offers; PERMISSIVE servers tell mesh traffic from other TLS by it (Istio's names)."""
+CALLERS_ALPN = ("istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2")
+"""All that a client of the mesh may offer, Istio's own included: who offers none of it is none."""
 MESH_ALPN_H2 = (*MESH_ALPN, "h2")
 HTTP_ALPN = ("h2", "http/1.1")
 TCP_ALPN = ("istio-peer-exchange", "h2", "http/1.1")

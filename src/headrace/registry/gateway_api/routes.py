@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from headrace.model.gateway_api import Route
 from headrace.model.names import MESH_GATEWAY, service_fqdn
 from headrace.model.resource import Metadata, ResourceKey
-from headrace.model.traffic import HttpRoute, L4Route, VirtualService
+from headrace.model.traffic import PARENTS, HttpRoute, L4Route, VirtualService
 from headrace.registry.gateway_api.attachment import Attachment, attachments, route_status
 from headrace.registry.gateway_api.conditions import Status
 from headrace.registry.gateway_api.gateways import INTERNAL, Doors
@@ -28,8 +28,6 @@ from headrace.registry.gateway_api.rules import (
 )
 from headrace.registry.gateway_api.world import World
 
-PARENTS = "internal.istio.io/parents"
-"""Annotation of what is made of Gateway API documents: which ones (Istio's)."""
 EVERYBODY = ("*",)
 OWN_NAMESPACE = (".",)
 
