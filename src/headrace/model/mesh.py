@@ -14,9 +14,12 @@ from headrace.model.traffic import Retries
 
 
 class OutboundMode(StrEnum):
-    """MeshConfig.outboundTrafficPolicy.mode: what happens to traffic for hosts that the mesh does not know."""
+    """MeshConfig.outboundTrafficPolicy.mode: what happens to traffic for hosts that the mesh does not know.
+    ALLOW_ANY_DYNAMIC_DNS: as ALLOW_ANY, but clear-text HTTP goes to what its host is looked up as, not to the address
+    that the client meant."""
 
     ALLOW_ANY = "ALLOW_ANY"
+    ALLOW_ANY_DYNAMIC_DNS = "ALLOW_ANY_DYNAMIC_DNS"
     REGISTRY_ONLY = "REGISTRY_ONLY"
 
 

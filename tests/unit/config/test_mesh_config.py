@@ -114,7 +114,7 @@ def test_what_is_known_but_not_done_is_said(tmp_path: Path) -> None:
         "defaultConfig: {concurrency: 2, proxyHeaders: {server: {disabled: true}}}\n"
         "enablePrometheusMerge: true\n"
         "meshMTLS: {minProtocolVersion: TLSV1_2}\n"
-        "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}\n"
+        "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: SIMPLE}}\n"
         "extensionProviders: [{name: a, opencensus: {service: otel.obs, port: 4317}}]\n"
     )
     result = judge(tmp_path / "mesh.yaml", text)

@@ -44,12 +44,11 @@ from headrace.config.kinds.traffic_policy import (
     OutlierDetectionSpec,
     TcpKeepaliveSpec,
 )
-from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec, refuse, to_camel
+from headrace.config.schema import Finding, Kind, Spec, refuse, to_camel
 from headrace.model.destination import BY_DISTANCE
 from headrace.model.mesh import IngressSettings, MeshConfig, OutboundMode
 from headrace.model.mesh import PathNormalization as Normalization
 from headrace.model.names import ROOT_NAMESPACE
-from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 
 
@@ -84,9 +83,7 @@ class OutboundTrafficPolicy(Spec):
 
     mode: Annotated[
         OutboundMode,
-        EnumOf(
-            OutboundMode, {0: "REGISTRY_ONLY", 1: "ALLOW_ANY", 3: "ALLOW_ANY"}, {"ALLOW_ANY_DYNAMIC_DNS": "ALLOW_ANY"}
-        ),
+        EnumOf(OutboundMode, {0: "REGISTRY_ONLY", 1: "ALLOW_ANY", 3: "ALLOW_ANY_DYNAMIC_DNS"}),
     ] = OutboundMode.ALLOW_ANY
     tls: ClientTlsSpec | None = None
 
@@ -267,11 +264,6 @@ def _check(spec: MeshConfigSpec, document: Document) -> Iterator[Finding]:
     if spec.access_log_encoding == "JSON" and spec.access_log_format and not _is_json_object(spec.access_log_format):
         message = "with accessLogEncoding JSON the format must be a JSON object"
         yield Finding(("spec", "accessLogFormat"), message, 'Write {"name": "%FIELD%", ...}, or use TEXT.')
-    policy = document.data["spec"].get("outboundTrafficPolicy")
-    if isinstance(policy, dict) and policy.get("mode") in ("ALLOW_ANY_DYNAMIC_DNS", 3):
-        message = "ALLOW_ANY_DYNAMIC_DNS is not supported yet: it works as ALLOW_ANY"
-        at = ("spec", "outboundTrafficPolicy", "mode")
-        yield Finding(at, message, "", NOT_SUPPORTED, Severity.WARNING)
     retry = spec.default_inbound_http_retry_policy
     if retry is not None and retry.attempts == 0 and retry.backoff is not None:
         at_retry = ("spec", "defaultInboundHttpRetryPolicy", "backoff")

@@ -27,7 +27,7 @@ from headrace.envoy.translate.cluster_policy import (
 from headrace.envoy.translate.cluster_tls import TlsSettings, apply_proxy_protocol, apply_tls, originates_tls
 from headrace.envoy.translate.credentials import apply_credential
 from headrace.envoy.translate.destination_rules import effective_policy, passes_through, with_mesh_defaults
-from headrace.envoy.translate.dynamic_dns import set_forward
+from headrace.envoy.translate.dynamic_dns import ALLOW_ANY_DYNAMIC_DNS, looks_up_unknown, set_forward, unknown_cluster
 from headrace.envoy.translate.endpoints import in_subset, load_assignment, taking_requests
 from headrace.envoy.translate.lives import bound_client_side, carries_http, speaks_mesh_tls
 from headrace.envoy.translate.localities import (
@@ -43,7 +43,7 @@ from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import ads, document_path, duration
 from headrace.envoy.translate.overflow import overflow_host, overflow_of
 from headrace.envoy.translate.pools import apply_pool_balancer
-from headrace.envoy.view import ProxyView, Target
+from headrace.envoy.view import Outside, ProxyView, Target
 from headrace.model.destination import DestinationRule, LocalityLb, Subset, TrafficPolicy
 from headrace.model.engine_timeouts import engine_timeouts
 from headrace.model.mesh import MeshConfig
@@ -258,7 +258,7 @@ def _describe(cluster: Any, target: Target, part: Part) -> None:
 
 
 def fixed_clusters(memo: Memo, mesh: MeshConfig, *, gateway: bool) -> tuple[XdsResource, ...]:
-    """`BlackHoleCluster`, and for sidecars `PassthroughCluster`."""
+    """`BlackHoleCluster`, and for sidecars `PassthroughCluster` and, where the mesh says so, the one that looks up."""
     return memo.get("fixed clusters", (mesh, gateway), _fixed, mesh, gateway)
 
 
@@ -276,4 +276,6 @@ def _fixed(mesh: MeshConfig, gateway: bool) -> tuple[XdsResource, ...]:
         apply_pool(through, mesh.traffic.pool, mesh.connect_timeout, alive=mesh.traffic.keepalive)
         set_http_options(through, http_options(None, http2=False, sniffed=True))
         found.append(resource_of(CLUSTER, PASSTHROUGH, through))
+        if looks_up_unknown(Outside(mesh.outbound_mode)):
+            found.append(resource_of(CLUSTER, ALLOW_ANY_DYNAMIC_DNS, unknown_cluster(mesh)))
     return tuple(found)

@@ -16,11 +16,14 @@ from envoy.extensions.common.dynamic_forward_proxy.v3 import dns_cache_pb2
 from envoy.extensions.filters.http.dynamic_forward_proxy.v3 import dynamic_forward_proxy_pb2
 from envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3 import sni_dynamic_forward_proxy_pb2
 
+from headrace.envoy.translate.cluster_policy import apply_pool, http_options, set_http_options
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import http_filter, packed, uint32
-from headrace.envoy.view import Scope, Target
+from headrace.envoy.view import Outside, Scope, Target
+from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.service import Resolution
 
+ALLOW_ANY_DYNAMIC_DNS = "AllowAnyDynamicDNSCluster"
 _MOST_HOSTS = 1024
 
 
@@ -55,7 +58,23 @@ def sni_filter(port: int) -> Any:
 
 def forwards(memo: Memo, scope: Scope) -> bool:
     """Whether proxies of the scope look up what requests name."""
+    if looks_up_unknown(scope.outside):
+        return True
     return memo.latest("forwards", scope.key, scope.targets, _any_dynamic, scope.targets)
+
+
+def looks_up_unknown(outside: Outside) -> bool:
+    """Whether clear-text HTTP for hosts that the mesh does not know goes to what they are looked up as."""
+    return outside.mode is OutboundMode.ALLOW_ANY_DYNAMIC_DNS
+
+
+def unknown_cluster(mesh: MeshConfig) -> Any:
+    """The cluster of what `looks_up_unknown` says."""
+    cluster = cluster_pb2.Cluster(name=ALLOW_ANY_DYNAMIC_DNS)
+    apply_pool(cluster, mesh.traffic.pool, mesh.connect_timeout, alive=mesh.traffic.keepalive)
+    set_http_options(cluster, http_options(None, http2=False, sniffed=True))
+    set_forward(cluster)
+    return cluster
 
 
 def _any_dynamic(targets: tuple[Target, ...]) -> bool:

@@ -21,7 +21,7 @@ from envoy.extensions.filters.http.basic_auth.v3 import basic_auth_pb2
 from headrace.envoy.resources import CLUSTER, LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.clusters import target_clusters
-from headrace.envoy.translate.dynamic_dns import forward_filter, forwards, set_forward
+from headrace.envoy.translate.dynamic_dns import ALLOW_ANY_DYNAMIC_DNS, forward_filter, forwards, set_forward
 from headrace.envoy.translate.gateway_routes import MAX_DIRECT_RESPONSE
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.inbound import (
@@ -36,17 +36,16 @@ from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import boolean, duration, http_filter, serialized, socket_address, uint32
 from headrace.envoy.translate.virtual_hosts import PortTable, any_port_hosts, catch_all, every_table, virtual_host_bytes
 from headrace.envoy.translate.ways_in import WayIn, way_in
-from headrace.envoy.view import Inbound, Outside, ProxyView, Scope
+from headrace.envoy.view import Inbound, ProxyView, Scope
 from headrace.model.mesh import MeshConfig, OutboundMode
 from headrace.model.proxy import Proxy
 from headrace.model.service import Protocol, Resolution
 
 ROUTES = "http_proxy"
 """The one outbound route table (Istio's name for that of its HTTP proxy listener)."""
-FORWARD_CLUSTER = "AllowAnyDynamicDNSCluster"
+FORWARD_CLUSTER = ALLOW_ANY_DYNAMIC_DNS
 """Where unknown hosts go under ALLOW_ANY: resolved by name (Istio's name for such a cluster)."""
 AUTHORIZATION = "proxy-authorization"
-_FORWARDED = Outside(OutboundMode.ALLOW_ANY)
 
 
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
@@ -97,7 +96,7 @@ def _inbound_listeners(inbound: Inbound, mesh: MeshConfig, address: str, module:
 
 def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
     proxy, scope = view.instance, view.scope
-    outside = scope.outside == _FORWARDED
+    outside = _forwarded(scope)
     by_name = _by_name(memo, view)
     looks_up = outside or bool(by_name) or forwards(memo, scope)
     pools = way_in(memo, scope, proxy.module)
@@ -178,9 +177,14 @@ def _route_table(scope: Scope, tables: Sequence[PortTable]) -> XdsResource:
     return XdsResource.of(ROUTE, ROUTES, body)
 
 
+def _forwarded(scope: Scope) -> bool:
+    """Whether requests to unknown hosts go to what these are looked up as: no client means an address here."""
+    return scope.outside.mode is not OutboundMode.REGISTRY_ONLY and not scope.outside.proxy
+
+
 def _unknown_hosts(scope: Scope) -> bytes:
     """The last virtual host: forward by name, to the Sidecar's egress proxy, or refuse."""
-    if scope.outside != _FORWARDED:
+    if not _forwarded(scope):
         return virtual_host_bytes(catch_all(scope))
     config = route_pb2.RouteConfiguration()
     host = config.virtual_hosts.add(name="allow_any", domains=["*"], include_request_attempt_count=True)

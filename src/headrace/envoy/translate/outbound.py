@@ -21,7 +21,7 @@ from envoy.config.listener.v3 import listener_pb2
 from headrace.envoy.resources import LISTENER, ROUTE, XdsResource
 from headrace.envoy.translate.access_log import listener_access_logs
 from headrace.envoy.translate.clusters import BLACK_HOLE, PASSTHROUGH
-from headrace.envoy.translate.dynamic_dns import forward_filter, forwards
+from headrace.envoy.translate.dynamic_dns import forward_filter, forwards, looks_up_unknown
 from headrace.envoy.translate.hcm import Direction, HcmSettings, hcm_filters
 from headrace.envoy.translate.inbound import VIRTUAL_INBOUND_PORT
 from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
@@ -35,6 +35,7 @@ from headrace.envoy.translate.virtual_hosts import (
     alone,
     any_port_hosts,
     catch_all,
+    catch_all_table,
     port_tables,
     route_table,
     table_head,
@@ -69,12 +70,13 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
 
 def _build(memo: Memo, scope: Scope, planned: tuple[Planned, ...], native: Native) -> tuple[XdsResource, ...]:
     mesh, outside = scope.mesh, scope.outside
-    found = [memo.get("virtual outbound", (mesh, outside), _virtual_outbound, mesh, outside)]
+    key = (mesh, outside, native.module)
+    found = [memo.get("virtual outbound", key, _virtual_outbound, *key)]
     for item in planned:
         if item.address == ANY and item.port in (VIRTUAL_OUTBOUND_PORT, VIRTUAL_INBOUND_PORT):
             continue  # those addresses are the virtual listeners' own, and Envoy takes none twice
-        key = (mesh, outside, native, item)
-        found.append(memo.get("outbound listener", key, _listener, *key))
+        parts = (mesh, outside, native, item)
+        found.append(memo.get("outbound listener", parts, _listener, *parts))
     return tuple(found)
 
 
@@ -110,20 +112,41 @@ def _any_port(scope: Scope, name: str, tables: Sequence[PortTable]) -> XdsResour
     return XdsResource.of(ROUTE, name, table_head(name, any_port=False) + any_port_hosts(tables) + unknown)
 
 
-def _virtual_outbound(mesh: MeshConfig, outside: Outside) -> XdsResource:
+def _virtual_outbound(mesh: MeshConfig, outside: Outside, module: bool) -> XdsResource:
     """The listener that the kernel's redirection leads to; nobody may connect to its own port."""
     loop = part_pb2.FilterChain(name="virtualOutbound-blackhole", filters=[tcp_filter(Way.to(BLACK_HOLE), mesh)])
     loop.filter_chain_match.destination_port.value = VIRTUAL_OUTBOUND_PORT
     rest = part_pb2.FilterChain(name="virtualOutbound-catchall-tcp", filters=[_unknown(mesh, outside)])
+    looked_up = [_looked_up(mesh, outside, module)] if looks_up_unknown(outside) else []
     listener = listener_pb2.Listener(
         name=VIRTUAL_OUTBOUND,
         address=socket_address(ANY, VIRTUAL_OUTBOUND_PORT),
         use_original_dst=boolean(True),
         traffic_direction=base_pb2.OUTBOUND,
-        filter_chains=[loop, rest],
+        filter_chains=[loop, *looked_up, rest],
         access_log=listener_access_logs(mesh),
     )
+    if looked_up:
+        listener.listener_filters.append(http_inspector())
+        listener.continue_on_listener_filters_timeout = True
+        listener.listener_filters_timeout.CopyFrom(duration(mesh.protocol_detection_timeout))
     return resource_of(LISTENER, VIRTUAL_OUTBOUND, listener)
+
+
+def _looked_up(mesh: MeshConfig, outside: Outside, module: bool) -> Any:
+    """Clear-text HTTP to ports of nobody: to what its host is looked up as (ALLOW_ANY_DYNAMIC_DNS)."""
+    name = "virtualOutbound-catchall-tcp-http"
+    settings = HcmSettings(
+        direction=Direction.OUTBOUND,
+        stat_prefix=f"outbound_{VIRTUAL_OUTBOUND}",
+        mesh=mesh,
+        routes=catch_all_table(outside),
+        module=module,
+        first=(forward_filter(),),
+    )
+    chain = part_pb2.FilterChain(name=name, filters=hcm_filters(settings))
+    chain.filter_chain_match.application_protocols.extend(_HTTP_WORDS)
+    return chain
 
 
 def _listener(mesh: MeshConfig, outside: Outside, native: Native, planned: Planned) -> XdsResource:
@@ -200,7 +223,7 @@ def _http_chain(settings: HcmSettings) -> Any:
 
 def _unknown(mesh: MeshConfig, outside: Outside) -> Any:
     """What happens to connections to nobody that the mesh knows."""
-    allowed = outside.mode is OutboundMode.ALLOW_ANY
+    allowed = outside.mode is not OutboundMode.REGISTRY_ONLY
     return tcp_filter(Way.to(outside.proxy or PASSTHROUGH if allowed else BLACK_HOLE), mesh)
 
 

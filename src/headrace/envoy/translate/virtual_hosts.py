@@ -16,6 +16,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from headrace.envoy.resources import ROUTE, XdsResource
 from headrace.envoy.translate.claims import Claims, claims_of
 from headrace.envoy.translate.domains import host_domains, service_domains
+from headrace.envoy.translate.dynamic_dns import ALLOW_ANY_DYNAMIC_DNS, looks_up_unknown
 from headrace.envoy.translate.memo import Memo
 from headrace.envoy.translate.messages import boolean, duration, serialized, uint32
 from headrace.envoy.translate.overflow import overflow_host
@@ -81,6 +82,12 @@ def every_table(memo: Memo, scope: Scope) -> tuple[PortTable, ...]:
             if only in (0, table.port):
                 found.setdefault(table.port, table)
     return tuple(found[port] for port in sorted(found))
+
+
+def catch_all_table(outside: Outside) -> Any:
+    """The catch-all virtual host alone, as a route table that stands inside a listener."""
+    name = _catch_all(outside).name
+    return route_pb2.RouteConfiguration.FromString(table_head(name) + _catch_all(outside).data)
 
 
 def catch_all(scope: Scope) -> HostPart:
@@ -176,9 +183,11 @@ def _part(host: str, port: int, domains: tuple[str, ...], rest: bytes) -> HostPa
 
 def _catch_all(outside: Outside) -> HostPart:
     route = route_components_pb2.Route(match=route_components_pb2.RouteMatch(prefix="/"))
-    if outside.mode is OutboundMode.ALLOW_ANY:
-        route.name = "allow_any"
-        route.route.cluster = outside.proxy or "PassthroughCluster"
+    if outside.mode is not OutboundMode.REGISTRY_ONLY:
+        dynamic = looks_up_unknown(outside)
+        route.name = "allow_any_dynamic_dns" if dynamic else "allow_any"
+        direct = ALLOW_ANY_DYNAMIC_DNS if dynamic else "PassthroughCluster"
+        route.route.cluster = outside.proxy or direct
         route.route.timeout.CopyFrom(duration(0))
         route.route.max_grpc_timeout.CopyFrom(duration(0))
     else:
