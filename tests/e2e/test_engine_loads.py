@@ -121,6 +121,22 @@ def avoided(mesh: RunningMesh) -> bool:
         return False
 
 
+def kept_away(mesh: RunningMesh) -> bool:
+    """Whether of twenty requests at most one went to the busy replica."""
+    try:
+        found = served(mesh, 20)
+    except TimeoutError:
+        return False
+    return found[_BUSY] <= 1 and found[_IDLE] >= 19
+
+
+def described(mesh: RunningMesh) -> dict[str, Any] | None:
+    """What people are told of each replica's metrics, once it is fresh."""
+    rows = mesh.run("describe", "workload", "llm", "-o", "json").json()["replicas"]
+    shown = {row["proxy"]: row["engine_metrics"] for row in rows}
+    return shown if shown[_BUSY]["age_s"] < 5 else None
+
+
 def counts(mesh: RunningMesh) -> dict[str, int]:
     """Requests that Envoy beside each replica has let in."""
     return {
@@ -145,12 +161,12 @@ def test_a_replica_that_is_busy_with_requests_past_the_mesh_is_avoided_while_it_
     with direct_requests(mesh, _BUSY, 10):
         until(lambda: metrics(mesh, _BUSY).get("waiting") == 8, "its queue is seen")
         until(lambda: avoided(mesh), "the gateway keeps away")
-        found = served(mesh, 20)  # now and then one request tries whether the busy one is still busy
-        assert found[_BUSY] <= 1 and found[_IDLE] >= 19, found
-        described = mesh.run("describe", "workload", "llm", "-o", "json").json()
-        shown = {row["proxy"]: row["engine_metrics"] for row in described["replicas"]}
+        # Now and then one request tries whether the busy one is still busy. On a machine that is so busy itself that
+        # what was said gets too old, the gateway rightly forgets it, and learns of it again.
+        until(lambda: kept_away(mesh), "the gateway keeps away from it for twenty requests", 60.0)
+        shown = until(lambda: described(mesh), "it is told")
         assert (shown[_BUSY]["waiting"], shown[_BUSY]["running"], shown[_BUSY]["kv_used"]) == (8, 2, 1.0)
-        assert shown[_BUSY]["age_s"] < 5 and shown[_IDLE]["waiting"] == 0
+        assert shown[_IDLE]["waiting"] == 0
         text = mesh.run("describe", "workload", "llm").out
         assert "engine metrics:" in text and "waiting: 8" in text
     until(lambda: metrics(mesh, _BUSY).get("waiting") == 0, "its queue is gone")

@@ -5,13 +5,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.flows.admission_rig import GatedBootstrap, HeldServer, Line, count, gated, opened, outcomes
 from tests.flows.envoy_process import EnvoyProcess, wait_until
-from tests.flows.module_rig import Upstreams, ask, chat, connect, in_threads, needs_pools, pool_envoy, upstreams
+from tests.flows.module_rig import (
+    Upstreams,
+    ask,
+    chat,
+    connect,
+    in_threads,
+    needs_pools,
+    pool_envoy,
+    simulated,
+    upstreams,
+)
 
 pytestmark = needs_pools
 
@@ -74,6 +85,42 @@ def test_a_bound_of_the_whole_pool(tmp_path: Path, servers: Upstreams) -> None:
             line = come(envoy, held, 3, 4)
             assert ask(envoy, chat("x")).headers["x-headrace-reason"] == "queue-full"
         assert line.statuses() == [200] * 4
+
+
+def gauge(envoy: EnvoyProcess, name: str) -> int:
+    return sum(envoy.stats(f"headrace_{name}").values())
+
+
+def test_gauges_are_current_while_requests_last(tmp_path: Path, servers: Upstreams) -> None:
+    held = HeldServer()
+    with pool_envoy(gated(tmp_path, [servers.add(held.app())], {**ONE_EACH, "concurrency_per_endpoint": 2})) as envoy:
+        with opened(held):
+            line = come(envoy, [held], 2, 3)
+            wait_until(lambda: (gauge(envoy, "in_flight"), gauge(envoy, "waiting")) == (2, 1), "gauges say so", 30)
+        assert line.statuses() == [200] * 3
+        wait_until(lambda: (gauge(envoy, "in_flight"), gauge(envoy, "waiting")) == (0, 0), "nothing is left", 30)
+
+
+def test_places_that_were_learned_hold_requests_in_the_mesh(tmp_path: Path, servers: Upstreams) -> None:
+    """Streams at servers with two places: once that is known, no server has more than three."""
+    ports = [servers.add(simulated(slots=2, decode_rate=50.0, seed=at)) for at in range(2)]
+    admission = {"learned_concurrency": True, "queue": {"requests": 50, "seconds": 60}}
+    with pool_envoy(gated(tmp_path, ports, admission)) as envoy:
+
+        def held() -> bool:
+            """Whether, of twelve streams at once, some wait in the mesh and only so many are with the servers."""
+            seen = []
+            with ThreadPoolExecutor(12) as executor:
+                asked = [
+                    executor.submit(ask, envoy, chat(f"{time.monotonic()} {at}", 20, stream=True)) for at in range(12)
+                ]
+                while not all(one.done() for one in asked):
+                    seen.append((gauge(envoy, "in_flight"), gauge(envoy, "waiting")))
+                    time.sleep(0.05)
+            assert [one.result().status for one in asked] == [200] * 12
+            return (6, 6) in seen
+
+        wait_until(held, "requests wait in the mesh", 60.0)
 
 
 class Healthy(GatedBootstrap):

@@ -55,12 +55,9 @@ impl Places {
         self.taken.get(&endpoint).copied().unwrap_or(0)
     }
 
-    /// Endpoints with this many requests or more.
-    pub fn full(&self, limit: u32) -> impl Iterator<Item = u64> + '_ {
-        self.taken
-            .iter()
-            .filter(move |(_, &taken)| taken >= limit)
-            .map(|(&endpoint, _)| endpoint)
+    /// Endpoints with requests.
+    pub fn busy(&self) -> impl Iterator<Item = u64> + '_ {
+        self.taken.keys().copied()
     }
 
     /// Requests at endpoints to which nothing is sent any more.
@@ -90,7 +87,10 @@ mod tests {
             places.put(request, endpoint);
         }
         assert_eq!((places.taken(10), places.taken(20), places.taken(30)), (2, 1, 0));
-        assert_eq!(places.full(2).collect::<Vec<_>>(), [10]);
+        assert_eq!(
+            places.busy().filter(|&one| places.taken(one) > 1).collect::<Vec<_>>(),
+            [10]
+        );
         places.put(2, 20); // sent again, elsewhere
         assert_eq!((places.taken(10), places.taken(20)), (1, 2));
         assert_eq!((places.usable(), places.stranded()), (2, 0));

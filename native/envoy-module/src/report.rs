@@ -107,7 +107,7 @@ impl Statistics {
         keep(&mut locked(&self.noted).gaps, (seconds.max(0.0) * 1e6) as u64);
     }
 
-    /// A request began to wait, or ended: soon Envoy will be told. `account`: how it fared, where it ended.
+    /// A request began to wait, was sent, or ended: soon Envoy will be told. `account`: how it fared, where it ended.
     pub fn note(filter: &Arc<Filter>, pool: &Arc<PoolState>, account: Option<&Account>) {
         Self::change(filter, pool, |sums| {
             if let Some(account) = account {

@@ -399,9 +399,7 @@ impl PoolStream {
         if let Decision::Reject(refusal) = decision {
             return self.turn_away(stream, &refusal);
         }
-        if standpoint == Standpoint::Held {
-            Statistics::note(&self.filter, &ask.pool, None);
-        }
+        Statistics::note(&self.filter, &ask.pool, None);
         standpoint
     }
 

@@ -12,6 +12,8 @@ const MOST_WORK_WEIGHT: f64 = 8.0;
 const CROWD_WEIGHT: f64 = 0.1;
 /// How late that sets in: half full counts a 256th of full.
 const CROWD_POWER: i32 = 8;
+/// A new endpoint's turn comes when it could have had this share of the others' requests, at first; more as it gets warm.
+const COLDEST: f64 = 0.1;
 /// Scores this close (relative) are the same; the fewer requests decide.
 const SAME: f64 = 1e-9;
 
@@ -22,6 +24,8 @@ struct Scales {
     work: f64,
     /// How slow the pool is, beside the cost model.
     slow: f64,
+    /// Endpoints to choose from.
+    endpoints: f64,
     /// Predicted seconds to the first token that are too many, since another endpoint is so much sooner: its share of
     /// what everybody saves by its staying is more than it owes them.
     too_late: f64,
@@ -147,6 +151,7 @@ impl Pool {
             work: (self.config.work_weight + waiting).min(MOST_WORK_WEIGHT)
                 + CROWD_WEIGHT * in_flight * full.powi(CROWD_POWER),
             slow,
+            endpoints: count,
             too_late: 2.0 * soonest + mean(&|place| waits[place]),
         }
     }
@@ -158,9 +163,10 @@ impl Pool {
         let score = prediction.wait
             + scales.work * (prediction.work + scales.slow * evicting)
             + scales.slow * prediction.company;
-        let age = now - endpoint.since;
-        let warmed = if age < self.config.warmup {
-            score * self.config.warmup / age.max(0.1 * self.config.warmup)
+        let warm = ((now - endpoint.since) / self.config.warmup.max(1e-9)).clamp(COLDEST, 1.0);
+        let turn = scales.endpoints / warm - scales.endpoints;
+        let warmed = if f64::from(endpoint.elsewhere) < turn {
+            score / warm
         } else {
             score
         };

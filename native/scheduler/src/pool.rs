@@ -81,7 +81,7 @@ pub struct PoolConfig {
     pub kv_tokens: f64,
     /// Seconds that one more request in flight costs the others.
     pub company_seconds: f64,
-    /// Seconds for which a new endpoint's load is scaled up, to warm it gently (0: at once).
+    /// Seconds in which a new endpoint's share grows to that of the others (0: at once).
     pub warmup: f64,
     /// What the engines' steps are like.
     pub steps: StepModel,
@@ -184,7 +184,7 @@ impl Pool {
     pub fn set_endpoints(&mut self, names: &[u64], now: f64) {
         self.endpoints.retain(|endpoint| names.contains(&endpoint.name));
         for &name in names {
-            if self.position(name).is_none() {
+            if !self.endpoints.iter().any(|endpoint| endpoint.name == name) {
                 self.endpoints.push(Endpoint::new(name, now));
             }
         }
@@ -423,7 +423,9 @@ impl Pool {
     }
 
     fn position(&self, name: u64) -> Option<usize> {
-        self.endpoints.iter().position(|endpoint| endpoint.name == name)
+        self.endpoints
+            .binary_search_by_key(&name, |endpoint| endpoint.name)
+            .ok()
     }
 
     pub(crate) fn cached_tokens(&self, at: usize, request: &Request<'_>) -> f64 {

@@ -162,9 +162,10 @@ fn a_new_endpoint_is_warmed_gently() {
         shares.push(servers.share(4));
     }
     println!("shares of a new endpoint in periods of a third of its warm-up: {shares:.3?}");
-    assert!(shares[0] < 0.6 * shares[3], "{shares:?}");
-    assert!(shares[0] <= shares[1] && shares[1] <= shares[2], "{shares:?}");
-    assert!(shares[3] > 0.15, "{shares:?}");
+    // A sixth, a half and five sixths of a fair share, and then all of it.
+    for (share, fair) in shares.iter().zip([0.04, 0.125, 0.21, 0.25]) {
+        assert!((0.6 * fair..1.5 * fair).contains(share), "{shares:?}");
+    }
 }
 
 #[test]

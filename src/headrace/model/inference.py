@@ -135,7 +135,8 @@ class Overflow:
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Who may pass when. `rate` is requests a second, `burst` how many may pass at once after a pause; `concurrency` is
-    requests in flight at one endpoint, `pool_concurrency` in the whole pool."""
+    requests in flight at one endpoint (`learned_concurrency`: as many as it is known to run), `pool_concurrency` in the
+    whole pool."""
 
     rate: float | None = None
     burst: int | None = None
@@ -146,17 +147,20 @@ class Admission:
     fairness: Fairness | None = None
     deadline: Deadline | None = None
     overflow: Overflow = Overflow()
+    learned_concurrency: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StreamTimeouts:
     """How long a caller waits for the first token, between two tokens, and for the whole answer; `keepalive`: how often
-    a caller of a stream hears, while it waits, that the connection lives."""
+    a caller of a stream hears, while it waits, that the connection lives; `upload`: how long the rest of a body may
+    take that goes on to a server before it is whole."""
 
     first_token: float | None = None
     between_tokens: float | None = None
     total: float | None = None
     keepalive: float | None = None
+    upload: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,11 +21,25 @@ pub(super) struct Books {
     pub(super) heard: Heard,
     pub(super) places: Places,
     /// Requests that may be at one endpoint.
-    pub(super) limit: Option<u32>,
+    pub(super) limit: Limit,
     pub(super) overfull: u64,
     /// Names (hashes) that an engine of the pool said to be adapters.
     pub(super) adapters: HashSet<u64>,
 }
+
+/// How many requests may be at one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// As many as come.
+    None,
+    /// So many.
+    Each(u32),
+    /// As many as it is known to run, and [`AHEAD`]; where that is not known, as many as come.
+    Learned,
+}
+
+/// Requests beyond those that an endpoint runs: so it never waits for the mesh, and shows if it runs more.
+const AHEAD: u32 = 1;
 
 /// A cluster of the pool.
 #[derive(Debug, Default)]
@@ -68,21 +82,26 @@ impl Books {
 
     /// Whether clusters of the pool have places of their own to wait for.
     pub(super) fn has_rooms(&self) -> bool {
-        self.limit.is_some() && self.clusters.len() > 1
+        match self.limit {
+            Limit::None => false,
+            Limit::Each(_) => self.clusters.len() > 1,
+            Limit::Learned => true,
+        }
     }
 
     /// How much room each cluster has (none are named where [`Books::has_rooms`] is false).
     pub(super) fn rooms(&self) -> Vec<(u64, Room)> {
-        let limit = match self.limit {
-            Some(limit) if self.has_rooms() => limit,
-            _ => return Vec::new(),
-        };
+        if !self.has_rooms() {
+            return Vec::new();
+        }
         let room = |cluster: &Cluster| {
-            let free = |&name: &u64| limit.saturating_sub(self.places.taken(name));
-            Room {
-                free: cluster.usable.iter().map(free).fold(0, u32::saturating_add),
-                all: limit.saturating_mul(cluster.usable.len() as u32),
+            let mut room = Room { free: 0, all: 0 };
+            for &name in &cluster.usable {
+                let limit = self.limit_at(name);
+                room.all = room.all.saturating_add(limit);
+                room.free = room.free.saturating_add(limit.saturating_sub(self.places.taken(name)));
             }
+            room
         };
         let clusters = self.clusters.iter();
         clusters
@@ -90,12 +109,28 @@ impl Books {
             .collect()
     }
 
+    /// Requests that may be at this endpoint.
+    fn limit_at(&self, name: u64) -> u32 {
+        match self.limit {
+            Limit::None => u32::MAX,
+            Limit::Each(limit) => limit,
+            Limit::Learned => self
+                .pool
+                .places(name)
+                .map_or(u32::MAX, |places| places.saturating_add(AHEAD)),
+        }
+    }
+
+    fn is_full(&self, name: u64) -> bool {
+        self.places.taken(name) >= self.limit_at(name)
+    }
+
     pub(super) fn choose(&mut self, wanted: &Wanted<'_>, tried: &[u64], (now, random): (f64, f64)) -> Option<Pick> {
         let mut request = wanted.request(self);
         let mut excluded = [wanted.absent, tried].concat();
         let unfit = excluded.len();
-        if let Some(limit) = self.limit {
-            excluded.extend(self.places.full(limit));
+        if self.limit != Limit::None {
+            excluded.extend(self.places.busy().filter(|&name| self.is_full(name)));
         }
         request.excluded = &excluded;
         let pick = self.pool.pick(&request, now, random);
@@ -121,9 +156,7 @@ impl Books {
     /// A session whose endpoint is only full comes back to it.
     pub(super) fn enter(&mut self, wanted: &Wanted<'_>, endpoint: u64, now: f64) {
         if let Some(session) = wanted.session {
-            let full = |home: u64| {
-                self.places.is_usable(home) && self.limit.map_or(false, |limit| self.places.taken(home) >= limit)
-            };
+            let full = |home: u64| self.places.is_usable(home) && self.is_full(home);
             if !self.sessions.get(session).map_or(false, full) {
                 self.sessions.set(session, endpoint);
             }
@@ -134,7 +167,10 @@ impl Books {
     }
 }
 
-pub(super) fn limit_of(settings: &PoolSettings) -> Option<u32> {
-    let each = settings.admission.as_ref()?.concurrency_per_endpoint;
-    Some(each).filter(|&each| each > 0)
+pub(super) fn limit_of(settings: &PoolSettings) -> Limit {
+    match &settings.admission {
+        Some(admission) if admission.concurrency_per_endpoint > 0 => Limit::Each(admission.concurrency_per_endpoint),
+        Some(admission) if admission.learned_concurrency => Limit::Learned,
+        _ => Limit::None,
+    }
 }

@@ -262,3 +262,39 @@ fn an_engine_that_says_its_slots_is_not_filled_beyond_them_while_others_have_roo
     let taken = |name| locked(&pool.books).pool.in_flight_on(name);
     assert_eq!((taken(1), taken(2)), (2, 2), "{full}");
 }
+
+#[test]
+fn with_learned_places_requests_wait_here_for_one_more_than_an_endpoint_runs() {
+    let admission = ",\"admission\":{\"learned_concurrency\":true,\"queue\":{\"requests\":9}}";
+    let pool = pool_of(settings("learned", admission));
+    pool.join("c");
+    pool.set_endpoints("c", vec![1, 2], 0.0);
+    let group = crate::request::hash_of(b"c");
+    let arrive = |id| {
+        let decision = pool
+            .admission()
+            .arrive(&Standing::default().arrival(id, group, 1.0, 0.0), 0.0);
+        if decision == Decision::Admit {
+            let _ = pool.dispatch(&wanted(id), 0.0, 0.5).unwrap();
+        }
+        decision
+    };
+    assert!((0..20).all(|id| arrive(id) == Decision::Admit)); // nothing is known
+    for id in 0..20 {
+        pool.finish(id, 0.0);
+        crate::admission::leave(&pool, id);
+    }
+    let said = Load {
+        slots: Some(2.0),
+        ..Load::default()
+    };
+    pool.observe(1, &said, None);
+    pool.observe(2, &said, None);
+    assert!((100..106).all(|id| arrive(id) == Decision::Admit));
+    let taken = |name| locked(&pool.books).places.taken(name);
+    assert_eq!((taken(1), taken(2)), (3, 3));
+    assert!(matches!(arrive(106), Decision::Hold { .. }));
+    pool.finish(100, 0.0);
+    crate::admission::leave(&pool, 100);
+    assert_eq!(pool.admission().waiting(), 0);
+}

@@ -17,6 +17,8 @@ pub struct AdmissionSettings {
     pub concurrency: u32,
     /// Requests in flight per endpoint; 0 for no limit.
     pub concurrency_per_endpoint: u32,
+    /// As many requests per endpoint as it is known to run, and one more.
+    pub learned_concurrency: bool,
     /// What may wait.
     pub queue: QueueSettings,
     /// Header with the name of the request's priority.
@@ -87,6 +89,7 @@ pub fn admission(text: &[u8]) -> Result<AdmissionSettings, Refusal> {
         burst: object.number("burst", 1.0, (1.0, 1e6))?,
         concurrency: object.whole("concurrency", 0, (0, MOST_AT_ONCE))?,
         concurrency_per_endpoint: object.whole("concurrency_per_endpoint", 0, (0, MOST_AT_ONCE))?,
+        learned_concurrency: object.truth("learned_concurrency")?,
         queue: queue(&mut object)?,
         priority_header: object.header("priority_header")?,
         priorities: priorities(object.take("priorities"))?,

@@ -74,7 +74,12 @@ impl PoolStream {
             Some(verdict)
         });
         match verdict.flatten() {
-            Some(Event::Released { .. }) => true,
+            Some(Event::Released { .. }) => {
+                if let Some(pool) = self.with_flight(|flight| flight.entry.facts().pool.clone()) {
+                    Statistics::note(&self.filter, &pool, None);
+                }
+                true
+            }
             Some(Event::Refused { refusal, .. }) => self.turn_away(stream, &refusal) == Standpoint::Sent,
             None => false,
         }

@@ -50,6 +50,8 @@ def _admission(admission: Admission) -> list[str]:
         found.append(f"{admission.pool_concurrency} in flight")
     if admission.concurrency is not None:
         found.append(f"{admission.concurrency} in flight at each endpoint")
+    if admission.learned_concurrency:
+        found.append("as many in flight at each endpoint as it is known to run, and one more")
     queue = admission.queue
     if queue is not None and queue.depth:
         found.append(f"{queue.depth} may wait, {queue.time:g} s at most")

@@ -7,7 +7,7 @@ Lowered to `model.inference.InferencePolicy`. It is attached to Services and Inf
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -61,6 +61,19 @@ LONGEST_ANSWER = 86_400.0
 Rate = Annotated[float, BeforeValidator(number(0.001, 1_000_000.0))]
 Share = Annotated[float, BeforeValidator(number(0.001, 1_000_000.0))]
 Burst = Annotated[int, BeforeValidator(whole(1, 1_000_000))]
+AUTO = "Auto"
+"""Instead of a number of requests: as many as the endpoint is known to run."""
+
+
+def _number_or_auto(value: object) -> object:
+    if value == AUTO:
+        return value
+    if isinstance(value, str) and not value.isdigit():
+        raise refuse(f"{shown(value)} is neither a whole number nor {AUTO}", f"Write a number, or {AUTO}.")
+    return whole(1, 1_000_000)(value)
+
+
+PerEndpoint = Annotated[int | Literal["Auto"], BeforeValidator(_number_or_auto)]
 TokenCost = Annotated[float, BeforeValidator(number(0.0, 1000.0))]
 Depth = Annotated[int, BeforeValidator(whole(0, 100_000))]
 Tokens = Annotated[int, BeforeValidator(whole(1, 1_000_000_000))]
@@ -69,6 +82,7 @@ Sign = Annotated[float, BeforeValidator(duration(0.1, LONGEST_WAIT))]
 Span = Annotated[float, BeforeValidator(duration(0.001, LONGEST_ANSWER))]
 
 
+_WITHOUT_SESSIONS = (PickPolicy.ROUND_ROBIN, PickPolicy.RANDOM_TWO)
 _GROUPS = {"Service": "", "InferencePool": POOL_GROUP, "ServiceEntry": ENTRY_GROUP}
 
 
@@ -152,7 +166,7 @@ class AdmissionSpec(Spec):
     requests_per_second: Rate | None = None
     burst: Burst | None = None
     concurrency: Burst | None = None
-    concurrency_per_endpoint: Burst | None = None
+    concurrency_per_endpoint: PerEndpoint | None = None
     queue: QueueSpec | None = None
     priorities: PrioritiesSpec | None = None
     fairness: FairnessSpec | None = None
@@ -165,6 +179,7 @@ class TimeoutsSpec(Spec):
     between_tokens: Span | None = None
     total: Span | None = None
     keepalive: Sign | None = None
+    upload: Span | None = None
 
 
 class RetriesSpec(Spec):
@@ -200,13 +215,28 @@ def _check(spec: InferencePolicySpec, document: Document) -> Iterator[Finding]:
         message = f"warmup has no effect: {spec.picking.policy} treats new endpoints as all others"
         remedy = f"Use policy: {PickPolicy.PREDICTED_DRAIN}, or take warmup out."
         yield Finding(("spec", "picking", "warmup"), message, remedy, NO_EFFECT, Severity.WARNING)
+    if spec.picking.session_header is not None and spec.picking.policy in _WITHOUT_SESSIONS:
+        message = f"sessionHeader goes before {spec.picking.policy}: a session stays with its endpoint"
+        message += ", and only its first request takes part in turns or chance"
+        remedy = f"Use policy: {PickPolicy.PREDICTED_DRAIN}, or take sessionHeader out."
+        yield Finding(("spec", "picking", "sessionHeader"), message, remedy, NO_EFFECT, Severity.WARNING)
     yield from _check_entries(spec)
     yield from _check_names(spec.admission)
     yield from _check_admission(spec.admission)
-    times = spec.timeouts
-    if times.first_token is not None and times.total is not None and times.first_token > times.total:
-        remedy = "Make total the longer one."
-        yield Finding(("spec", "timeouts", "firstToken"), "is longer than timeouts.total: it can never pass", remedy)
+    yield from _check_timeouts(spec.timeouts, spec.admission)
+
+
+def _check_timeouts(times: TimeoutsSpec, admission: AdmissionSpec) -> Iterator[Finding]:
+    at = ("spec", "timeouts")
+    for field, value in (("firstToken", times.first_token), ("betweenTokens", times.between_tokens)):
+        if value is not None and times.total is not None and value > times.total:
+            remedy = "Make total the longer one."
+            yield Finding((*at, field), "is longer than timeouts.total: it can never pass", remedy)
+    if times.upload is not None and not admission.model_fields_set - {"burst", "overflow"}:
+        message = "upload has no effect: without admission no request takes a place that its upload could hold"
+        yield Finding(
+            (*at, "upload"), message, "Add a limit to admission, or take upload out.", NO_EFFECT, Severity.WARNING
+        )
 
 
 def _check_target(target: ReferenceSpec, at: tuple[str | int, ...]) -> Iterator[Finding]:
@@ -252,6 +282,9 @@ def _check_admission(admission: AdmissionSpec) -> Iterator[Finding]:
     at = ("spec", "admission")
     if admission.burst is not None and admission.requests_per_second is None:
         yield Finding((*at, "burst"), "burst needs requestsPerSecond", "Add requestsPerSecond, or take burst out.")
+    if admission.concurrency_per_endpoint == AUTO and (admission.queue is None or not admission.queue.depth):
+        message = "Auto needs a queue.depth: nothing is refused for the sake of what was only learned"
+        yield Finding((*at, "concurrencyPerEndpoint"), message, "Add queue.depth and queue.time, or write a number.")
     if admission.queue is not None:
         yield from _check_queue(admission, admission.queue)
     priorities = admission.priorities
@@ -303,6 +336,12 @@ def _check_fairness(fairness: FairnessSpec, queue: QueueSpec | None) -> Iterator
         yield Finding((*at, "name"), message, "Remove it.")
     if fairness.key is FairnessKey.HEADER and fairness.name is not None and not is_header_name(fairness.name):
         yield Finding((*at, "name"), f"{shown(fairness.name)} is not a header's name", "Use letters, digits and '-'.")
+    if fairness.key is FairnessKey.IDENTITY:
+        for tenant in fairness.weights:
+            if tenant != "anonymous" and not tenant.startswith("spiffe://"):
+                message = f"the weight has no effect: tenants are SPIFFE ids, and {shown(tenant)} is none"
+                remedy = "Write it as spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT."
+                yield Finding((*at, "weights", tenant), message, remedy, NO_EFFECT, Severity.WARNING)
     own = fairness.tenant_queue
     if own is not None and (queue is None or not queue.depth):
         message = "no tenant has anything waiting: there is no queue with a depth"
@@ -333,7 +372,9 @@ def _lower(meta: Metadata, spec: InferencePolicySpec, document: Document) -> Inf
         targets=tuple(_target(target) for target in spec.target_refs if target.kind != "ServiceEntry"),
         picking=Picking(picking.policy, (picking.session_header or "").lower(), picking.warmup),
         admission=_admission(spec.admission),
-        timeouts=StreamTimeouts(times.first_token, times.between_tokens, times.total, times.keepalive),
+        timeouts=StreamTimeouts(
+            times.first_token, times.between_tokens, times.total, times.keepalive, upload=times.upload
+        ),
         retries=spec.retries.attempts if spec.retries else None,
         inject_usage=spec.observation.usage == "Inject",
         credential=spec.credential.lowered() if spec.credential else None,
@@ -344,10 +385,12 @@ def _lower(meta: Metadata, spec: InferencePolicySpec, document: Document) -> Inf
 def _admission(spec: AdmissionSpec) -> Admission:
     queue, priorities, fairness, overflow = spec.queue, spec.priorities, spec.fairness, spec.overflow
     backend, deadline = overflow.backend, spec.first_token_deadline
+    per_endpoint = spec.concurrency_per_endpoint
     return Admission(
         rate=spec.requests_per_second,
         burst=spec.burst,
-        concurrency=spec.concurrency_per_endpoint,
+        concurrency=per_endpoint if isinstance(per_endpoint, int) else None,
+        learned_concurrency=per_endpoint == AUTO,
         pool_concurrency=spec.concurrency,
         queue=Queue(queue.depth, queue.tokens, queue.time) if queue else None,
         priorities=_priorities(priorities) if priorities else None,

@@ -117,6 +117,8 @@ def _policy_settings(policy: InferencePolicy, other: Destination | None) -> dict
     if timeouts:
         found["timeouts"] = timeouts
     admission = _admission(policy.admission)
+    if admission and policy.timeouts.upload is not None:
+        admission["upload_seconds"] = policy.timeouts.upload
     if other is not None:
         admission["overflow"] = {"action": "redirect", "to": overflow_name(other)}
     if admission:
@@ -141,6 +143,8 @@ def _admission(admission: Admission) -> dict[str, Any]:
         found["burst"] = admission.burst or 1
     if admission.concurrency is not None:
         found["concurrency_per_endpoint"] = admission.concurrency
+    if admission.learned_concurrency:
+        found["learned_concurrency"] = True
     if admission.pool_concurrency is not None:
         found["concurrency"] = admission.pool_concurrency
     if admission.queue is not None:

@@ -170,6 +170,39 @@ def test_a_warm_up_that_its_policy_knows_nothing_of_is_said() -> None:
     assert result.resource.picking.policy is PickPolicy.LEAST_REQUEST
 
 
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ("picking: {policy: round-robin, sessionHeader: x-s}", "picking.sessionHeader"),
+        ("picking: {policy: random-two, sessionHeader: x-s}", "picking.sessionHeader"),
+        ("timeouts: {upload: 9s}", "timeouts.upload"),
+        (
+            "admission: {concurrency: 1, queue: {depth: 3, time: 1s}, fairness: {key: identity, weights: {team-a: 2}}}",
+            "admission.fairness.weights.team-a",
+        ),
+        (
+            "admission: {concurrency: 1, queue: {depth: 3, time: 1s},"
+            " fairness: {key: identity, weights: {'spiffe://m/ns/a/sa/b': 2, anonymous: 1}}}",
+            "",
+        ),
+        ("picking: {policy: prefix, sessionHeader: x-s}", ""),
+        ("admission: {concurrency: 1}\ntimeouts: {upload: 9s}", ""),
+    ],
+)
+def test_what_has_no_effect_is_said(spec: str, field: str) -> None:
+    result = judge(POLICY, REFS + spec)
+    wanted = [("HR0002", f"spec.{field}")] if field else []
+    assert [(problem.code, problem.field) for problem in result.problems] == wanted
+
+
+def test_as_many_as_an_endpoint_is_known_to_run() -> None:
+    policy = good(POLICY, REFS + "admission: {concurrencyPerEndpoint: Auto, queue: {depth: 9, time: 1s}}")
+    assert (policy.admission.learned_concurrency, policy.admission.concurrency) == (True, None)
+    policy = good(POLICY, REFS + "admission: {concurrencyPerEndpoint: '8'}\ntimeouts: {upload: 9s}")
+    assert (policy.admission.learned_concurrency, policy.admission.concurrency) == (False, 8)
+    assert policy.timeouts.upload == 9.0
+
+
 def test_a_bound_of_a_tenant_that_cannot_bind_is_said() -> None:
     fairness = "fairness: {key: identity, tenantQueue: {depth: 5}}"
     result = judge(POLICY, REFS + f"admission: {{concurrency: 1, queue: {{depth: 3, time: 1s}}, {fairness}}}")
@@ -250,6 +283,10 @@ def test_what_orders_a_queue_in_which_nothing_waits_is_said(admission: str, fiel
             "spec.admission.overflow.backend.subset",
         ),
         (REFS + "timeouts: {firstToken: 2s, total: 1s}", "spec.timeouts.firstToken"),
+        (REFS + "timeouts: {betweenTokens: 2s, total: 1s}", "spec.timeouts.betweenTokens"),
+        (REFS + "admission: {concurrencyPerEndpoint: Auto}", "spec.admission.concurrencyPerEndpoint"),
+        (REFS + "admission: {concurrencyPerEndpoint: auto}", "spec.admission.concurrencyPerEndpoint"),
+        (REFS + "admission: {concurrencyPerEndpoint: 0}", "spec.admission.concurrencyPerEndpoint"),
         (REFS + "timeouts: {keepalive: 10ms}", "spec.timeouts.keepalive"),
         (REFS + "retries: {attempts: 2}", "spec.retries.attempts"),
         (REFS + "observation: {usage: Guess}", "spec.observation.usage"),

@@ -180,6 +180,15 @@ spec:
     }
 
 
+def test_learned_places_and_the_time_of_uploads_reach_the_module() -> None:
+    admission = "{concurrencyPerEndpoint: Auto, queue: {depth: 9, time: 1s}}"
+    policy = POLICY.replace("{requestsPerSecond: 20, queue: {depth: 30, time: 1s}}", admission)
+    found = settings_of(translated(snapshot(SERVICE, f"{policy}  timeouts: {{upload: 9s}}\n"), gateway()))
+    told = next(iter(found.values()))["admission"]
+    assert told["learned_concurrency"] is True and told["upload_seconds"] == 9.0
+    assert "concurrency_per_endpoint" not in told
+
+
 @pytest.mark.parametrize("proxy", [gateway(), sidecar(CaptureKind.LOOPBACK), sidecar(CaptureKind.TRANSPARENT)])
 def test_the_filter_stands_before_the_router_of_every_way_in(proxy: Proxy) -> None:
     names = filters(translated(snapshot(SERVICE, POLICY), proxy))
