@@ -11,12 +11,12 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from envoy.config.core.v3 import address_pb2, base_pb2, health_check_pb2
+from envoy.config.core.v3 import base_pb2, health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2 as part_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 
 from headrace.envoy.translate.localities import Group
-from headrace.envoy.translate.messages import socket_address, uint32
+from headrace.envoy.translate.messages import server_address, uint32
 from headrace.model.locality import parts_of_locality
 from headrace.model.service import Endpoint, Health
 from headrace.model.traffic import Pairs
@@ -76,7 +76,7 @@ def _locality(name: str) -> Any:
 
 def _lb_endpoint(endpoint: Endpoint) -> Any:
     found = part_pb2.LbEndpoint(
-        endpoint=part_pb2.Endpoint(address=_address(endpoint)),
+        endpoint=part_pb2.Endpoint(address=server_address(endpoint.address, endpoint.port)),
         health_status=_HEALTH[endpoint.health],
         load_balancing_weight=uint32(endpoint.weight or 1),
     )
@@ -85,12 +85,6 @@ def _lb_endpoint(endpoint: Endpoint) -> Any:
     if endpoint.workload or endpoint.labels:
         found.metadata.filter_metadata["istio"]["workload"] = _workload(endpoint)
     return found
-
-
-def _address(endpoint: Endpoint) -> Any:
-    if endpoint.address.startswith(_UNIX):
-        return address_pb2.Address(pipe=address_pb2.Pipe(path=endpoint.address.removeprefix(_UNIX)))
-    return socket_address(endpoint.address, endpoint.port)
 
 
 def _workload(endpoint: Endpoint) -> str:

@@ -12,9 +12,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from envoy.config.core.v3 import address_pb2
-
-from headrace.envoy.translate.messages import socket_address
+from headrace.envoy.translate.messages import server_address, socket_address
 from headrace.envoy.view import Inbound
 from headrace.model.sidecar import IngressListener
 
@@ -44,7 +42,7 @@ def application_at(listener: IngressListener | None, addresses: Sequence[str]) -
         return None
     host, port = _parts(listener.endpoint)
     if host == _UNIX:
-        return _pipe(listener.endpoint)
+        return server_address(listener.endpoint, 0)
     if not port:
         return None if listener.captured else socket_address(LOOPBACK, listener.port)
     if host in _OWN:
@@ -57,7 +55,7 @@ def local_application_at(listener: IngressListener | None, number: int, ports: M
     """Where the application of port `number` is, when it listens on 127.0.0.1 only; `ports` says where for each of the
     workload's ports."""
     if listener is not None and listener.endpoint.startswith(_UNIX):
-        return _pipe(listener.endpoint)
+        return server_address(listener.endpoint, 0)
     meant = _parts(listener.endpoint)[1] if listener is not None else 0
     port = meant or number
     return socket_address(LOOPBACK, ports.get(port, port))
@@ -70,7 +68,3 @@ def _parts(endpoint: str) -> tuple[str, int]:
     host, _, port = endpoint.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     return (host, int(port)) if host and port else ("", 0)
-
-
-def _pipe(endpoint: str) -> Any:
-    return address_pb2.Address(pipe=address_pb2.Pipe(path=endpoint.removeprefix(_UNIX)))

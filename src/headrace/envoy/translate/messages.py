@@ -46,6 +46,13 @@ def socket_address(host: str, port: int) -> Any:
     return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=host, port_value=port))
 
 
+def server_address(host: str, port: int) -> Any:
+    """Where a server is: an IP address and a port, or the socket `unix://PATH`."""
+    if host.startswith("unix://"):
+        return address_pb2.Address(pipe=address_pb2.Pipe(path=host.removeprefix("unix://")))
+    return socket_address(host, port)
+
+
 def listening_address(host: str, port: int) -> Any:
     """An IP address and a port, or the socket `unix://PATH`, which only the proxy's user may connect to; an abstract
     one has no file and no mode."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from envoy.config.core.v3 import address_pb2, base_pb2
@@ -196,16 +196,18 @@ def _listener(mesh: MeshConfig, outside: Outside, native: Native, planned: Plann
 
 
 def _chosen_chains(item: Opaque, settings: HcmSettings) -> list[Any]:
-    """The chains of what is chosen by SNI or address. Envoy looks at the address before the protocol, so that HTTP to a
-    block has a chain with the block too."""
+    """The chains of what is chosen by SNI or address. Envoy looks at the address before the protocol and never goes
+    back, so that HTTP to a block has a chain with the block too, and clear text that is no HTTP another."""
     chain = _opaque_chain(item.chain, settings)
     chain.filter_chain_match.server_names.extend(item.chain.sni)
     chain.filter_chain_match.prefix_ranges.extend(_range(block) for block in item.chain.blocks)
     if not item.routes:
         return [chain]
-    http = _http_chain(settings)
+    http = _http_chain(replace(settings, rds=item.routes))
     http.filter_chain_match.prefix_ranges.extend(chain.filter_chain_match.prefix_ranges)
-    return [http, chain]
+    clear = part_pb2.FilterChain.FromString(chain.SerializeToString())
+    clear.filter_chain_match.transport_protocol = "raw_buffer"
+    return [http, clear, chain]
 
 
 def _range(block: str) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from headrace.envoy.translate.domains import names_of
 from headrace.envoy.translate.endpoints import is_address, taking_requests
+from headrace.envoy.translate.ingress import LOOPBACK
 from headrace.envoy.translate.l4_routes import (
     BY_SNI,
     L4Chain,
@@ -31,7 +32,6 @@ from headrace.model.service import Protocol, ServicePort
 from headrace.model.sidecar import EgressListener
 
 ANY = "0.0.0.0"  # noqa: S104 - most listeners bind no port, they only take what virtualOutbound hands over
-LOOPBACK = "127.0.0.1"
 _SERVER_FIRST = (Protocol.MYSQL, Protocol.MONGO)
 
 
@@ -235,7 +235,9 @@ class _Planner:
             return (self._bind,)
         if target.service.headless:
             return self._instances.get((*target.key, port.number), ())
-        return tuple(address for address in target.service.addresses if "/" not in address) or (ANY,)
+        written = target.service.addresses
+        own = tuple(address for address in written if "/" not in address)
+        return own if own and len(own) == len(written) else (*own, ANY)
 
 
 def _table(address: str, number: int) -> str:

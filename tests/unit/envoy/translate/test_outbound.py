@@ -130,9 +130,11 @@ def test_a_block_of_addresses_is_a_chain_and_not_the_whole_port() -> None:
 
 def test_http_to_a_block_of_a_port_nobody_declared() -> None:
     blk = entry("blk.example.com", ports=(port(7000, Protocol.UNDECLARED),), addresses=("192.0.2.0/24",))
-    http, tcp_chain, _ = listeners(blk)["0.0.0.0_7000"].filter_chains
+    http, clear, other, _ = listeners(blk)["0.0.0.0_7000"].filter_chains
     assert unpacked(http).rds.route_config_name == "7000"
-    assert [chain.filter_chain_match.prefix_ranges[0].prefix_len.value for chain in (http, tcp_chain)] == [24, 24]
+    matches = [chain.filter_chain_match for chain in (http, clear, other)]
+    assert [match.prefix_ranges[0].prefix_len.value for match in matches] == [24, 24, 24]
+    assert [match.transport_protocol for match in matches] == ["raw_buffer", "raw_buffer", ""]
 
 
 def test_a_block_belongs_to_the_oldest_service_that_has_it() -> None:
@@ -150,3 +152,19 @@ def test_a_block_belongs_to_the_oldest_service_that_has_it() -> None:
 def test_no_listener_has_the_address_of_a_virtual_one() -> None:
     taken = service("odd", port(15006), port(15001, Protocol.TCP), port(15090))
     assert sorted(listeners(taken)) == ["0.0.0.0_15090", "virtualInbound", "virtualOutbound"]
+
+
+def test_addresses_and_blocks_of_one_service_are_both_listened_for() -> None:
+    mixed = entry("m.example.com", ports=(port(7000, Protocol.TCP),), addresses=("192.0.2.1", "198.51.100.0/24"))
+    assert {name for name in listeners(mixed) if name.endswith("_7000")} == {"192.0.2.1_7000", "0.0.0.0_7000"}
+
+
+def test_mysql_meets_nobody_and_http_and_bytes_are_told_apart() -> None:
+    first = service("db", port(3306, Protocol.MYSQL), port(9000, Protocol.TCP))
+    second = service("web", port(3306), port(9000))
+    found = listeners(first, second)
+    assert tcp(found["0.0.0.0_3306"].filter_chains[0]) == "outbound|3306||db.default.svc.cluster.local"
+    assert not found["0.0.0.0_3306"].listener_filters
+    shared = found["0.0.0.0_9000"]
+    assert unpacked(shared.filter_chains[0]).rds.route_config_name == "9000"
+    assert tcp(shared.default_filter_chain) == "outbound|9000||db.default.svc.cluster.local"
