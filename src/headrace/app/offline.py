@@ -133,6 +133,7 @@ def _of_workload(workload: Workload, name: ProxyName, trust_domain: str, capture
         labels=workload.labels or {},
         addresses=(UNKNOWN_ADDRESS,),
         capture=capture,
+        topology=workload.topology,
     )
 
 
@@ -145,6 +146,7 @@ def _of_static(static: StaticWorkload, name: ProxyName, trust_domain: str, captu
         labels=_located(static),
         addresses=(static.address or UNKNOWN_ADDRESS,),
         capture=capture,
+        topology=static.topology,
     )
 
 

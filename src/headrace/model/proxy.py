@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from headrace.model.identity import Identity
+from headrace.model.mesh import GatewayTopology
 from headrace.model.resource import Labels
 
 PortPairs = tuple[tuple[int, int], ...]
@@ -73,6 +74,7 @@ class Proxy:
     `bind`: address that gateway listeners bind ('0.0.0.0' by default), `port_map` maps Gateway server ports to those
     really bound (privileged ports on a machine without privileges). `behind` are the Services before a gateway; where
     there is one (`fronted`), that translation is theirs, so that clients know the Gateway's own ports.
+    `topology`: what stands before the gateway (None: what the mesh says of all).
     """
 
     kind: ProxyKind
@@ -86,6 +88,7 @@ class Proxy:
     bind: str = "0.0.0.0"  # noqa: S104 - Istio's own shape; `up` passes a loopback address
     port_map: PortPairs = ()
     behind: ServicesBefore = ()
+    topology: GatewayTopology | None = None
 
     @property
     def fronted(self) -> bool:

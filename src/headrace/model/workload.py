@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from headrace.model.mesh import GatewayTopology
 from headrace.model.resource import Labels, Metadata
 from headrace.model.traffic import Pairs
 
@@ -64,7 +65,7 @@ class Workload:
     `labels` go onto every replica (endpoint labels); `command` may use `$(NAME)` of its environment;
     `directory` is the working directory (absolute; default: that of the document). `grace_period` seconds bound the
     drain of one replica (Kubernetes' terminationGracePeriodSeconds). `hosts` run the replicas in turn (none named: the
-    host of the control plane does).
+    host of the control plane does). `topology`: what stands before this gateway (None: what the mesh says).
     """
 
     meta: Metadata
@@ -82,6 +83,7 @@ class Workload:
     startup: Probe | None = None
     grace_period: float = 30.0
     hosts: tuple[str, ...] = ()
+    topology: GatewayTopology | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,3 +104,4 @@ class StaticWorkload:
     network: str = ""
     proxied: bool = False
     ready: bool = True
+    topology: GatewayTopology | None = None

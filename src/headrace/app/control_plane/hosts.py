@@ -189,6 +189,7 @@ class HostBook:
                 tuple((port.port, port.local) for port in report.app_ports),
                 tuple((port.port, port.local) for port in report.gateway_ports),
                 entry.module,
+                plan.spec.topology if plan.spec else None,
             )
             before = self._proxies.get(name)
             found[name] = before if before and before[0] == key else (key, self._proxy(plan, report, entry.module))
@@ -207,6 +208,7 @@ class HostBook:
             module=module,
             bind=self._bind if plan.role is WorkloadRole.GATEWAY else report.address,
             port_map=tuple((port.port, port.local) for port in report.gateway_ports),
+            topology=plan.spec.topology if plan.spec else None,
         )
 
 

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, ConfigDict
 from headrace.config.documents import Document, Path
 from headrace.config.fields import Bool, Choice, Port, Text, is_dns_label, is_dns_name, shown, text_of
 from headrace.config.kinds.istio_names import is_address
+from headrace.config.kinds.proxy_annotation import topology_of
 from headrace.config.schema import INCOMPLETE, Finding, Kind, Spec, refuse
 from headrace.model.locality import NETWORK, locality_of
 from headrace.model.problem import Severity
@@ -121,6 +122,7 @@ def described(meta: Metadata, labels: Labels, annotations: Labels, spec: PodSpec
         locality=locality_of(labels),
         network=labels.get(NETWORK, ""),
         proxied=inject != "false" and not spec.host_network,
+        topology=topology_of(annotations),
     )
 
 

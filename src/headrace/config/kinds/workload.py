@@ -27,6 +27,7 @@ from headrace.config.fields import (
     text_of,
     whole,
 )
+from headrace.config.kinds.proxy_annotation import topology_of
 from headrace.config.kinds.service import protocol_of
 from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec, refuse
 from headrace.model.exclusions import ExclusionError, Exclusions
@@ -272,6 +273,7 @@ def _lower(meta: Metadata, spec: WorkloadSpec, document: Document) -> Workload:
             for port in spec.ports
         ),
         labels=dict(sorted(spec.labels.items())) if spec.labels is not None else meta.labels,
+        topology=topology_of(meta.annotations),
         service_account=spec.service_account_name or "default",
         engine=spec.engine,
         readiness=_probe(spec.readiness_probe, spec),

@@ -24,6 +24,7 @@ from headrace.envoy.translate.tls import CALLERS_ALPN, gateway_downstream
 from headrace.envoy.translate.ways_in import WayIn
 from headrace.envoy.view import Scope
 from headrace.model.gateway import ServerTls, ServerTlsMode
+from headrace.model.mesh import GatewayTopology
 from headrace.model.traffic import VirtualService
 
 _HANDSHAKE_SECONDS = 15.0
@@ -33,11 +34,12 @@ _HANDSHAKE_SECONDS = 15.0
 @dataclass(frozen=True, slots=True)
 class ChainParts:
     """What all chains of a proxy share: what it sees, whether it has the native module, whether it is a way into a
-    pool, and the filters of its policies."""
+    pool, the filters of its policies, and what stands before it."""
 
     scope: Scope
     module: bool
     pools: WayIn
+    topology: GatewayTopology
     http_guards: tuple[Any, ...] = ()
     network_guards: tuple[Any, ...] = ()
     plain_host: bool = False
@@ -172,6 +174,7 @@ def _http(server: BoundServer, listener: str, parts: ChainParts) -> list[Any]:
             module=parts.module,
             first=parts.http_guards,
             plain_host=parts.plain_host,
+            topology=parts.topology,
             pools=parts.pools,
             grpc_web=server.server.protocol.upper() == "GRPC-WEB",
             port=server.server.port,

@@ -34,7 +34,7 @@ _OWNER_ONLY = 0o600
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
     """Listeners and routes of the gateway's own Gateway documents (none: an empty sequence)."""
     proxy, scope = view.instance, view.scope
-    place = (proxy.bind, proxy.port_map, proxy.behind, proxy.module)
+    place = (proxy.bind, proxy.port_map, proxy.behind, proxy.module, proxy.topology)
     guard = view.inbound.guard
     return memo.latest(
         "gateway",
@@ -58,6 +58,7 @@ def _build(memo: Memo, scope: Scope, proxy: Proxy, guard: Guard) -> tuple[XdsRes
         http_guards=http_guards(guard, scope.mesh, gateway=True),
         network_guards=network_guards(guard, scope.mesh),
         plain_host=guard.names_hosts,
+        topology=proxy.topology or scope.mesh.gateway_topology,
     )
     found: list[XdsResource] = []
     tables: dict[str, list[BoundServer]] = {}
@@ -81,7 +82,7 @@ def _listener(port: GatewayPort, parts: ChainParts) -> Any | None:
     if not chains:
         return None
     looks = any(chain.HasField("transport_socket") or chain.filter_chain_match.server_names for chain in chains)
-    told = parts.scope.mesh.gateway_topology.proxy_protocol
+    told = parts.topology.proxy_protocol
     return listener_pb2.Listener(
         name=name,
         address=_address(port),

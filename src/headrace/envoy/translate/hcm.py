@@ -27,7 +27,7 @@ from headrace.envoy.translate.lives import bound_server_side
 from headrace.envoy.translate.messages import ads, boolean, duration, http_filter, packed
 from headrace.envoy.translate.tracing import trace
 from headrace.envoy.translate.ways_in import NO_WAY_IN, WayIn
-from headrace.model.mesh import MeshConfig, PathNormalization
+from headrace.model.mesh import GatewayTopology, MeshConfig, PathNormalization
 
 HCM_FILTER = "envoy.filters.network.http_connection_manager"
 
@@ -64,6 +64,7 @@ class HcmSettings:
     plain_host: bool = False
     pools: WayIn = NO_WAY_IN
     bounded: bool = False
+    topology: GatewayTopology | None = None
     port: int = 0
 
     @property
@@ -125,7 +126,7 @@ def _forward_client_certificate(manager: Any, settings: HcmSettings) -> None:
     """Who called, in x-forwarded-client-cert: a sidecar adds its peer to what came; a gateway trusts nobody before
     itself and says who its own client is, but where the mesh's topology says otherwise."""
     kind = hcm_pb2.HttpConnectionManager
-    direction, topology = settings.direction, settings.mesh.gateway_topology
+    direction, topology = settings.direction, settings.topology or settings.mesh.gateway_topology
     manager.forward_client_cert_details = kind.APPEND_FORWARD
     if direction is Direction.GATEWAY:
         manager.xff_num_trusted_hops = topology.trusted_proxies

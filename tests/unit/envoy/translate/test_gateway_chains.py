@@ -24,6 +24,7 @@ from headrace.envoy.translate import gateways, secrets
 from headrace.envoy.translate.gateway_servers import merged_ports
 from headrace.envoy.translate.memo import Memo
 from headrace.model.gateway import Gateway, Server, ServerTls, ServerTlsMode
+from headrace.model.mesh import GatewayTopology
 from headrace.model.security import Secret
 from headrace.model.traffic import Destination, L4Match, L4Route, RouteDestination, VirtualService
 
@@ -208,3 +209,14 @@ def test_secrets_of_servers() -> None:
     ]
     assert b"partners-ca" in found["kubernetes://partners#ca"] and b"revoked" in found["kubernetes://partners#ca"]
     assert b"stapled" in found["kubernetes://rsa"]
+
+
+def test_what_stands_before_one_gateway_comes_before_what_the_mesh_says() -> None:
+    view = gateway_view((gateway("gw", http_server("*")),))
+    topology = GatewayTopology(trusted_proxies=3, client_certificates="FORWARD_ONLY", proxy_protocol=True)
+    told = replace(view, instance=replace(view.instance, topology=topology))
+    listener = decoded(gateways.resources(Memo(), told))["0.0.0.0_80"]
+    assert [item.name for item in listener.listener_filters] == ["envoy.filters.listener.proxy_protocol"]
+    manager = unpacked(listener.filter_chains[0])
+    assert (manager.xff_num_trusted_hops, manager.forward_client_cert_details) == (3, manager.FORWARD_ONLY)
+    assert not manager.HasField("set_current_client_cert_details")
