@@ -194,9 +194,9 @@ def _patch_findings(spec: ConfigPatchSpec, path: Path) -> Iterator[Finding]:
     waypoint = spec.match is not None and spec.match.waypoint is not None
     others = bool(spec.match and set_fields(spec.match, *_OBJECTS[:3]))
     at_waypoint = spec.context is PatchContext.WAYPOINT
-    if (waypoint and not at_waypoint) or (others and at_waypoint):
-        message = "a waypoint match goes with the context WAYPOINT, and no other match does"
-        yield Finding((*path, "match"), message, "Write context: WAYPOINT, or another match.")
+    if waypoint is not at_waypoint or (others and at_waypoint):
+        message = "a waypoint match and the context WAYPOINT go together, and no other match goes with them"
+        yield Finding((*path, "match"), message, "Write context: WAYPOINT and waypoint, or another context and match.")
         return
     if at_waypoint:
         message = "there are no waypoint proxies here: the patch is applied to nobody"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from headrace.config.documents import Document, Path
 from headrace.config.fields import Choice, EnumOf, Int32, NonEmpty, Port, Text, shown, text_of
@@ -26,6 +26,9 @@ from headrace.model.telemetry import WorkloadMode
 _SCHEMES = ("", "file", "http", "https", "oci")
 _SHA = re.compile(r"[a-f0-9]{64}")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_NO_HOST = re.compile(r"[{}|^\\#%:]")
+"""What the name of an image's registry cannot hold."""
 _ESCAPES = re.compile(r"%(?![0-9a-fA-F]{2})")
 _FAILURES = {"FAIL_CLOSE": "FAIL_CLOSED", "FAIL_OPEN": "FAIL_OPEN", "FAIL_RELOAD": "FAIL_RELOAD"}
 _MODES = {0: "CLIENT_AND_SERVER", 1: "CLIENT", 2: "SERVER", 3: "CLIENT_AND_SERVER"}
@@ -41,7 +44,10 @@ def _url(value: object) -> str:
         parts = None
     if not text or parts is None or _CONTROL.search(text) or _ESCAPES.search(text) or (bare and text.startswith("#")):
         raise refuse(f"{shown(text)} is not a URL", "Write file:///path/of/the/module.wasm.")
-    if not bare and parts.scheme not in _SCHEMES:
+    scheme = _SCHEME.match(text)
+    if scheme is None and not text.startswith(("/", "[")) and _NO_HOST.search(text.partition("/")[0]):
+        raise refuse(f"{shown(text)} is not a URL", "Write file:///path/of/the/module.wasm.")
+    if scheme is not None and scheme[1].lower() not in _SCHEMES:
         raise refuse(f"{shown(text)} has no scheme that Wasm modules come by", "Use file, oci, https or http.")
     return text
 
@@ -62,6 +68,15 @@ class TrafficSelector(Spec):
 
     mode: Annotated[WorkloadMode, EnumOf(WorkloadMode, _MODES, _ANY)] = WorkloadMode.CLIENT_AND_SERVER
     ports: list[PortSelector] = []
+
+    @field_validator("ports")
+    @classmethod
+    def _are_different(cls, ports: list[PortSelector]) -> list[PortSelector]:
+        numbers = [port.number for port in ports]
+        for at, number in enumerate(numbers):
+            if number in numbers[:at]:
+                raise refuse(f"port {number} is listed twice", "Remove one.", at=(at,))
+        return ports
 
 
 class EnvVar(Spec):

@@ -94,6 +94,10 @@ REJECTED = {
         "patch.value",
     ),
     "a wrong value": ("{applyTo: CLUSTER, patch: {operation: ADD, value: {name: [1]}}}", "patch.value.name"),
+    "a waypoint's context alone": (
+        "{applyTo: CLUSTER, match: {context: WAYPOINT}, patch: {operation: REMOVE}}",
+        "match",
+    ),
     "a waypoint elsewhere": ("{applyTo: CLUSTER, match: {waypoint: {}}, patch: {operation: REMOVE}}", "match"),
 }
 
@@ -110,7 +114,7 @@ def test_what_is_refused_names_the_patch(judge, patch, field):
     [
         ("{applyTo: BOOTSTRAP, patch: {operation: MERGE, value: {}}}", "HR0001"),
         ("{applyTo: CLUSTER, patch: {operation: REPLACE, value: {name: a}}}", "HR0002"),
-        ("{applyTo: CLUSTER, match: {context: WAYPOINT}}", "HR0002"),
+        ("{applyTo: CLUSTER, match: {context: WAYPOINT, waypoint: {}}}", "HR0002"),
         (
             '{applyTo: HTTP_FILTER, patch: {operation: ADD, value: {typed_config: {"@type": x/stats.PluginConfig}}}}',
             "HR0002",
