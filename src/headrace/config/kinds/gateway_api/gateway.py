@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated
 
+import re2
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Document, Path
@@ -30,7 +30,7 @@ from headrace.model.gateway_api import ApiGateway, ClientValidation, From, Gatew
 from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.resource import Metadata
 
-_HOST = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_HOST = re2.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _ADDRESS_TYPE = (
     r"Hostname.*|.*IPAddress.*|.*NamedAddress.*|"
     r".*[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9/\-._~%!$&'()*+,;=:]+"

@@ -5,10 +5,10 @@ Used by `http_route` and `grpc_route`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
+import re2
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Path
@@ -22,10 +22,10 @@ from headrace.model.traffic import HttpMatch, MatchKind, StringMatch
 MAX_MATCHES = 128
 """Matches of all rules of one route together."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-_PATH = re.compile(r"(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+")
+_PATH = re2.compile(r"(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+")
 _FORBIDDEN = ("//", "/./", "/../", "%2f", "%2F", "#")
-_SERVICE = re.compile(r"\.?[a-z_][a-z_0-9]*(\.[a-z_][a-z_0-9]*)*", re.IGNORECASE)
-_METHOD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+_SERVICE = re2.compile(r"(?i)\.?[a-z_][a-z_0-9]*(\.[a-z_][a-z_0-9]*)*")
+_METHOD = re2.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 MatchType = Annotated[str, Choice("Exact", "RegularExpression")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -26,7 +25,7 @@ from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.resource import Metadata
 from headrace.model.traffic import HttpRoute
 
-_OLD = re.compile(r"v1alpha2")
+_OLD = "v1alpha2"
 _OLD_RULES = 16
 """Rules that a route of v1alpha2 may have; later versions allow one."""
 
@@ -53,7 +52,7 @@ class TlsRouteApiSpec(TcpRouteApiSpec):
 
 
 def _check_tcp(spec: TcpRouteApiSpec, document: Document) -> Iterator[Finding]:
-    if len(spec.rules) > 1 and not _OLD.fullmatch(document.version):
+    if len(spec.rules) > 1 and document.version != _OLD:
         remedy = "Write a route for each, or use v1alpha2."
         yield Finding(("spec", "rules"), f"a route of {document.version} has one rule", remedy)
     yield from rule_name_findings([rule.name for rule in spec.rules])
@@ -62,7 +61,7 @@ def _check_tcp(spec: TcpRouteApiSpec, document: Document) -> Iterator[Finding]:
 
 def _check_tls(spec: TlsRouteApiSpec, document: Document) -> Iterator[Finding]:
     yield from _check_tcp(spec, document)
-    if _OLD.fullmatch(document.version):
+    if document.version == _OLD:
         return
     if not spec.hostnames:
         message = f"a TLSRoute of {document.version} needs hostnames"
