@@ -34,7 +34,7 @@ from headrace.registry.gateway_api.backend_tls import originate
 from headrace.registry.gateway_api.certificates import References
 from headrace.registry.gateway_api.conditions import Status
 from headrace.registry.gateway_api.gateways import class_statuses, open_doors
-from headrace.registry.gateway_api.routes import bind
+from headrace.registry.gateway_api.routes import Memory, bind
 from headrace.registry.gateway_api.world import World
 
 _OWN = (GatewayClass, ApiGateway, ListenerSet, Route, ReferenceGrant, BackendTlsPolicy)
@@ -47,7 +47,8 @@ Written = TypeVar("Written", bound=HasMeta)
 @dataclass(frozen=True, slots=True, eq=False)
 class Converted:
     """What the Gateway API's documents of a revision become, each oldest first. `credentials` are the Secrets and
-    ConfigMaps that they may use, by the name that they use. `parts` are the documents that it was made of."""
+    ConfigMaps that they may use, by the name that they use. `parts` are the documents that it was made of, `memory`
+    what the next conversion starts from."""
 
     gateways: tuple[Gateway, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
@@ -55,6 +56,7 @@ class Converted:
     credentials: Mapping[str, Secret] = field(default_factory=dict)
     statuses: Mapping[ResourceKey, Status] = field(default_factory=dict)
     parts: tuple[tuple[object, ...], ...] = ()
+    memory: Memory = field(default_factory=Memory, repr=False)
 
 
 NOTHING = Converted()
@@ -70,7 +72,7 @@ def convert(documents: Documents, previous: Converted = NOTHING) -> Converted:
     world = World.of(documents)
     references = References(world, previous.credentials)
     doors = open_doors(world, references, _ranked(documents.of(ApiGateway)), _ranked(documents.of(ListenerSet)))
-    bound = bind(world, doors, _ranked(documents.of(Route)))
+    bound = bind(world, doors, _ranked(documents.of(Route)), previous.memory)
     for key, status in doors.statuses.items():
         counts = bound.attached.get((key.short_kind, key.namespace, key.name), {})
         if "listeners" in status:
@@ -88,6 +90,7 @@ def convert(documents: Documents, previous: Converted = NOTHING) -> Converted:
         credentials=previous.credentials if credentials == previous.credentials else credentials,
         statuses=statuses,
         parts=parts,
+        memory=bound.memory or Memory(),
     )
 
 
@@ -109,4 +112,4 @@ def _kept(made: list[Made], before: tuple[Made, ...]) -> tuple[Made, ...]:
 
 
 def _equal(one: Made, other: Made) -> bool:
-    return all(getattr(one, item.name) == getattr(other, item.name) for item in fields(one))
+    return one is other or all(getattr(one, item.name) == getattr(other, item.name) for item in fields(one))

@@ -7,7 +7,7 @@ stand in the order that the Gateway API gives them across documents. In the mesh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from headrace.model.gateway_api import Route
@@ -41,9 +41,30 @@ class Bound:
     statuses: dict[ResourceKey, Status] = field(default_factory=dict)
     attached: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict)
     behind: dict[tuple[str, str, str, str], set[tuple[str, str]]] = field(default_factory=dict)
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What one route becomes by itself."""
+
+    status: Status | None
+    good: tuple[Attachment, ...]
+    parts: tuple[_Part, ...]
+    connections: tuple[VirtualService, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What was made of each route and of each key's parts, as long as `basis` (parents, and what backends lead to)
+    stays: a change of one route of a thousand is worked out for that one."""
+
+    basis: object = None
+    outcomes: Mapping[Route, _Outcome] = field(default_factory=dict)
+    merged: Mapping[str, tuple[tuple[_Part, ...], VirtualService]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Part:
     """What one HTTPRoute or GRPCRoute brings to a VirtualService: `key` is what it is merged by."""
 
@@ -55,25 +76,42 @@ class _Part:
     rules: tuple[HttpRoute, ...]
 
 
-def bind(world: World, doors: Doors, routes: Sequence[Route]) -> Bound:
-    """Attach all routes; they are ordered oldest first."""
+def bind(world: World, doors: Doors, routes: Sequence[Route], memory: Memory) -> Bound:
+    """Attach all routes; they are ordered by rank, first comes first."""
     bound = Bound()
+    basis = (doors.parents, world.destinations)
+    known = memory.outcomes if memory.basis == basis else {}
+    outcomes: dict[Route, _Outcome] = {}
     parts: dict[str, list[_Part]] = {}
     for route in routes:
-        found = attachments(world, doors.parents, route)
-        at_gateways = lower(world, route, mesh=False) if any(not item.mesh for item in found) else Lowered()
-        in_mesh = lower(world, route, mesh=True) if any(item.mesh for item in found) else Lowered()
-        if found:
-            bound.statuses[route.meta.key] = route_status(route, found, at_gateways.problem, in_mesh.problem)
-        good = sorted((item for item in found if item.refused is None), key=lambda item: item.parent.name)
-        _count(bound, route, good)
-        if route.kind in ("HTTPRoute", "GRPCRoute"):
-            for part in _http_parts(world, route, good, at_gateways, in_mesh):
-                parts.setdefault(part.key, []).append(part)
-        else:
-            bound.virtual_services += _connections(world, route, good, at_gateways, in_mesh)
-    bound.virtual_services += [_merged(key, parts[key]) for key in sorted(parts)]
+        outcome = outcomes[route] = known.get(route) or _outcome(world, doors, route)
+        if outcome.status is not None:
+            bound.statuses[route.meta.key] = outcome.status
+        _count(bound, route, outcome.good)
+        for part in outcome.parts:
+            parts.setdefault(part.key, []).append(part)
+        bound.virtual_services += outcome.connections
+    merged = {key: _remembered(memory, key, tuple(parts[key])) for key in sorted(parts)}
+    bound.virtual_services += [item for _, item in merged.values()]
+    bound.memory = Memory(basis, outcomes, merged)
     return bound
+
+
+def _outcome(world: World, doors: Doors, route: Route) -> _Outcome:
+    found = attachments(world, doors.parents, route)
+    at_gateways = lower(world, route, mesh=False) if any(not item.mesh for item in found) else Lowered()
+    in_mesh = lower(world, route, mesh=True) if any(item.mesh for item in found) else Lowered()
+    status = route_status(route, found, at_gateways.problem, in_mesh.problem) if found else None
+    good = tuple(sorted((item for item in found if item.refused is None), key=lambda item: item.parent.name))
+    if route.kind in ("HTTPRoute", "GRPCRoute"):
+        return _Outcome(status, good, tuple(_http_parts(world, route, good, at_gateways, in_mesh)), ())
+    return _Outcome(status, good, (), tuple(_connections(world, route, good, at_gateways, in_mesh)))
+
+
+def _remembered(memory: Memory, key: str, parts: tuple[_Part, ...]) -> tuple[tuple[_Part, ...], VirtualService]:
+    """The VirtualService of these parts: the last one where the parts are the same objects."""
+    old = memory.merged.get(key)
+    return old if old is not None and old[0] == parts else (parts, _merged(key, parts))
 
 
 def _count(bound: Bound, route: Route, good: Iterable[Attachment]) -> None:

@@ -71,6 +71,13 @@ class World:
             grants=_grants(documents.of(ReferenceGrant)),
         )
 
+    @property
+    def destinations(self) -> tuple[object, ...]:
+        """All that decides where a backend leads: equal, and every route leads where it did."""
+        pools = {place: (pool.host, pool.ports[0].number) for place, pool in self.pools.items()}
+        entries = {place: entry.hosts for place, entry in self.entries.items()}
+        return (self.services.keys(), pools, entries, self.hosts.keys(), self.grants)
+
     def allowed(self, source: tuple[str, str], target: tuple[str, str, str], name: str) -> bool:
         """Whether a document (`source`: kind and namespace) may refer to `target` (group, kind, namespace)."""
         if source[1] == target[2]:
