@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.app.control_plane.assignments import PlannedReplica, plan
+from headrace.app.notional import running
 from headrace.config.documents import read_paths
 from headrace.config.mesh_config import read_mesh_config
 from headrace.config.store import ConfigStore
@@ -74,8 +75,9 @@ class Offline:
     problems: tuple[Problem, ...]
 
 
-def load(paths: Sequence[Path], mesh_config: Path | None = None) -> Offline:
-    """The mesh that the documents below `paths` describe. OfflineError where a path or MeshConfig cannot be read."""
+def load(paths: Sequence[Path], mesh_config: Path | None = None, *, as_running: bool = False) -> Offline:
+    """The mesh that the documents below `paths` describe. OfflineError where a path or MeshConfig cannot be read.
+    `as_running`: with an address for every workload that has none before it runs (`app.notional`)."""
     for path in (*paths, *([mesh_config] if mesh_config else [])):
         if not path.exists():
             raise OfflineError(f"{path}: no such file or directory: name files or directories of YAML documents")
@@ -84,6 +86,9 @@ def load(paths: Sequence[Path], mesh_config: Path | None = None) -> Offline:
         _bring_mesh(store, mesh_config)
     revision = store.replace_source("paths", read_paths(paths, "paths"))
     problems = tuple(problem for problem in revision.problems if problem.severity is Severity.ERROR)
+    if as_running:
+        assumed = running(revision)
+        return Offline(build_snapshot(assumed.revision, assumed.observed), problems)
     return Offline(build_snapshot(revision, {}), problems)
 
 

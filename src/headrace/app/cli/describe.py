@@ -58,7 +58,7 @@ def _offline(paths: list[Path], mesh_config: Path | None, kind: Subject, who: tu
     from headrace.app.control_plane.described import described
 
     try:
-        found = offline.load(paths, mesh_config)
+        found = offline.load(paths, mesh_config, as_running=True)
         for problem in found.problems:
             print(problem.as_line(), file=sys.stderr)
         return described(found.snapshot, kind.value, *who)

@@ -43,7 +43,7 @@ def trace(
         if path:
             target = replace(target, path=path if path.startswith("/") else f"/{path}")
         question = Question(source, target, method.upper(), _headers(header or []), port, sni, _claims(claims))
-        mesh = offline.load(paths, mesh_config)
+        mesh = offline.load(paths, mesh_config, as_running=True)
         for problem in mesh.problems:
             print(problem.as_line(), file=sys.stderr)
         answer = walk(mesh, question)
