@@ -7,6 +7,7 @@ memory segment and an abstract socket that any local process can reach and that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ class Proxy:
             str(bootstrap),
             "--disable-hot-restart",
             "--concurrency",
-            "1",
+            str(_threads(spec.proxy.concurrency)),
             "--drain-time-s",
             str(_DRAIN_SECONDS),
             "--drain-strategy",
@@ -65,7 +66,7 @@ class Proxy:
             "--log-level",
             self._settings.log_level,
         )
-        environment = dict(self._settings.environment)
+        environment = dict(spec.proxy.variables) | dict(self._settings.environment)
         if self._door.loads is not None:
             environment[VARIABLE] = str(self._door.loads)
         self.child = spawn(wrap(Launch(command, mark, environment, log=self._log)))
@@ -99,3 +100,8 @@ class Proxy:
                 "HEADRACE_VERSION": __version__,
             },
         )
+
+
+def _threads(concurrency: int | None) -> int:
+    """How many threads serve: one, or what documents say (0: one for each core)."""
+    return 1 if concurrency is None else concurrency or os.cpu_count() or 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from headrace.model.identity import Identity
+from headrace.model.proxy_config import UNSET, ProxySettings
 from headrace.model.traffic import Pairs
 from headrace.model.workload import Probe, WorkloadPort, WorkloadRole
 from headrace.wire import agent_v1_pb2 as wire
@@ -47,6 +48,7 @@ class ReplicaSpec:
     grace_period: float = _DEFAULT_GRACE
     bind: str = "127.0.0.1"
     annotations: Pairs = ()
+    proxy: ProxySettings = UNSET
     message: bytes = field(default=b"", repr=False)
 
     @property
@@ -98,6 +100,10 @@ def parse_replica(replica: wire.Replica) -> ReplicaSpec:
         grace_period=replica.grace_period_ms / 1000,
         bind=replica.bind or "127.0.0.1",
         annotations=tuple(sorted(replica.annotations.items())),
+        proxy=ProxySettings(
+            replica.concurrency if replica.HasField("concurrency") else None,
+            tuple((variable.name, variable.value) for variable in replica.proxy_env),
+        ),
         message=replica.SerializeToString(deterministic=True),
     )
 

@@ -9,6 +9,7 @@ from headrace.model.authorization import Authorizer
 from headrace.model.destination import BY_DISTANCE, ConnectionPool, LocalityLb, OutlierDetection, TcpKeepalive
 from headrace.model.extension import Extension
 from headrace.model.names import ROOT_NAMESPACE
+from headrace.model.proxy_config import UNSET, ProxySettings
 from headrace.model.telemetry import UNOBSERVED, UNTRACED, MeshTracing, Observed, Producer, Provider
 from headrace.model.traffic import Retries
 
@@ -128,6 +129,7 @@ class MeshConfig:
     observed: Observed = UNOBSERVED
     extensions: tuple[Extension, ...] = ()
     producer: Producer | None = None
+    proxy: ProxySettings = UNSET
     guarded: bool = False
     routed: bool = True
     connection_life: float = 0.0

@@ -30,6 +30,10 @@ class ProxySettings:
         return ProxySettings(concurrency, tuple(sorted((dict(wider.variables) | dict(self.variables)).items())))
 
 
+UNSET = ProxySettings()
+"""Nothing is said."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ProxyConfig:
     """A ProxyConfig document; `selector` empty: the whole namespace (the mesh, in the root namespace)."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from headrace.model.mesh import GatewayTopology
+from headrace.model.proxy_config import UNSET, ProxySettings
 from headrace.model.resource import Labels, Metadata
 from headrace.model.traffic import Pairs
 
@@ -84,6 +85,7 @@ class Workload:
     grace_period: float = 30.0
     hosts: tuple[str, ...] = ()
     topology: GatewayTopology | None = None
+    proxy: ProxySettings = UNSET
 
 
 @dataclass(frozen=True, slots=True, eq=False)

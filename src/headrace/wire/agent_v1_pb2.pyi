@@ -209,6 +209,8 @@ class Replica(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     BIND_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    PROXY_ENV_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """"default/chat-v1-0": namespace/workload-index"""
@@ -228,6 +230,8 @@ class Replica(_message.Message):
     """gateways: the address to listen on"""
     engine: _builtins.str
     """the model server that it runs ("" where none is named)"""
+    concurrency: _builtins.int
+    """threads of its Envoy (0: one a core; unset: one)"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -242,6 +246,10 @@ class Replica(_message.Message):
     def liveness(self) -> Global___Probe: ...
     @_builtins.property
     def startup(self) -> Global___Probe: ...
+    @_builtins.property
+    def proxy_env(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variable]:
+        """environment of its Envoy"""
+
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """traffic.sidecar.istio.io/...: what transparent capture leaves alone"""
@@ -268,13 +276,17 @@ class Replica(_message.Message):
         identity: _builtins.str = ...,
         bind: _builtins.str = ...,
         engine: _builtins.str = ...,
+        concurrency: _builtins.int | None = ...,
+        proxy_env: _abc.Iterable[Global___Variable] | None = ...,
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["liveness", b"liveness", "readiness", b"readiness", "startup", b"startup"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "concurrency", b"concurrency", "liveness", b"liveness", "readiness", b"readiness", "startup", b"startup"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "bind", b"bind", "command", b"command", "directory", b"directory", "engine", b"engine", "env", b"env", "grace_period_ms", b"grace_period_ms", "id", b"id", "identity", b"identity", "index", b"index", "labels", b"labels", "liveness", b"liveness", "namespace", b"namespace", "ports", b"ports", "readiness", b"readiness", "role", b"role", "service_account", b"service_account", "spec_hash", b"spec_hash", "startup", b"startup", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "annotations", b"annotations", "bind", b"bind", "command", b"command", "concurrency", b"concurrency", "directory", b"directory", "engine", b"engine", "env", b"env", "grace_period_ms", b"grace_period_ms", "id", b"id", "identity", b"identity", "index", b"index", "labels", b"labels", "liveness", b"liveness", "namespace", b"namespace", "ports", b"ports", "proxy_env", b"proxy_env", "readiness", b"readiness", "role", b"role", "service_account", b"service_account", "spec_hash", b"spec_hash", "startup", b"startup", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
+    _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
 
 Global___Replica: _TypeAlias = Replica  # noqa: Y015
 

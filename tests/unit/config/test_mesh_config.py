@@ -121,7 +121,6 @@ def test_what_is_known_but_not_done_is_said(tmp_path: Path) -> None:
     assert result.resource is not None
     assert [(problem.line, problem.code) for problem in result.problems] == [
         (1, "HR0001"),
-        (1, "HR0001"),
         (2, "HR0002"),
         (3, "HR0002"),
         (4, "HR0001"),

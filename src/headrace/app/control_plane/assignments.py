@@ -13,15 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from headrace.model.exclusions import PREFIX
 from headrace.model.gateway import Gateway
 from headrace.model.identity import Identity
 from headrace.model.mesh import MeshConfig
+from headrace.model.proxy_config import UNSET, ProxyConfig, ProxySettings
 from headrace.model.resource import Labels, selects
 from headrace.model.workload import Probe, Workload, WorkloadPort, WorkloadRole
+from headrace.registry.proxy_configs import settle_proxy
 from headrace.wire import agent_v1_pb2 as wire
 
 
@@ -38,6 +40,7 @@ class PlannedReplica:
     labels: Labels
     ports: tuple[WorkloadPort, ...]
     spec: Workload | None
+    proxy: ProxySettings = UNSET
     host: str = ""
     """The host that must run it; empty: that of the control plane."""
 
@@ -50,6 +53,8 @@ class PlannedReplica:
             "role": self.role.value,
             "labels": sorted(self.labels.items()),
         }
+        if self.proxy != UNSET:
+            parts["proxy"] = (self.proxy.concurrency, self.proxy.variables)
         if self.spec is not None and self.role is WorkloadRole.SIDECAR:
             if rules := _capture_rules(self.spec):
                 parts["annotations"] = sorted(rules.items())
@@ -62,7 +67,12 @@ class PlannedReplica:
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def plan(workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshConfig) -> tuple[PlannedReplica, ...]:
+def plan(
+    workloads: Iterable[Workload],
+    gateways: Sequence[Gateway],
+    mesh: MeshConfig,
+    proxy_configs: Sequence[ProxyConfig] = (),
+) -> tuple[PlannedReplica, ...]:
     """Every replica that the mesh wants, sorted by id."""
     planned: list[PlannedReplica] = []
     declared: list[tuple[str, Labels]] = []
@@ -90,7 +100,17 @@ def plan(workloads: Iterable[Workload], gateways: Sequence[Gateway], mesh: MeshC
         ]
     planned += _own_gateways(gateways, declared, mesh)
     planned += _derived_gateways([item for item in gateways if item.proxy is None], declared, mesh)
-    return tuple(sorted(planned, key=lambda replica: replica.id))
+    planned.sort(key=lambda replica: replica.id)
+    return tuple(
+        replace(item, proxy=settings) if (settings := _proxy_settings(item, mesh, proxy_configs)) != UNSET else item
+        for item in planned
+    )
+
+
+def _proxy_settings(item: PlannedReplica, mesh: MeshConfig, configs: Sequence[ProxyConfig]) -> ProxySettings:
+    """What is said of the replica's proxy: by its own document, then by the settled ProxyConfigs and MeshConfig."""
+    own = item.spec.proxy if item.spec is not None else UNSET
+    return own.over(settle_proxy(configs, mesh, item.namespace, item.labels))
 
 
 def _own_gateways(
@@ -187,6 +207,9 @@ def _replica(item: PlannedReplica, gateway_bind: str) -> wire.Replica:
         bind=gateway_bind if item.role is WorkloadRole.GATEWAY else "",
         grace_period_ms=int((spec.grace_period if spec else 30.0) * 1000),
     )
+    if item.proxy.concurrency is not None:
+        replica.concurrency = item.proxy.concurrency
+    replica.proxy_env.extend(wire.Variable(name=name, value=value) for name, value in item.proxy.variables)
     if spec is not None and item.role is WorkloadRole.SIDECAR:
         replica.annotations.update(_capture_rules(spec))
         replica.command.extend(spec.command)

@@ -50,6 +50,7 @@ from headrace.identity.ledger import Ledger, LedgerError
 from headrace.identity.roots import Roots
 from headrace.identity.trust import EXTRA_LISTS, ListRules, Trust
 from headrace.model.mesh import MeshConfig
+from headrace.model.proxy_config import ProxyConfig
 from headrace.registry.build import Declared, declare
 from headrace.wire import agent_v1_pb2_grpc
 
@@ -105,7 +106,8 @@ class ControlPlane:
         """Documents changed: what must run, then what must be sent."""
         revision = self._documents.store.revision()
         self._declared = declare(revision, self._declared)
-        planned = plan(self._declared.documents.workloads, self._declared.gateways, revision.mesh)
+        documents = self._declared.documents
+        planned = plan(documents.workloads, self._declared.gateways, revision.mesh, documents.of(ProxyConfig))
         self._agents.trust_domain = revision.mesh.trust_domain
         self._hosts.planned(planned, self._settings.gateway_bind)
         if planned != self._planned.value:

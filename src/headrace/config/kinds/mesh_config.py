@@ -37,6 +37,7 @@ from headrace.config.kinds.mesh_observers import lower_mesh_tracing, lower_obser
 from headrace.config.kinds.mesh_providers import ExtensionProvider
 from headrace.config.kinds.mesh_traffic import lower_retries, lower_traffic
 from headrace.config.kinds.mesh_values import Milliseconds, TrustDomain
+from headrace.config.kinds.proxy_annotation import proxy_settings
 from headrace.config.kinds.proxy_config import ProxyConfigSpec, lower_topology
 from headrace.config.kinds.traffic_policy import (
     ClientTlsSpec,
@@ -317,6 +318,7 @@ def _lower(meta: Metadata, spec: MeshConfigSpec, document: Document) -> MeshConf
         default_spans=tuple(defaults.tracing),
         tracing=lower_mesh_tracing(spec.enable_tracing, spec.default_config),
         traffic=lower_traffic(spec),
+        proxy=proxy_settings(spec.default_config),
         digest=document.digest,
     )
 
@@ -349,7 +351,7 @@ KIND = Kind(
         *(
             f"spec.defaultConfig.{to_camel(name)}"
             for name in ProxyConfigSpec.model_fields
-            if name not in ("gateway_topology", "tracing")
+            if name not in ("gateway_topology", "tracing", "concurrency", "proxy_metadata")
         ),
         *(f"spec.defaultConfig.tracing.{name}" for name in ("zipkin", "lightstep", "datadog", "stackdriver")),
         "spec.defaultConfig.tracing.openCensusAgent",

@@ -51,6 +51,5 @@ KIND = Kind(
     lower=_lower,
     check=_check,
     body_required=False,
-    untranslated=("spec.concurrency", "spec.environmentVariables"),
     without_effect=("spec.image",),
 )

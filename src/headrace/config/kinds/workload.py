@@ -27,7 +27,7 @@ from headrace.config.fields import (
     text_of,
     whole,
 )
-from headrace.config.kinds.proxy_annotation import topology_of
+from headrace.config.kinds.proxy_annotation import settings_of, topology_of
 from headrace.config.kinds.service import protocol_of
 from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec, refuse
 from headrace.model.exclusions import ExclusionError, Exclusions
@@ -281,6 +281,7 @@ def _lower(meta: Metadata, spec: WorkloadSpec, document: Document) -> Workload:
         startup=_probe(spec.startup_probe, spec),
         grace_period=float(spec.termination_grace_period_seconds),
         hosts=_hosts(document),
+        proxy=settings_of(meta.annotations),
     )
 
 
