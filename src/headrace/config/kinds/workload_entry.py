@@ -15,7 +15,7 @@ from pydantic import Field
 from headrace.config.documents import Document, Path
 from headrace.config.fields import LabelMap, Port, Text, UInt32, shown
 from headrace.config.kinds.istio_names import is_address, is_label, warning, why_not_fqdn
-from headrace.config.schema import NOT_SUPPORTED, Finding, Kind, Spec
+from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.workload import StaticWorkload, WorkloadPort
@@ -49,7 +49,8 @@ def endpoint_findings(spec: WorkloadEntrySpec, names_allowed: bool, path: Path) 
         yield Finding(place, "an endpoint needs an address", "Add address.")
     elif not spec.address:
         yield warning(place, f"no address: traffic goes to the gateway of network {shown(spec.network)}")
-        yield _unsupported((*path, "network"), "an endpoint behind another network's gateway")
+        message = "a mesh of Headrace is one network and knows no gateways of others: the endpoint is left out"
+        yield Finding((*path, "network"), message, "Add address.", NO_EFFECT, Severity.WARNING)
     elif spec.is_unix:
         yield from _unix_findings(spec, path)
     elif not is_address(spec.address) and not (names_allowed and not why_not_fqdn(spec.address)):
@@ -72,11 +73,6 @@ def why_not_socket(address: str) -> str:
     socket = address.removeprefix(UNIX)
     fits = socket.startswith("@") or (socket.startswith("/") and not socket.endswith("/"))
     return "" if fits else "is not a socket's path"
-
-
-def _unsupported(path: Path, what: str) -> Finding:
-    message = f"{what} is valid, but Headrace does not act on it yet"
-    return Finding(path, message, "", NOT_SUPPORTED, Severity.WARNING)
 
 
 def _check(spec: WorkloadEntrySpec, document: Document) -> Iterator[Finding]:
