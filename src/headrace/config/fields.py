@@ -317,6 +317,8 @@ Percent = Annotated[float, BeforeValidator(number(0.0, 100.0))]
 IntPercent = Annotated[int, BeforeValidator(whole(0, 100))]
 Duration = Annotated[float, BeforeValidator(duration())]
 """Seconds, 0 allowed."""
+AnyDuration = Annotated[float, BeforeValidator(parse_duration)]
+"""Seconds, also less than 0, where Istio does not look at them."""
 Host = Annotated[str, BeforeValidator(_host)]
 DnsLabel = Annotated[str, BeforeValidator(_dns_label)]
 DnsName = Annotated[str, BeforeValidator(_dns_name)]

@@ -108,8 +108,8 @@ def _subnet(value: object) -> str:
     text = text_of(value, "an IP address or CIDR block")
     try:
         address, slash, length = text.partition("/")
-        if slash and not (length.isascii() and length.isdecimal()):
-            raise ValueError(address)  # a netmask, which Python would take
+        if slash and not (length.isascii() and length.isdecimal() and length == str(int(length))):
+            raise ValueError(address)  # a netmask or 08, which Python would take
         if slash:
             ipaddress.ip_network(text, strict=False)
         else:

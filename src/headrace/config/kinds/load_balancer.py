@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Path
-from headrace.config.fields import Bool, Duration, EnumOf, Number, Text, UInt32, UInt64, number, shown, whole
+from headrace.config.fields import AnyDuration, Bool, EnumOf, Number, Text, UInt32, UInt64, number, shown, whole
 from headrace.config.kinds.istio_names import Timespan, at_most_one, set_fields, spelled, warning
 from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding, Spec, refuse
 from headrace.model.destination import ConsistentHash, LbPolicy, LoadBalancer, LocalityLb, Warmup
@@ -44,7 +44,7 @@ class CookieSpec(Spec):
 
     name: Text
     path: Text = ""
-    ttl: Duration | None = None
+    ttl: AnyDuration | None = None
     attributes: list[CookieAttributeSpec] = []
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class DistributeSpec(Spec):
                 raise refuse(f"{weight} is not a locality's weight", "Use 1 to 100.", at=("to", locality))
         if sum(self.to.values()) != 100:
             raise refuse(f"the weights add up to {sum(self.to.values())}", "They must add up to 100.", at=("to",))
-        check_localities(self.to, ("to",))
+        check_localities(sorted(self.to, key=lambda locality: locality.endswith("*")), ("to",))
         return self
 
 
@@ -170,18 +170,27 @@ class ZoneAwareLbSpec(Spec):
 
 
 def check_localities(localities: Iterable[str], at: Path) -> None:
-    """Refuse localities (`region/zone/subzone`, `*` last) with empty parts, or of which one holds another."""
+    """Refuse localities (`region/zone/subzone`, `*` last) with empty parts, or that an earlier one holds. One with `*`
+    may stand behind what it holds, as "all others"."""
     known: list[tuple[str, ...]] = []
     for locality in localities:
         parts = tuple(locality.split("/", 2))
         if "" in parts or "*" in locality[:-1]:
             raise refuse(f"{shown(locality)} is not a locality", "Write region/zone/subzone, '*' only last.", at=at)
-        named = tuple(part for part in parts if part != "*")
+        named = _named_parts(locality)
         for other in known:
-            shorter = min(len(named), len(other))
-            if named[:shorter] == other[:shorter]:
+            if named[: len(other)] == other or (named == parts and other[: len(named)] == named):
                 raise refuse(f"{shown(locality)} overlaps an earlier locality", "Remove one.", at=at)
         known.append(named)
+
+
+def _named_parts(locality: str) -> tuple[str, ...]:
+    return tuple(part for part in locality.split("/", 2) if part != "*")
+
+
+def _narrowest_first(localities: Iterable[str]) -> list[str]:
+    """A mapping's localities, so that `*` stands for what the others leave."""
+    return sorted(localities, key=lambda locality: (-len(_named_parts(locality)), locality))
 
 
 class WarmupSpec(Spec):
@@ -212,7 +221,6 @@ class LoadBalancerSpec(Spec):
     def _exclusive(self) -> LoadBalancerSpec:
         at_most_one(self, "simple", "consistent_hash")
         at_most_one(self, "locality_lb_setting", "zone_aware_lb_setting")
-        at_most_one(self, "warmup_duration_secs", "warmup")
         return self
 
 
@@ -242,6 +250,9 @@ def _idle_findings(spec: LoadBalancerSpec, path: Path) -> Iterator[Finding]:
             message = "endpoints warm up under ROUND_ROBIN and LEAST_REQUEST only"
             remedy = "Take it out, or choose one of them."
             yield Finding((*path, spelled(spec, name)), message, remedy, NO_EFFECT, Severity.WARNING)
+    if len(set_fields(spec, "warmup", "warmup_duration_secs")) == 2:
+        message = "warmup comes before warmupDurationSecs"
+        yield Finding((*path, "warmupDurationSecs"), message, "Take it out.", NO_EFFECT, Severity.WARNING)
     yield from zone_findings(spec.zone_aware_lb_setting, path)
 
 
@@ -277,7 +288,10 @@ def lower_localities(locality: LocalityLbSpec | None, zones: ZoneAwareLbSpec | N
         return None
     return LocalityLb(
         enabled=locality.enabled is not False,
-        distribute=tuple((rule.from_, tuple(sorted(rule.to.items()))) for rule in locality.distribute),
+        distribute=tuple(
+            (rule.from_, tuple((name, rule.to[name]) for name in _narrowest_first(rule.to)))
+            for rule in locality.distribute
+        ),
         failover=tuple((rule.from_, rule.to) for rule in locality.failover),
         failover_priority=tuple(locality.failover_priority),
     )
@@ -301,7 +315,7 @@ def _hash(spec: ConsistentHashSpec) -> ConsistentHash | None:
         header=spec.http_header_name or "",
         cookie_name=cookie.name if cookie else "",
         cookie_path=cookie.path if cookie else "",
-        cookie_ttl=cookie.ttl if cookie else None,
+        cookie_ttl=max(cookie.ttl, 0.0) if cookie and cookie.ttl is not None else None,
         cookie_attributes=tuple((found.name, found.value) for found in cookie.attributes) if cookie else (),
         use_source_ip=bool(spec.use_source_ip),
         query_parameter=spec.http_query_parameter_name or "",

@@ -12,10 +12,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Path
 from headrace.config.fields import (
+    AnyDuration,
     Bool,
     Choice,
     Count,
-    Duration,
     EnumOf,
     Int32,
     IntPercent,
@@ -27,7 +27,6 @@ from headrace.config.fields import (
     shown,
     whole,
 )
-from headrace.config.kinds.http_fields import PortSelectorSpec
 from headrace.config.kinds.istio_names import (
     Timespan,
     check_timespan,
@@ -55,12 +54,13 @@ from headrace.model.destination import (
 from headrace.model.problem import Severity
 
 CONFIGMAP = "configmap://"
+MAX_PORT = 65535
 BLOCKS = ("load_balancer", "connection_pool", "outlier_detection", "tls")
 
 
 def _idle(value: object) -> float:
-    """A duration where 0 means "never"."""
-    return 0.0 if parse_duration(value) == 0 else check_timespan(value)
+    """A duration where 0, and what is less than a millisecond, means "never"."""
+    return 0.0 if abs(parse_duration(value)) < 0.001 else check_timespan(value)
 
 
 class TcpKeepaliveSpec(Spec):
@@ -167,7 +167,7 @@ class ClientTlsSpec(Spec):
         if self.insecure_skip_verify and own:
             verifying = ["caCertificates"] if self.ca_certificates else []
             verifying += ["credentialName"] if self.credential_name and self.mode is TlsMode.SIMPLE else []
-            verifying += ["subjectAltNames"] if self.subject_alt_names is not None else []
+            verifying += ["subjectAltNames"] if self.subject_alt_names else []
             if verifying:
                 remedy = "Verify, or skip it."
                 raise refuse(f"insecureSkipVerify excludes {verifying[0]}", remedy, at=(verifying[0],))
@@ -183,10 +183,16 @@ class ClientTlsSpec(Spec):
         return self
 
 
+class PolicyPortSpec(Spec):
+    """PortSelector of a policy; a number that is no port selects nothing."""
+
+    number: UInt32 = 0
+
+
 class PortPolicySpec(Spec):
     """TrafficPolicy.PortTrafficPolicy."""
 
-    port: PortSelectorSpec
+    port: PolicyPortSpec
     load_balancer: LoadBalancerSpec | None = None
     connection_pool: ConnectionPoolSpec | None = None
     outlier_detection: OutlierDetectionSpec | None = None
@@ -225,7 +231,7 @@ class RetryBudgetSpec(Spec):
 
     percent: Percent | None = None
     min_retry_concurrency: UInt32 = 0
-    budget_interval: Duration | None = None
+    budget_interval: AnyDuration | None = None
 
 
 class TrafficPolicySpec(Spec):
@@ -242,7 +248,7 @@ class TrafficPolicySpec(Spec):
 
     @model_validator(mode="after")
     def _something(self) -> TrafficPolicySpec:
-        if not set_fields(self, *BLOCKS, "port_level_settings", "tunnel", "proxy_protocol", "retry_budget"):
+        if not (set_fields(self, *BLOCKS, "tunnel", "proxy_protocol", "retry_budget") or self.port_level_settings):
             raise refuse("a traffic policy needs at least one block", "Add loadBalancer, connectionPool ...")
         if self.tunnel is not None and self.proxy_protocol is not None:
             raise refuse("tunnel and proxyProtocol exclude each other", "Keep one of them.", at=("proxyProtocol",))
@@ -253,7 +259,12 @@ def policy_findings(spec: TrafficPolicySpec, namespace: str, path: Path) -> Iter
     """What stands beyond the schema of a policy and its ports: deprecations, references."""
     yield from _block_findings(spec, namespace, path)
     for at, port in enumerate(spec.port_level_settings or ()):
-        yield from _block_findings(port, namespace, (*path, "portLevelSettings", at))
+        place: Path = (*path, "portLevelSettings", at)
+        yield from _block_findings(port, namespace, place)
+        if not 0 < port.port.number <= MAX_PORT:
+            message = f"{port.port.number} is no port: these settings are for nothing"
+            remedy = "Use a number from 1 to 65535."
+            yield Finding((*place, "port", "number"), message, remedy, NO_EFFECT, Severity.WARNING)
 
 
 def _block_findings(spec: TrafficPolicySpec | PortPolicySpec, namespace: str, path: Path) -> Iterator[Finding]:
@@ -307,7 +318,8 @@ def _tunnel(spec: TunnelSpec) -> Tunnel:
 def _budget(spec: RetryBudgetSpec) -> RetryBudget:
     """The budget; a concurrency of 0 means "not written", as Istio reads it."""
     percent = 20.0 if spec.percent is None else spec.percent
-    return RetryBudget(percent, spec.min_retry_concurrency or 3, spec.budget_interval)
+    interval = spec.budget_interval or 0.0
+    return RetryBudget(percent, spec.min_retry_concurrency or 3, interval if interval > 0 else None)
 
 
 def lower_pool(spec: ConnectionPoolSpec) -> ConnectionPool:

@@ -94,7 +94,7 @@ REJECTED = {
         "90",
     ),
     "overlapping localities": (
-        policy("loadBalancer: {localityLbSetting: {distribute: [{from: a, to: {b/c: 40, b/*: 60}}]}}"),
+        policy("loadBalancer: {localityLbSetting: {distribute: [{from: a, to: {b/c: 40, b: 60}}]}}"),
         f"{TP}.loadBalancer.localityLbSetting.distribute[0].to",
         "overlaps",
     ),
@@ -102,11 +102,6 @@ REJECTED = {
         policy("loadBalancer: {localityLbSetting: {failover: [{from: a, to: a}]}}"),
         f"{TP}.loadBalancer.localityLbSetting.failover[0].to",
         "different",
-    ),
-    "warm-up twice": (
-        policy("loadBalancer: {warmupDurationSecs: 1s, warmup: {duration: 1s}}"),
-        f"{TP}.loadBalancer.warmup",
-        "exclude",
     ),
     "empty pool": (policy("connectionPool: {}"), f"{TP}.connectionPool", "tcp or http"),
     "negative limit": (
@@ -239,6 +234,33 @@ def test_localities_and_warm_up(judge):
 def test_passthrough_means_nothing_without_a_network_of_services(judge):
     verdict = judge(policy("loadBalancer: {simple: PASSTHROUGH}"))
     assert verdict.codes == [("HR0002", f"{TP}.loadBalancer.simple")]
+
+
+def test_others_stand_behind_the_localities_that_are_named(judge):
+    shares = "[{from: a/b, to: {'b/*': 60, b/c: 40}}, {from: '*', to: {b: 100}}]"
+    lines = f"loadBalancer: {{localityLbSetting: {{distribute: {shares}}}}}"
+    (first, last) = judge(policy(lines)).resource.policy.load_balancer.locality.distribute
+    assert first == ("a/b", (("b/c", 40), ("b/*", 60)))
+    assert last == ("*", (("b", 100),))
+
+
+EMPTY = {
+    "warm-up twice": (
+        "loadBalancer: {warmupDurationSecs: 1s, warmup: {duration: 2s}}",
+        f"{TP}.loadBalancer.warmupDurationSecs",
+    ),
+    "no port": (
+        "portLevelSettings: [{port: {number: 0}, tls: {mode: DISABLE}}]",
+        f"{TP}.portLevelSettings[0].port.number",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "field"), EMPTY.values(), ids=EMPTY.keys())
+def test_what_istio_reads_and_does_not_use(judge, text, field):
+    verdict = judge(policy(text))
+    assert verdict.codes == [("HR0002", field)]
+    assert verdict.resource is not None
 
 
 def test_a_warm_up_that_no_policy_knows_has_no_effect(judge):
