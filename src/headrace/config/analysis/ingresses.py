@@ -1,6 +1,6 @@
 """Ingresses: are they for the mesh's gateways, and do the services exist that they lead to?
 
-HR0002 and IST0101. Called by `analyse`.
+HR0002. Called by `analyse`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def _judge_backends(index: Index, ingress: Ingress) -> Iterator[Problem]:
             if index.find_target(service_fqdn(service, namespace), (namespace,)) is None:
                 yield index.problem(
                     ingress.meta,
-                    Code.NOT_FOUND,
+                    Code.NO_EFFECT,
                     f"spec.rules[{at}]",
-                    f'Referenced backend service not found: "{service}".',
+                    f'The backend service "{service}" is not there: its paths are answered 503.',
                     f"Add the Service {namespace}/{service}, or correct the name.",
                 )

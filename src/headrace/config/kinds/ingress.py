@@ -13,7 +13,7 @@ from pydantic import model_validator
 from headrace.config.documents import Document, Path
 from headrace.config.fields import Choice, DnsName, NonEmpty, Port, Text, shown
 from headrace.config.kinds.istio_names import is_address, why_not_wildcard
-from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec, refuse
+from headrace.config.schema import INCOMPLETE, NO_EFFECT, Finding, Kind, Spec, refuse
 from headrace.model.ingress import Ingress, IngressClass, IngressPath, IngressRule, IngressTls
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
@@ -55,6 +55,18 @@ class BackendSpec(Spec):
     service: BackendService | None = None
     resource: BackendResource | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old_form(cls, value: object) -> object:
+        """serviceName and servicePort, as in v1beta1."""
+        if not isinstance(value, dict) or not {"serviceName", "servicePort"} <= set(value):
+            return value
+        port = value["servicePort"]
+        named = isinstance(port, str) and not port.isdigit()
+        service = {"name": value["serviceName"], "port": {"name" if named else "number": port}}
+        others = {name: item for name, item in value.items() if name not in ("serviceName", "servicePort")}
+        return {**others, "service": service}
+
     @model_validator(mode="after")
     def _one(self) -> BackendSpec:
         if (self.service is None) == (self.resource is None):
@@ -66,7 +78,7 @@ class PathSpec(Spec):
     """HTTPIngressPath."""
 
     path: Text = ""
-    path_type: PathType
+    path_type: PathType = "ImplementationSpecific"
     backend: BackendSpec
 
     @model_validator(mode="after")
@@ -132,8 +144,14 @@ def _check(spec: IngressSpec, document: Document) -> Iterator[Finding]:
         if rule.http is None:
             yield _no_effect((*path, "host"), "a rule without http.paths leads nowhere", "Add http.paths.")
         for number, found in enumerate(rule.http.paths if rule.http else ()):
+            written = document.data["spec"]["rules"][at]["http"]["paths"][number]["backend"]
+            if "serviceName" in written or "path_type" not in found.model_fields_set:
+                place: Path = (*path, "http", "paths", number)
+                message = "this is the form of v1beta1, which Kubernetes reads no more"
+                remedy = "Write pathType, and backend: {service: {name: ..., port: {number: ...}}}."
+                yield Finding(place, message, remedy, INCOMPLETE, Severity.WARNING)
             if found.backend.resource is not None:
-                place: Path = (*path, "http", "paths", number, "backend", "resource")
+                place = (*path, "http", "paths", number, "backend", "resource")
                 yield _no_effect(place, "only services are called", "Name a service.")
     for at, tls in enumerate(spec.tls):
         if not tls.secret_name:

@@ -71,3 +71,12 @@ def test_lowered(judge):
         0,
         "web",
     )
+
+
+def test_the_form_of_v1beta1_is_read_with_a_warning(judge):
+    old = "{rules: [{http: {paths: [{path: /, backend: {serviceName: chat, servicePort: 80}}]}}]}"
+    verdict = judge(document(old))
+    assert [(item.code, item.field) for item in verdict.problems] == [("HR0008", PATH)]
+    new = "{rules: [{http: {paths: [{path: /, pathType: ImplementationSpecific, backend: BACKEND}]}}]}"
+    backend = "{service: {name: chat, port: {number: 80}}}"
+    assert verdict.resource.rules == judge(document(new.replace("BACKEND", backend))).resource.rules
