@@ -88,7 +88,8 @@ def _route(route: HttpRoute, default: str) -> dict[str, Any]:
     elif route.direct_response is not None:
         action = f"answer {route.direct_response.status} directly"
     else:
-        action = ", ".join(_destination(item, len(route.route)) for item in route.route)
+        total = sum(item.weight for item in route.route)
+        action = ", ".join(_destination(item, total if len(route.route) > 1 else 0) for item in route.route)
     described: dict[str, Any] = {
         "when": " or ".join(_match(match) for match in route.matches) or "always",
         "then": action,
@@ -110,14 +111,15 @@ def _route_timeout(route: HttpRoute, default: str) -> str:
     return default
 
 
-def _destination(item: RouteDestination, count: int) -> str:
+def _destination(item: RouteDestination, total: int) -> str:
+    """A destination with its share of the weights; `total` 0: it takes everything."""
     target = item.destination
     text = (
         target.host
         + (f" subset {target.subset}" if target.subset else "")
         + (f" port {target.port}" if target.port else "")
     )
-    return f"{item.weight}% to {text}" if count > 1 else f"to {text}"
+    return f"{100 * item.weight / total:g}% to {text}" if total else f"to {text}"
 
 
 def _match(match: HttpMatch) -> str:

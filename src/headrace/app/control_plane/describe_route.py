@@ -19,9 +19,9 @@ from headrace.registry.snapshot import MeshSnapshot
 
 def route(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]:
     """A VirtualService (or what was lowered to one) by name; Refused where there is none."""
-    found = [item for item in snapshot.virtual_services if (item.meta.namespace, item.meta.name) == (namespace, name)]
+    found = [item for item in snapshot.virtual_services if (namespace, name) in _names(item)]
     if not found:
-        known = sorted(f"{item.meta.namespace}/{item.meta.name}" for item in snapshot.virtual_services)
+        known = sorted({f"{owner}/{one}" for item in snapshot.virtual_services for owner, one in _names(item)})
         raise Refused(404, f"no route {name!r} in namespace {namespace!r}; there are: {', '.join(known) or 'none'}")
     one = found[0]
     answer = virtual_service(one, "none written", _exported(snapshot, one))
@@ -33,6 +33,17 @@ def route(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]:
         if number in dead:
             rule["standing"] = dead[number]
     return answer
+
+
+def _names(item: VirtualService) -> Iterator[tuple[str, str]]:
+    """Namespace and name of every document that an item was made from: Gateway API's routes for one host make one
+    item, whose rules are called `NAMESPACE.NAME.RULE`."""
+    if item.meta.key.short_kind == "VirtualService":
+        yield (item.meta.namespace, item.meta.name)
+        return
+    for rule in item.http:
+        owner, _, rest = rule.name.partition(".")
+        yield (owner, rest.rpartition(".")[0])
 
 
 def _exported(snapshot: MeshSnapshot, one: VirtualService) -> str:

@@ -18,7 +18,7 @@ from headrace.envoy.translate.routes import http_routes
 from headrace.envoy.view import ProxyView
 from headrace.model.names import MESH_GATEWAY
 from headrace.model.resource import Labels, Metadata
-from headrace.model.traffic import VirtualService
+from headrace.model.traffic import HttpRoute, VirtualService
 from headrace.registry.mtls import deciding
 from headrace.registry.snapshot import MeshSnapshot
 
@@ -90,8 +90,18 @@ def _rule_line(route: Data, item: VirtualService, gateway: str, view: ProxyView,
             made = http_routes(Memo(), view.scope, alone, port, gateway, tls=tls)
             if any(message_data(one) == route for one in made):
                 place = f"{item.meta.origin.file}:{http.line or item.meta.origin.line}"
-                return f"VirtualService {item.meta.namespace}/{item.meta.name} http[{http.position}] ({place})"
+                return f"{route_name(item, http)} ({place})"
     return ""
+
+
+def route_name(item: VirtualService, http: HttpRoute) -> str:
+    """The document and the rule in it that a rule was made from. Rules of Gateway API's routes, several of which may
+    make one VirtualService, are named `NAMESPACE.NAME.RULE`."""
+    kind = item.meta.key.short_kind
+    parts = http.name.split(".")
+    if kind != "VirtualService" and len(parts) >= 3:
+        return f"{kind} {parts[0]}/{'.'.join(parts[1:-1])} rules[{parts[-1]}]"
+    return f"{kind} {item.meta.namespace}/{item.meta.name} http[{http.position}]"
 
 
 def described(meta: Metadata, part: str = "") -> str:

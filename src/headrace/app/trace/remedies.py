@@ -6,7 +6,10 @@ Called by `walk` with what it knows of the place where the request ended.
 from __future__ import annotations
 
 from headrace.envoy.trace.request import Refusal
+from headrace.envoy.view import Scope
 from headrace.envoy.visibility import exported_to
+from headrace.model.mesh import OutboundMode
+from headrace.model.resource import Metadata
 from headrace.model.service import Service
 from headrace.registry.snapshot import MeshSnapshot
 
@@ -32,14 +35,22 @@ def remedy_for(refusal: Refusal) -> str:
     return _BY_CODE.get(refusal.code, "")
 
 
-def hidden(snapshot: MeshSnapshot, service: Service | None, namespace: str) -> str:
-    """Why a client of `namespace` does not see a service that there is; '' where it may."""
+def hidden(snapshot: MeshSnapshot, service: Service | None, scope: Scope) -> dict[str, str]:
+    """Why a client does not see a service that there is (`policy`), and what to do; nothing where it may see it."""
+    sidecar, namespace = scope.sidecar, scope.namespace
     if service is None:
-        return ""
+        if sidecar is None or sidecar.outbound_mode is not OutboundMode.REGISTRY_ONLY:
+            return {}
+        return {"policy": f"{_described(sidecar.meta)} has outboundTrafficPolicy REGISTRY_ONLY"}
     if not exported_to(service.export_to, snapshot.mesh.default_service_export_to, service.namespace, namespace):
         words = ", ".join(service.export_to) or "the mesh's default"
-        return (
-            f"{service.meta.key} ({service.meta.origin.file}:{service.meta.origin.line}) is exported to {words}, "
-            f"which leaves out namespace {namespace}"
-        )
-    return ""
+        why = f"{_described(service.meta)} is exported to {words}, which leaves out namespace {namespace}"
+        return {"policy": why, "remedy": f"Export it to {namespace}."}
+    if sidecar is not None and service.host not in scope.by_host:
+        why = f"{_described(sidecar.meta)} does not let {service.host} through"
+        return {"policy": why, "remedy": f"Add {service.namespace}/{service.host} to the hosts of its egress."}
+    return {}
+
+
+def _described(meta: Metadata) -> str:
+    return f"{meta.key} ({meta.origin.file}:{meta.origin.line})"

@@ -11,6 +11,7 @@ from typing import Any
 
 from headrace.app import offline
 from headrace.app.offline import Offline, OfflineError, ProxyName
+from headrace.app.trace.expected import EXPECTED, expected
 from headrace.app.trace.origins import Origins, described
 from headrace.app.trace.places import OUTSIDE, Target, address_of, caller, gateways, port_of, service_of
 from headrace.app.trace.remedies import hidden, remedy_for
@@ -145,9 +146,8 @@ def _from_proxy(mesh: Mesh, question: Question, name: ProxyName) -> dict[str, An
         answer["answered"] = hop.answer
     if hop.refusal is not None:
         answer["refused"] = _refused(mesh, hop.refusal, proxy, request)
-        reason = "" if at_gateway else hidden(mesh.snapshot, service, proxy.namespace)
-        if reason and hop.refusal.code == "unknown-host":
-            answer["refused"] |= {"policy": reason, "remedy": f"Export it to {proxy.namespace}."}
+        if not at_gateway and hop.refusal.code == "unknown-host":
+            answer["refused"] |= hidden(mesh.snapshot, service, view.scope)
     answer["destinations"] = [_destination(mesh, share, resources, proxy) for share in hop.shares]
     return _settled(answer)
 
@@ -269,7 +269,10 @@ def _destination(mesh: Mesh, share: Share, resources: Resources, proxy: Proxy) -
         return _or_refused(row | {"callees": [_callee(mesh, item, share.request, proxy) for item in meant]})
     row["endpoints"] = [_endpoint_words(item) for item in place.endpoints]
     ready = [item for item in place.endpoints if item.is_ready]
-    if not ready and place.kind != "LOGICAL_DNS":
+    if not ready:
+        ready = expected(mesh.snapshot, place, proxy.namespace, proxy.labels)
+        row["endpoints"] += [_endpoint_words(item) for item in ready]
+    if not ready and place.kind == "EDS":
         refusal = Refusal("no-endpoints", f"{share.cluster} has no endpoint that takes requests", 503)
         return row | {"refused": _refused(mesh, refusal, proxy, share.request)}
     return _or_refused(row | {"callees": [_callee(mesh, item, share.request, proxy) for item in _one_each(ready)]})
@@ -277,12 +280,14 @@ def _destination(mesh: Mesh, share: Share, resources: Resources, proxy: Proxy) -
 
 def _endpoint_words(item: Endpoint) -> str:
     words = [f"{item.address}:{item.port}" if item.port else item.address or "pipe"]
+    if item.health == EXPECTED:
+        words = [f"(not running):{item.port}"]
     workload, _, rest = item.workload.partition(";")
     if workload:
         words.append(f"{rest.partition(';')[0]}/{workload}")
     if item.priority:
         words.append(f"priority {item.priority}")
-    if not item.is_ready:
+    if not item.is_ready and item.health != EXPECTED:
         words.append(item.health.lower())
     words.append({Tls.MESH: "mutual TLS", Tls.SIMPLE: "TLS", Tls.PLAIN: "plaintext"}[item.wrap.tls])
     return " ".join(words)
@@ -299,7 +304,8 @@ def _one_each(endpoints: list[Endpoint]) -> list[Endpoint]:
 
 
 def _callee(mesh: Mesh, endpoint: Endpoint, sent: Request, sender: Proxy) -> dict[str, Any]:
-    row: dict[str, Any] = {"endpoint": f"{endpoint.address}:{endpoint.port}"}
+    address = "(not running)" if endpoint.health == EXPECTED else endpoint.address
+    row: dict[str, Any] = {"endpoint": f"{address}:{endpoint.port}"}
     name = mesh.sidecar_of(endpoint)
     if name is None:
         return row | {"proxy": "none", "steps": [], "delivered": f"{endpoint.address}:{endpoint.port}"}
