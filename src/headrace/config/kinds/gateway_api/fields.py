@@ -245,18 +245,12 @@ def selector_findings(selector: SelectorSpec | None, path: Path) -> Iterator[Fin
             yield Finding(place, message, remedy, NO_EFFECT, Severity.WARNING)
 
 
-def same_route(names: Sequence[str | None]) -> Iterator[int]:
-    """Places of names that an earlier place has too."""
-    for at, name in enumerate(names):
-        if name is not None and name in names[:at]:
-            yield at
-
-
 def rule_name_findings(names: Sequence[str | None]) -> Iterator[Finding]:
     """Two rules of one route may not have one name."""
-    for at in same_route(names):
-        path: Path = ("spec", "rules", at, "name")
-        yield Finding(path, f"another rule is called {shown(names[at])} too", "Give each rule its own name.")
+    for at, name in enumerate(names):
+        if name is not None and name in names[:at]:
+            path: Path = ("spec", "rules", at, "name")
+            yield Finding(path, f"another rule is called {shown(name)} too", "Give each rule its own name.")
 
 
 def default_gateway_findings(scope: str | None, field: str) -> Iterator[Finding]:

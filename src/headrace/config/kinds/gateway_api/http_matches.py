@@ -15,7 +15,6 @@ from headrace.config.documents import Path
 from headrace.config.fields import Choice, check_regex, shown
 from headrace.config.kinds.gateway_api.fields import HeaderName, HeaderValue, Span, bounded, distinct
 from headrace.config.schema import NOT_SUPPORTED, Finding, Spec, refuse
-from headrace.model.gateway_api import BackendRef
 from headrace.model.problem import Severity
 from headrace.model.traffic import HttpMatch, MatchKind, StringMatch
 
@@ -196,16 +195,8 @@ def match_count_findings(rules: Sequence[Sequence[object]]) -> Iterator[Finding]
 
 def unusable_findings(filters: Sequence[str], path: Path) -> Iterator[Finding]:
     """Filters that nothing here can do: the whole route is not brought into force (Istio's rule)."""
-    for at, kind in filters_at(filters):
+    for at, kind in enumerate(filters):
+        if not kind:
+            continue
         message = f"a filter of type {kind} is not supported: the whole route is left out"
         yield Finding((*path, at, "type"), message, "Remove it.", NOT_SUPPORTED, Severity.WARNING)
-
-
-def filters_at(filters: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Places and types of the filters that are named."""
-    yield from ((at, kind) for at, kind in enumerate(filters) if kind)
-
-
-def total_weight(backends: Iterable[BackendRef]) -> int:
-    """What the weights add up to."""
-    return sum(backend.weight for backend in backends)
