@@ -52,19 +52,25 @@ def endpoint_findings(spec: WorkloadEntrySpec, names_allowed: bool, path: Path) 
         message = "a mesh of Headrace is one network and knows no gateways of others: the endpoint is left out"
         yield Finding((*path, "network"), message, "Add address.", NO_EFFECT, Severity.WARNING)
     elif spec.is_unix:
-        yield from _unix_findings(spec, path)
+        yield from unix_findings(spec, path)
     elif not is_address(spec.address) and not (names_allowed and not why_not_fqdn(spec.address)):
         allowed = "an IP address or host name" if names_allowed else "an IP address"
         yield Finding(place, f"{shown(spec.address)} is not {allowed}", f"Write {allowed}.")
+    yield from port_name_findings(spec, path)
+
+
+def port_name_findings(spec: WorkloadEntrySpec, path: Path) -> Iterator[Finding]:
+    """Judge the names of an endpoint's ports."""
     for name in spec.ports:
         if not is_label(name):
             yield Finding((*path, "ports", name), f"{shown(name)} is not a port's name", "Use letters, digits and '-'.")
 
 
-def _unix_findings(spec: WorkloadEntrySpec, path: Path) -> Iterator[Finding]:
+def unix_findings(spec: WorkloadEntrySpec, path: Path) -> Iterator[Finding]:
+    """Judge an address that is a Unix socket."""
     if why := why_not_socket(spec.address):
         yield Finding((*path, "address"), f"{shown(spec.address)} {why}", "Write unix:///path/to/file.")
-    if spec.ports:
+    if "ports" in spec.model_fields_set:
         yield Finding((*path, "ports"), "a Unix socket has no ports", "Take ports out.")
 
 

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 from headrace.config.documents import Document, Path
 from headrace.config.fields import Choice, LabelMap, Port, Text, shown, whole
 from headrace.config.kinds.istio_names import set_fields
-from headrace.config.kinds.workload_entry import WorkloadEntrySpec, static_workload
+from headrace.config.kinds.workload_entry import WorkloadEntrySpec, port_name_findings, static_workload, unix_findings
 from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
@@ -98,9 +98,13 @@ class WorkloadGroupSpec(Spec):
 def _check(spec: WorkloadGroupSpec, document: Document) -> Iterator[Finding]:
     if spec.probe is not None:
         yield from _probe_findings(spec.probe, ("spec", "probe"))
+    template: Path = ("spec", "template")
+    yield from port_name_findings(spec.template, template)
+    if spec.template.is_unix:
+        yield from unix_findings(spec.template, template)
     message = "nothing registers itself here: the template only describes machines that somebody else runs"
     remedy = "Write a WorkloadEntry for each machine, or let joined hosts run a Workload."
-    yield Finding(("spec", "template"), message, remedy, NO_EFFECT, Severity.WARNING)
+    yield Finding(template, message, remedy, NO_EFFECT, Severity.WARNING)
 
 
 def _probe_findings(probe: ReadinessProbeSpec, path: Path) -> Iterator[Finding]:

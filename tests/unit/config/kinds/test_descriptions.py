@@ -103,6 +103,8 @@ def test_a_workload_group_describes_its_machines_and_says_that_nobody_registers(
         ("template: {}, probe: {exec: {command: []}}", "spec.probe.exec.command"),
         ("template: {}, probe: {tcpSocket: {port: 80}, timeoutSeconds: -1}", "spec.probe.timeoutSeconds"),
         ("template: {}, metadata: {labels: {a: 'b c'}}", "spec.metadata.labels.a"),
+        ("template: {ports: {a_b: 1}}", "spec.template.ports.a_b"),
+        ("template: {address: 'unix://a'}", "spec.template.address"),
     ],
 )
 def test_a_workload_group_is_refused_as_istio_does(judge, spec, field):
