@@ -192,6 +192,11 @@ class Tunnel:
     port: int
     post: bool = False
 
+    @property
+    def target(self) -> str:
+        """`host:port`, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class ProxyProtocol(StrEnum):
     """TrafficPolicy.ProxyProtocol.VERSION: how a connection begins by saying whose it is."""

@@ -125,9 +125,6 @@ class L4Rules:
         self._order = {item: at for at, item in enumerate(virtual_services)}
         self._claims = claims_of(virtual_services)
 
-    def __bool__(self) -> bool:
-        return bool(self._order)
-
     def of(self, host: str) -> list[VirtualService]:
         """Those that speak for a service's host, in order of precedence; names that a wildcard service covers too."""
         if not self._order:
@@ -221,15 +218,12 @@ def _shaped(way: Way, rule: DestinationRule | None, port: int, subset: Subset | 
     key = balancer.consistent_hash if balancer else None
     teller = subset.policy if subset is not None else None if named else rule.policy
     tunnel = teller.tunnel if teller is not None else None
-    host = (
-        f"[{tunnel.host}]" if tunnel is not None and ":" in tunnel.host else tunnel.host if tunnel is not None else ""
-    )
     return replace(
         way,
         idle_timeout=pool.tcp_idle_timeout if pool else None,
         life=pool.max_connection_duration if pool else None,
         by_source=key is not None and key.use_source_ip,
-        tunnel=f"{host}:{tunnel.port}" if tunnel is not None else "",
+        tunnel=tunnel.target if tunnel is not None else "",
         post=tunnel is not None and tunnel.post,
     )
 
