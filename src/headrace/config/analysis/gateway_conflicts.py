@@ -7,7 +7,9 @@ which Gateways are compared, and that hosts compare as they are written, is Isti
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from headrace.config.analysis.codes import Code
@@ -18,19 +20,20 @@ from headrace.model.resource import Labels, selects
 
 _Door = tuple[str, str, str]
 """What only one Gateway can have: port, address, host."""
+_MOST_NAMES = 10
 
 
 def judge_gateway_conflicts(index: Index) -> Iterator[Problem]:
     """Every judgement of two Gateways."""
-    doors: dict[_Door, list[Written]] = defaultdict(list)
-    certificates: dict[tuple[str, ...], list[Written]] = defaultdict(list)
+    doors, certificates = _Holders(), _Holders()
     gateways = index.written.kind("networking.istio.io", "Gateway")
     for gateway in gateways:
+        selector = pairs(gateway.spec, "selector")
         for server in items(gateway.spec, "servers"):
             for door in _doors(server):
-                doors[door].append(gateway)
+                doors.add(door, selector, gateway.full_name)
             if certificate := _certificate(server):
-                certificates[certificate].append(gateway)
+                certificates.add(certificate, selector, gateway.full_name)
     shared = _Proxies(index)
     for gateway in gateways:
         selector = pairs(gateway.spec, "selector")
@@ -41,17 +44,14 @@ def judge_gateway_conflicts(index: Index) -> Iterator[Problem]:
                 f'Referenced selector not found: "{shown(selector)}" (no Gateway with servers has it).',
                 "Add servers.",
             )
+        within_reach = partial(shared.between, selector)
         for number, server in enumerate(items(gateway.spec, "servers")):
-            near = {id(other): other for door in _doors(server) for other in doors[door] if other is not gateway}
-            rivals = [other for other in near.values() if shared.between(selector, pairs(other.spec, "selector"))]
-            if rivals:
-                yield _contended(gateway, number, server, rivals)
-            others = certificates[certificate] if (certificate := _certificate(server)) else []
-            same = [
-                other for other in others if other is not gateway and selects(selector, pairs(other.spec, "selector"))
-            ]
-            if same:
-                yield _same_certificate(gateway, number, same)
+            rivals = {name for door in _doors(server) for name in doors.some(door, within_reach)}
+            if rivals - {gateway.full_name}:
+                yield _contended(gateway, number, server, sorted(rivals - {gateway.full_name}))
+            same = set(certificates.some(_certificate(server), partial(selects, selector)))
+            if same - {gateway.full_name}:
+                yield _same_certificate(gateway, number, sorted({gateway.full_name, *same}))
 
 
 def _has_company(gateway: Written, gateways: list[Written], shared: _Proxies) -> bool:
@@ -62,6 +62,23 @@ def _has_company(gateway: Written, gateways: list[Written], shared: _Proxies) ->
         for other in gateways
         if other is not gateway
     )
+
+
+class _Holders:
+    """Names of Gateways by what they have (a door, a certificate), and then by their selectors: of thousands with one
+    selector, few are looked at."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, ...], dict[str, tuple[Labels, dict[str, None]]]] = defaultdict(dict)
+
+    def add(self, held: tuple[str, ...], selector: Labels, name: str) -> None:
+        self._found[held].setdefault(shown(selector), (selector, {}))[1][name] = None
+
+    def some(self, held: tuple[str, ...], fits: Callable[[Labels], bool]) -> Iterator[str]:
+        """Those with a selector that fits: all, or more of each selector than a message names."""
+        for selector, names in self._found.get(held, {}).values():
+            if fits(selector):
+                yield from islice(names, _MOST_NAMES + 1)
 
 
 class _Proxies:
@@ -99,24 +116,23 @@ def _certificate(server: Any) -> tuple[str, ...]:
     return files if all(files) else ()
 
 
-def _contended(gateway: Written, number: int, server: Any, rivals: list[Written]) -> Problem:
-    names = ", ".join(sorted(other.full_name for other in rivals)[:10])
+def _contended(gateway: Written, number: int, server: Any, rivals: list[str]) -> Problem:
     hosts = ",".join(host for _, _, host in _doors(server))
     port = within(server, "port", "number")
     return gateway.problem(
         Code.CONFLICTING_GATEWAYS,
         ("spec", "servers", number),
-        f"Conflict with gateways {names} (workload selector {shown(pairs(gateway.spec, 'selector'))}, port {port}, "
-        f"hosts {hosts}).",
+        f"Conflict with gateways {', '.join(rivals[:_MOST_NAMES])} (workload selector "
+        f"{shown(pairs(gateway.spec, 'selector'))}, port {port}, hosts {hosts}).",
         "Give each host of a port to one Gateway only.",
     )
 
 
-def _same_certificate(gateway: Written, number: int, others: list[Written]) -> Problem:
-    names = ", ".join(sorted({found.full_name for found in (gateway, *others)})[:10])
+def _same_certificate(gateway: Written, number: int, names: list[str]) -> Problem:
     return gateway.problem(
         Code.DUPLICATE_CERTIFICATE,
         ("spec", "servers", number, "tls"),
-        f"Duplicate certificate in multiple gateways {names} may cause 404s if clients re-use HTTP2 connections.",
+        f"Duplicate certificate in multiple gateways {', '.join(names[:_MOST_NAMES])} may cause 404s if clients re-use "
+        "HTTP2 connections.",
         "Put the hosts of one certificate into one Gateway.",
     )
