@@ -14,6 +14,7 @@ from headrace.app.control_plane.describe import place, virtual_service
 from headrace.envoy.translate.route_match import route_match, takes_everything
 from headrace.model.names import MESH_GATEWAY
 from headrace.model.traffic import HttpRoute, VirtualService
+from headrace.registry.gateway_api.routes import documents_of
 from headrace.registry.snapshot import MeshSnapshot
 
 
@@ -37,13 +38,9 @@ def route(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]:
 
 def _names(item: VirtualService) -> Iterator[tuple[str, str]]:
     """Namespace and name of every document that an item was made from: Gateway API's routes for one host make one
-    item, whose rules are called `NAMESPACE.NAME.RULE`."""
-    if item.meta.key.short_kind == "VirtualService":
-        yield (item.meta.namespace, item.meta.name)
-        return
-    for rule in item.http:
-        owner, _, rest = rule.name.partition(".")
-        yield (owner, rest.rpartition(".")[0])
+    item."""
+    made = documents_of(item.meta)
+    yield from made or [(item.meta.namespace, item.meta.name)]
 
 
 def _exported(snapshot: MeshSnapshot, one: VirtualService) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from headrace.model.gateway_api import Route
 from headrace.model.names import MESH_GATEWAY, service_fqdn
+from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.resource import Metadata, ResourceKey
 from headrace.model.traffic import PARENTS, HttpRoute, L4Route, VirtualService
 from headrace.registry.gateway_api.attachment import Attachment, attachments, route_status
@@ -184,6 +185,14 @@ def _meta(meta: Metadata, name: str, routes: Sequence[Route]) -> Metadata:
         annotations={PARENTS: parents},
         digest="+".join(dict.fromkeys(item.meta.digest for item in routes)),
     )
+
+
+def documents_of(meta: Metadata) -> list[tuple[str, str]]:
+    """Namespace and name of the routes that something was made of (none: of no route)."""
+    if not meta.key.kind.startswith(f"{GATEWAY_GROUP}/"):
+        return []
+    written = [text.partition("/")[2].rpartition(".") for text in meta.annotations.get(PARENTS, "").split(",")]
+    return [(namespace, name) for name, _, namespace in written]
 
 
 def _connections(
