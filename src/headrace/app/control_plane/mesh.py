@@ -13,6 +13,7 @@ from typing import Any
 from headrace import __version__
 from headrace.app.control_plane import answers
 from headrace.app.control_plane.assignments import PlannedReplica
+from headrace.app.control_plane.capture_notes import loopback_notes
 from headrace.app.control_plane.described import described
 from headrace.app.control_plane.documents import LiveDocuments
 from headrace.app.control_plane.engine_loads import EngineLoadBook
@@ -82,6 +83,8 @@ class Mesh:
 
     def _notes(self) -> list[str]:
         notes = [LOOPBACK_NOTE if self.settings.capture == "loopback" else NETNS_NOTE]
+        if self.settings.capture == "loopback" and self.pipeline.snapshot is not None:
+            notes += loopback_notes(self.pipeline.snapshot)
         if not self.plan.value:
             notes.append(f"nothing to run: no Workload and no Gateway in {', '.join(self.settings.documents)}")
         notes += [f"certificates: {line}" for line in (self.trust.problems() if self.trust else [])]
