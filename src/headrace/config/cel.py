@@ -26,6 +26,7 @@ _RESERVED = frozenset(
     {"as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package"}
     | {"namespace", "return", "var", "void", "while"}
 )
+_LARGEST = 2**63
 _LITERALS = frozenset({"true", "false", "null"})
 _LEVELS = (("||",), ("&&",), ("<", "<=", ">=", ">", "==", "!=", "in"), ("+", "-"), ("*", "/", "%"))
 """Binary operators, loosest first."""
@@ -60,6 +61,8 @@ def _tokens(text: str) -> Iterator[_Token]:
         if match is None:
             raise _SyntaxError(_Token("?", text[at], at), "a word, number, text or operator")
         kind = match.lastgroup or ""
+        if kind == "number" and match[0].isdigit() and int(match[0]) > _LARGEST:
+            raise _SyntaxError(_Token("?", match[0], at), "a number of 64 bits")
         if kind == "text":
             _check_escapes(_Token(kind, match[0], at))
         if kind != "space":

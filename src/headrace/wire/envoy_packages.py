@@ -103,7 +103,6 @@ NOT_BUILT = frozenset(
         "istio.envoy.config.filter.http.alpn.v2alpha1",
         "istio.envoy.config.filter.http.jwt_auth.v2alpha1",
         "istio.envoy.config.filter.network.tcp_cluster_rewrite.v2alpha1",
-        "stats",
     }
 )
 """Extensions that only other builds of Envoy have: its contrib build, and Istio's own proxy."""

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, cast
 
 from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from headrace.wire.envoy_packages import NEWER, NOT_BUILT
@@ -31,6 +31,7 @@ _ROOTS = frozenset({"google", "opentelemetry", "cel", "envoy", "xds", "udpa"})
 _RETIRED = re.compile(r"envoy\..*\bv[12](alpha\d*)?\.")
 """Versions of Envoy's API that it does not speak any more; generated classes are still there."""
 _DURATION = "google.protobuf.Duration"
+_ANY = "google.protobuf.Any"
 _SECONDS = re.compile(r"-?\d+(\.\d+)?s")
 _GO_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _GO_DURATION = re.compile(rf"[-+]?({_GO_PART.pattern})+")
@@ -166,7 +167,28 @@ def _readable(value: Any, kind: Descriptor | None, depth: int) -> Any:
         if held is None:
             raise UnknownTypeError(url)
         kind = cast("Descriptor", held.DESCRIPTOR)
+    elif kind is not None and kind.full_name == _ANY:
+        raise WrongMessageError(f"a value of any type needs {_TYPE!r}")
+    for key, item in value.items():
+        _check_enum(kind, key, item)
     return {key: _readable(item, _kind_of(kind, key), depth + 1) for key, item in value.items()}
+
+
+def _check_enum(kind: Descriptor | None, name: str, value: Any) -> None:
+    """Refuse a name that is none of an enum's: protobuf would leave it out without a word."""
+    field = _field(kind, name)
+    if field is None or field.enum_type is None:
+        return
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str) and item not in field.enum_type.values_by_name:
+            raise WrongMessageError(f"{name} has no value {item[:80]!r}")
+
+
+def _field(kind: Descriptor | None, name: str) -> FieldDescriptor | None:
+    """The field of this name, in either spelling."""
+    if kind is None:
+        return None
+    return kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
 
 
 def _kind_of(kind: Descriptor | None, name: str) -> Descriptor | None:
@@ -175,7 +197,7 @@ def _kind_of(kind: Descriptor | None, name: str) -> Descriptor | None:
         return None
     if kind.GetOptions().map_entry:
         return kind.fields_by_name["value"].message_type
-    field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
+    field = _field(kind, name)
     return field.message_type if field is not None else None
 
 

@@ -51,7 +51,7 @@ def test_types_that_are_too_new_go_to_envoy_as_they_are() -> None:
         ("type.googleapis.com/os.v3.Path", UnknownTypeError),
         ("type.googleapis.com/envoy.../x.v3.Y", UnknownTypeError),
         (f"{PREFIX}.golang.v3alpha.Config", NotBuiltError),
-        ("type.googleapis.com/stats.PluginConfig", NotBuiltError),
+        ("type.googleapis.com/io.istio.http.peer_metadata.Config", NotBuiltError),
     ],
 )
 def test_types_that_nobody_has(url: str, error: type[Exception]) -> None:
@@ -61,7 +61,7 @@ def test_types_that_nobody_has(url: str, error: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{"name": 3}, {"typed_config": {"a": 1}}, {"connect_timeout": "soon"}, {"lb_policy": []}]
+    "value", [{"name": 3}, {"typed_config": {"a": 1}}, {"connect_timeout": "soon"}, {"lb_policy": "BEST"}]
 )
 def test_wrong_values_are_said(value: dict[str, object]) -> None:
     with pytest.raises(WrongMessageError):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from headrace.config.documents import Document, Path
-from headrace.config.fields import Choice, EnumOf, Int32, Text, UInt32, check_regex, shown, whole
+from headrace.config.fields import Choice, EnumOf, Int32, Port, Text, UInt32, check_regex, shown
 from headrace.config.kinds.envoy_filter_values import MESSAGES, value_findings, version_matches
 from headrace.config.kinds.istio_names import at_most_one, set_fields, spelled, warning
 from headrace.config.kinds.policy_scope import MAX_TARGETS, TargetRefSpec, lower_targets, targets_findings
@@ -115,7 +115,7 @@ class ClusterSpec(Spec):
 class WaypointSpec(Spec):
     """EnvoyFilter.WaypointMatch."""
 
-    port_number: Annotated[int, BeforeValidator(whole(0, 65535))] = 0
+    port_number: Port = 0
     route: SubFilterSpec | None = None
     filter: FilterSpec | None = None
 
@@ -174,7 +174,7 @@ def _check(spec: EnvoyFilterSpec, document: Document) -> Iterator[Finding]:
         if spec.target_refs:
             message = "workloadSelector and targetRefs exclude each other"
             yield Finding(("spec", "targetRefs"), message, "Keep one of them.")
-    yield from targets_findings(spec.target_refs)
+    yield from targets_findings(spec.target_refs, any_kind=True)
     for at, patch in enumerate(spec.config_patches):
         yield from _patch_findings(patch, ("spec", "configPatches", at))
 

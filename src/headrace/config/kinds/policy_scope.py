@@ -7,6 +7,7 @@ validateOneOfSelectorType) and those of its CRDs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from pydantic import Field
 from headrace.config.documents import Path
 from headrace.config.fields import Text, shown
 from headrace.config.kinds.istio_names import selector_findings, set_fields, spelled
-from headrace.config.schema import NOT_SUPPORTED, Finding, Spec
+from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding, Spec
 from headrace.model.policy import GATEWAY_GROUP, PolicyScope, PolicyTarget
 from headrace.model.problem import Severity
 
@@ -66,10 +67,12 @@ def scope_findings(spec: ScopedSpec) -> Iterator[Finding]:
     yield from targets_findings(spec.target_refs)
 
 
-def targets_findings(targets: Iterable[TargetRefSpec]) -> Iterator[Finding]:
-    """Judge `targetRefs`."""
+def targets_findings(targets: Iterable[TargetRefSpec], *, any_kind: bool = False) -> Iterator[Finding]:
+    """Judge `targetRefs`; `any_kind`: Istio does not look at their kinds, and what it does not know is for nobody."""
     for at, target in enumerate(targets):
-        yield from _target_findings(target, ("spec", "targetRefs", at))
+        for finding in _target_findings(target, ("spec", "targetRefs", at)):
+            unknown = any_kind and finding.path[-1] == "kind"
+            yield replace(finding, code=NO_EFFECT, severity=Severity.WARNING) if unknown else finding
 
 
 def _target_findings(target: TargetRefSpec, path: Path) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _NO_HOST = re.compile(r"[{}|^\\#%:]")
 """What the name of an image's registry cannot hold."""
+_PORT = re.compile(r":\d+$")
 _ESCAPES = re.compile(r"%(?![0-9a-fA-F]{2})")
 _FAILURES = {"FAIL_CLOSE": "FAIL_CLOSED", "FAIL_OPEN": "FAIL_OPEN", "FAIL_RELOAD": "FAIL_RELOAD"}
 _MODES = {0: "CLIENT_AND_SERVER", 1: "CLIENT", 2: "SERVER", 3: "CLIENT_AND_SERVER"}
@@ -45,7 +46,7 @@ def _url(value: object) -> str:
     if not text or parts is None or _CONTROL.search(text) or _ESCAPES.search(text) or (bare and text.startswith("#")):
         raise refuse(f"{shown(text)} is not a URL", "Write file:///path/of/the/module.wasm.")
     scheme = _SCHEME.match(text)
-    if scheme is None and not text.startswith(("/", "[")) and _NO_HOST.search(text.partition("/")[0]):
+    if scheme is None and not text.startswith(("/", "[")) and _NO_HOST.search(_PORT.sub("", text.partition("/")[0])):
         raise refuse(f"{shown(text)} is not a URL", "Write file:///path/of/the/module.wasm.")
     if scheme is not None and scheme[1].lower() not in _SCHEMES:
         raise refuse(f"{shown(text)} has no scheme that Wasm modules come by", "Use file, oci, https or http.")
