@@ -116,7 +116,8 @@ def test_what_is_refused_names_the_patch(judge, patch, field):
         ("{applyTo: CLUSTER, patch: {operation: REPLACE, value: {name: a}}}", "HR0002"),
         ("{applyTo: CLUSTER, match: {context: WAYPOINT, waypoint: {}}}", "HR0002"),
         (
-            '{applyTo: HTTP_FILTER, patch: {operation: ADD, value: {typed_config: {"@type": x/envoy.extensions.vcl.v3alpha.A}}}}',
+            "{applyTo: HTTP_FILTER, patch: {operation: ADD, value: {typed_config: "
+            '{"@type": x/envoy.extensions.vcl.v3alpha.A}}}}',
             "HR0002",
         ),
         (
