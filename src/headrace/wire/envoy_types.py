@@ -137,7 +137,7 @@ def _parsed(name: str, value: Mapping[str, Any], *, ignore_unknown: bool) -> Mes
     data = _readable(value, cast("Descriptor", kind.DESCRIPTOR), 0)
     try:
         json_format.ParseDict(data, message, ignore_unknown_fields=ignore_unknown, max_recursion_depth=_DEPTH)
-    except (json_format.ParseError, ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (json_format.ParseError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WrongMessageError(_MORE_WORDS.sub("", " ".join(str(error).split()))) from error
     return message
 

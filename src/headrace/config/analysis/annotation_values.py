@@ -34,7 +34,7 @@ def _mode(value: str) -> str:
 def _number(bits: int) -> Callable[[str], str]:
     def judge(value: str) -> str:
         text = value.strip() if bits == 16 else value
-        fits = text.isascii() and text.isdigit() and int(text) < 2**bits
+        fits = text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**bits
         return "" if fits else f"{shown(value)} is not a number from 0 to {2**bits - 1}"
 
     return judge

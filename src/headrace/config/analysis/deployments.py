@@ -50,16 +50,16 @@ def _in_mesh(template: Any, namespace: Labels | None) -> bool:
     return asks_for_proxy(labels, annotations, iter(items(template, "spec", "containers")), namespace)
 
 
-def _ports(services: list[Written]) -> Iterator[tuple[Written, Any, Any]]:
+def _ports(services: list[Written]) -> Iterator[tuple[Written, Any, str]]:
     """Every Service with each of its ports and their number."""
     for service in services:
         for port in items(service.spec, "ports"):
-            yield service, port, within(port, "port")
+            yield service, port, str(within(port, "port"))
 
 
 def _judge_transports(deployment: Written, services: list[Written]) -> Iterator[Problem]:
     """IST0116: one port with two protocols."""
-    seen: dict[Any, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    seen: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for service, port, number in _ports(services):
         seen[number][text(port, "protocol") or "TCP"].append(service.full_name)
     for number, protocols in seen.items():
@@ -76,7 +76,7 @@ def _judge_transports(deployment: Written, services: list[Written]) -> Iterator[
 
 def _judge_targets(deployment: Written, services: list[Written]) -> Iterator[Problem]:
     """IST0137: one target port behind two ports."""
-    seen: dict[str, dict[Any, str]] = defaultdict(dict)
+    seen: dict[str, dict[str, str]] = defaultdict(dict)
     for service, port, number in _ports(services):
         target = within(port, "targetPort")
         seen[str(number if target in (None, 0, "", "0") else target)][number] = service.full_name
@@ -87,7 +87,7 @@ def _judge_targets(deployment: Written, services: list[Written]) -> Iterator[Pro
                 ("metadata", "name"),
                 f"The deployment {deployment.name} is associated with multiple Services "
                 f"{', '.join(sorted(found.values()))} "
-                f'using targetPort "{target}" but different ports: {", ".join(sorted(map(str, found)))}.',
+                f'using targetPort "{target}" but different ports: {", ".join(sorted(found))}.',
                 "Give one target port one service port.",
             )
 

@@ -90,7 +90,7 @@ def _fault_of_certificate(pem: bytes, now: datetime) -> str:
             found = x509.load_pem_x509_certificate(pem[begin : end + len(_END)])
         if not found.not_valid_before_utc <= now <= found.not_valid_after_utc:
             return "has a certificate that is expired or not valid yet"
-    except ValueError:
+    except (ValueError, OverflowError, x509.InvalidVersion):
         return "has a certificate that cannot be read"
     return ""
 

@@ -42,6 +42,10 @@ MESSAGES = {
 """Whose message a patch's value is."""
 
 
+_ENUM = " for enum type "
+"""What protobuf says of a value that an enum does not have."""
+
+
 def value_findings(kind: ApplyTo, value: Mapping[str, Any] | None, path: Path) -> Iterator[Finding]:
     """Judge a value: it must be the message that Envoy has for such an object."""
     if value is None:
@@ -59,7 +63,10 @@ def value_findings(kind: ApplyTo, value: Mapping[str, Any] | None, path: Path) -
     except WrongMessageError as error:
         yield Finding(path, f"is not a {MESSAGES[kind].rpartition('.')[2]} as Envoy reads it: {error}")
         return
-    if unknown := unknown_fields(MESSAGES[kind], value):
+    unknown = unknown_fields(MESSAGES[kind], value)
+    if _ENUM in unknown:  # a parser that leaves unknown fields out leaves these out, too
+        yield Finding(path, f"is not a {MESSAGES[kind].rpartition('.')[2]} as Envoy reads it: {unknown}")
+    elif unknown:
         yield warning(path, f"has a field that Envoy does not know, and which is left out: {unknown}")
     for name in filters_without_config(message):
         yield warning(path, f"{shown(name)} has no typed_config: Envoy does not find filters by name", "Add it.")

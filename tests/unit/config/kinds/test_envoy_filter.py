@@ -72,6 +72,14 @@ REJECTED = {
     "no patch": ("applyTo: CLUSTER", "patch"),
     "no operation": ("{applyTo: CLUSTER, patch: {value: {}}}", "patch.operation"),
     "no value": ("{applyTo: CLUSTER, patch: {operation: MERGE}}", "patch.value"),
+    "a value that the enum has not": (
+        "{applyTo: CLUSTER, patch: {operation: MERGE, value: {lb_policy: BEST}}}",
+        "patch.value",
+    ),
+    "a type that is no text": (
+        '{applyTo: CLUSTER, patch: {operation: MERGE, value: {transport_socket: {typed_config: {"@type": [1]}}}}}',
+        "patch.value",
+    ),
     "another object": ("{applyTo: CLUSTER, match: {listener: {}}, patch: {operation: REMOVE}}", "match.listener"),
     "a table for a listener": (
         "{applyTo: LISTENER, match: {routeConfiguration: {}}, patch: {operation: REMOVE}}",
