@@ -94,6 +94,7 @@ def held_out(first: int, seeds: int) -> Iterator[tuple[str, list[Case]]]:
         ("engines twice as fast", 1.6, replace(plain, slowness=(0.5,) * 8)),
         ("engines half as fast", 0.5, replace(plain, slowness=(2.0,) * 8)),
         ("token counts off by up to half", 1.0, replace(plain, token_error=0.5)),
+        ("8 requests at once an engine", 1.0, replace(plain, sequences=8)),
     )
     for name, share, settings in others:
         cases = [

@@ -24,6 +24,8 @@ const CERTAIN: u32 = 4;
 const MOST_EVIDENCE: u32 = 8;
 /// Pages of metrics must say the same for so long to be evidence, in seconds.
 const SAME: f64 = 0.5;
+/// Seconds for which it is remembered that more ran than should.
+const REMEMBERED: f64 = 60.0;
 /// An engine whose KV cache is used more than this may have no room instead of no place.
 const FULL_CACHE: f64 = 0.9;
 
@@ -70,8 +72,9 @@ pub(crate) struct Places {
     /// The least that first tokens took of late, in seconds (0: none was seen).
     quickest: f64,
     freed: Option<Freed>,
-    /// The most that ran for a while since what is known became known.
+    /// The most that ran for a while, of late or since what is known became known; and when they did.
     proven: u32,
+    proven_at: f64,
     /// Something is known that was not before.
     news: bool,
 }
@@ -219,9 +222,10 @@ impl Places {
     fn ran_for_a_while(&mut self, now: f64) {
         self.heard = now;
         if now - self.changed >= WHILE {
-            if self.running > self.proven {
+            if self.running >= self.proven || now - self.proven_at > REMEMBERED {
+                self.news |= self.running != self.proven;
                 self.proven = self.running;
-                self.news = true;
+                self.proven_at = now;
             }
             self.refute(self.running);
         }
@@ -355,6 +359,9 @@ mod tests {
         let now = four(&mut places, 0.0, 0);
         places.ended(false, now + 1.0);
         assert_eq!((places.certain(), places.known()), (None, None));
+        places.running = 1;
+        places.ended(false, 90.0); // they may have been slow clients
+        assert_eq!(places.certain(), Some(2));
         places.tell(Some(0));
         assert_eq!(places.known(), None);
         places.tell(Some(100));
