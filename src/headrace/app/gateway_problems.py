@@ -6,9 +6,13 @@ Called by `headrace check` and by the running mesh's `status`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from headrace.config.analysis.annotations import suppressed
 from headrace.config.revision import ConfigRevision
 from headrace.model.problem import Problem, Severity
+from headrace.model.resource import ResourceKey
 from headrace.registry.build import declare
 from headrace.registry.gateway_api.conditions import unmet
 
@@ -17,10 +21,13 @@ CODE = "HR0110"
 _REMEDY = "Correct the reference, or what it names; docs/reference/gateway-api.md tells what each kind may refer to."
 
 
-def gateway_problems(revision: ConfigRevision) -> list[Problem]:
-    """A warning for every condition that is not met, sorted."""
+def gateway_problems(
+    revision: ConfigRevision, statuses: Mapping[ResourceKey, Mapping[str, Any]] | None = None
+) -> list[Problem]:
+    """A warning for every condition that is not met, sorted; `statuses` of the documents where they are known."""
     found = []
-    for key, status in declare(revision).converted.statuses.items():
+    known = declare(revision).converted.statuses if statuses is None else statuses
+    for key, status in known.items():
         document = revision.documents.get(key)
         resource = revision.resources.get(key)
         if document is None or resource is None or {CODE, "*"} & suppressed(resource.meta.annotations):

@@ -21,6 +21,11 @@ CLASS = "istio"
 REMOTE_CLASS = "istio-remote"
 BUILTIN_CLASSES = {CLASS: CONTROLLER, REMOTE_CLASS: REMOTE_CONTROLLER}
 """Classes that exist without a GatewayClass document."""
+SERVED = ("HTTP", "HTTPS", "TLS", "TCP")
+"""Protocols of listeners that a gateway proxy can serve."""
+HTTP_ROUTES = ("HTTPRoute", "GRPCRoute")
+"""Kinds of routes whose rules are about requests; those of the others are about connections."""
+ROUTES = (*HTTP_ROUTES, "TCPRoute", "TLSRoute")
 _NO_HEADERS = Headers()
 _NO_ACTION = HttpRoute()
 

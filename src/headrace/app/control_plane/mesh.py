@@ -65,6 +65,7 @@ class Mesh:
             if problem is not None:
                 waiting.append({"id": replica.id, "state": problem[0], "detail": problem[1]})
         revision = self.documents.store.revision()
+        statuses = self.pipeline.snapshot.statuses if self.pipeline.snapshot is not None else {}
         total = len(self.plan.value)
         return {
             "version": __version__,
@@ -74,7 +75,7 @@ class Mesh:
             "ready_replicas": total - len(waiting),
             "waiting": waiting,
             "gateways": self._gateways(reports),
-            "problems": [problem.as_line() for problem in (*revision.problems, *gateway_problems(revision))],
+            "problems": [problem.as_line() for problem in (*revision.problems, *gateway_problems(revision, statuses))],
             "notes": self._notes() + self._unread(),
             "translation_failures": dict(self.pipeline.failures),
             "trust": self.trust.authority() if self.trust else None,

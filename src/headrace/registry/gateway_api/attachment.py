@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from headrace.model.gateway_api import CONTROLLER, ParentRef, Route
+from headrace.model.gateway_api import CONTROLLER, ROUTES, ParentRef, Route
 from headrace.model.policy import GATEWAY_GROUP
 from headrace.registry.gateway_api.conditions import ACCEPTED, RESOLVED, Conditions, Refusal, Status
 from headrace.registry.gateway_api.gateways import Parent, ParentKey
@@ -16,8 +16,7 @@ from headrace.registry.gateway_api.hostnames import overlap, within
 from headrace.registry.gateway_api.world import World
 
 MESH = "mesh"
-_ROUTES = ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute")
-_MESH_PARENT = Parent(MESH, _ROUTES)
+_MESH_PARENT = Parent(MESH, ROUTES)
 _RANK = ("", "NotAllowedByListeners", "NoMatchingListenerHostname", "ParentRefConflict", "NoMatchingParent")
 """Of several listeners of one parent the first of these is what the route is told."""
 

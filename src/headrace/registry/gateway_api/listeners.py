@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.model.gateway import Server, ServerTls, ServerTlsMode
-from headrace.model.gateway_api import ApiGateway, ClientValidation, From, Listener, ListenerTls, Namespaces
+from headrace.model.gateway_api import (
+    HTTP_ROUTES,
+    SERVED,
+    ApiGateway,
+    ClientValidation,
+    From,
+    Listener,
+    ListenerTls,
+    Namespaces,
+)
 from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.resource import Labels
 from headrace.registry.gateway_api.certificates import (
@@ -32,7 +41,6 @@ from headrace.registry.gateway_api.conditions import (
 )
 from headrace.registry.gateway_api.world import World
 
-SERVED = ("HTTP", "HTTPS", "TLS", "TCP")
 TERMINATE_MODE = "gateway.istio.io/tls-terminate-mode"
 """Option of a listener's tls: MUTUAL, OPTIONAL_MUTUAL, ISTIO_SIMPLE or ISTIO_MUTUAL (Istio's)."""
 NETWORK = "topology.istio.io/network"
@@ -40,7 +48,6 @@ GATEWAY_PORT = "networking.istio.io/gatewayPort"
 """Labels of a Gateway between networks: its network, and the port on which SNI names a service (15443 else)."""
 LISTENER_OPTION = "gateway.istio.io/listener-protocol"
 MAX_CERTIFICATES = 2
-_HTTP_ROUTES = ("HTTPRoute", "GRPCRoute")
 _PLAIN = ("TCP", "UDP")
 _BY_NAME = ("HTTP", "HTTPS", "TLS")
 _FINE = "No errors found"
@@ -168,7 +175,7 @@ def _kinds(listener: Listener) -> tuple[tuple[str, ...], bool]:
     """The kinds of routes that a listener takes, and whether all that it asks for are among those it can have."""
     can: tuple[str, ...] = ()
     if listener.protocol in ("HTTP", "HTTPS"):
-        can = _HTTP_ROUTES
+        can = HTTP_ROUTES
     elif listener.protocol == "TCP":
         can = ("TCPRoute",)
     elif listener.protocol == "TLS":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from headrace.model.gateway_api import Route
+from headrace.model.gateway_api import HTTP_ROUTES, Route
 from headrace.model.names import MESH_GATEWAY, service_fqdn
 from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.resource import Metadata, ResourceKey
@@ -104,7 +104,7 @@ def _outcome(world: World, doors: Doors, route: Route) -> _Outcome:
     in_mesh = lower(world, route, mesh=True) if any(item.mesh for item in found) else Lowered()
     status = route_status(route, found, at_gateways.problem, in_mesh.problem) if found else None
     good = tuple(sorted((item for item in found if item.refused is None), key=lambda item: item.parent.name))
-    if route.kind in ("HTTPRoute", "GRPCRoute"):
+    if route.kind in HTTP_ROUTES:
         return _Outcome(status, good, tuple(_http_parts(world, route, good, at_gateways, in_mesh)), ())
     return _Outcome(status, good, (), tuple(_connections(world, route, good, at_gateways, in_mesh)))
 

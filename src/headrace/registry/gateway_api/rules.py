@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.model.gateway_api import BackendRef, Route, RouteRule
+from headrace.model.gateway_api import HTTP_ROUTES, BackendRef, Route, RouteRule
 from headrace.model.names import CLUSTER_DOMAIN
 from headrace.model.traffic import (
     Destination,
@@ -51,7 +51,7 @@ class Lowered:
 def lower(world: World, route: Route, *, mesh: bool) -> Lowered:
     """All rules of a route; nothing but the reason where one of them makes the route unusable."""
     try:
-        if route.kind in ("HTTPRoute", "GRPCRoute"):
+        if route.kind in HTTP_ROUTES:
             return _http(world, route, mesh=mesh)
         return _l4(world, route, mesh=mesh)
     except Unusable as error:

@@ -12,6 +12,7 @@ from headrace.model.gateway_api import (
     BUILTIN_CLASSES,
     CONTROLLER,
     REMOTE_CONTROLLER,
+    ROUTES,
     ApiGateway,
     GatewayClass,
     LabelSelector,
@@ -32,7 +33,7 @@ NAMESPACE_NAME = "kubernetes.io/metadata.name"
 Place = tuple[str, str]
 """Namespace and name."""
 
-_FROM = frozenset({"Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"})
+_FROM = frozenset({"Gateway", "ListenerSet", *ROUTES})
 _TO = frozenset({("", "ConfigMap"), ("", "Secret"), ("", "Service"), (POOL_GROUP, "InferencePool")})
 
 

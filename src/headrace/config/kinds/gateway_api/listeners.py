@@ -27,13 +27,11 @@ from headrace.config.kinds.gateway_api.fields import (
 )
 from headrace.config.kinds.server_tls import valid_cipher
 from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding, Spec, refuse
-from headrace.model.gateway_api import From, Listener, ListenerTls, Namespaces
+from headrace.model.gateway_api import SERVED, From, Listener, ListenerTls, Namespaces
 from headrace.model.policy import GATEWAY_GROUP
 from headrace.model.problem import Severity
 
 MAX_LISTENERS = 64
-SERVED = ("HTTP", "HTTPS", "TLS", "TCP")
-"""Protocols of listeners that a gateway proxy here can serve."""
 CIPHERS = "gateway.istio.io/tls-cipher-suites"
 """Option of a listener's tls: cipher suites, comma-separated (Istio's)."""
 _PROTOCOL = (
