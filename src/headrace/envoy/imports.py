@@ -71,7 +71,7 @@ def _imported(
     hosts = _Hosts(listener.hosts, namespace)
     port = 0 if listener.http_proxy else listener.port
     services = []
-    for candidates in index.candidates(namespace, hosts.names()):
+    for candidates in index.candidates(namespace, hosts.names(index)):
         for service in candidates:
             if hosts.take(service.namespace, service.host) and (not port or _has(service, port)):
                 services.append(_part(service, {port}))
@@ -160,10 +160,17 @@ class _Hosts:
             owner = namespace if item.namespace == "." else item.namespace
             (self._excluded if item.excluded else self._taken).setdefault(owner, []).append(item.host)
 
-    def names(self) -> tuple[str, ...] | None:
-        """The full names that are all that can be taken; None where a wildcard is among them."""
-        hosts = [host for found in self._taken.values() for host in found]
-        return None if any(host.startswith("*") for host in hosts) else tuple(dict.fromkeys(hosts))
+    def names(self, index: MeshIndex) -> list[str] | None:
+        """The only hosts that can be taken, sorted; None where wildcards of any namespace are among them."""
+        found: set[str] = set()
+        for owner, hosts in self._taken.items():
+            if not any(host.startswith("*") for host in hosts):
+                found.update(hosts)
+            elif owner == ANY_NAMESPACE:
+                return None
+            else:
+                found.update(index.hosts_of(owner))
+        return sorted(found)
 
     def take(self, owner: str, host: str) -> bool:
         """Whether a service of namespace `owner` is let through."""

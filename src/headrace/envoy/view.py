@@ -227,7 +227,7 @@ class Scopes:
         self._current: dict[ScopeKey, Scope] = {}
         self._last: dict[ScopeKey, Scope] = {}
         self._targets: WeakValueDictionary[_TargetParts, Target] = WeakValueDictionary()
-        self._imports: dict[tuple[str, ResourceKey], tuple[Imported, ...]] = {}
+        self._imports: dict[tuple[str, ResourceKey], tuple[tuple[object, ...], tuple[Imported, ...]]] = {}
         self._by_namespace: dict[_Place, _Seen] = {}
         self._written: frozenset[tuple[str, str]] = frozenset()
         self._inbound: dict[tuple[ProxyKind, str, str, Pairs, tuple[str, ...]], Inbound] = {}
@@ -254,13 +254,21 @@ class Scopes:
             self._attachments.turn(snapshot)
             self._listening.keep(self._last.values())
             self._sidecars = SidecarTable(snapshot.sidecars, snapshot.mesh.root_namespace)
-            self._imports = {}
+            if old is None or old.sidecars is not snapshot.sidecars:
+                self._forget_sidecars({item.meta.key for item in snapshot.sidecars})
             self._written = written_addresses(snapshot)
             if old is None or old.services is not snapshot.services:
                 self._cutter.turn()
             if old is None or old.destination_rules is not snapshot.destination_rules:
                 self._merger.turn()
         return self._index
+
+    def _forget_sidecars(self, there: set[ResourceKey]) -> None:
+        """Drop what was kept for Sidecars that are no longer there."""
+        self._imports = {place: kept for place, kept in self._imports.items() if place[1] in there}
+        self._by_namespace = {
+            place: seen for place, seen in self._by_namespace.items() if place[1] is None or place[1] in there
+        }
 
     def _settle(self, index: MeshIndex, snapshot: MeshSnapshot, key: ScopeKey, sidecar: Sidecar | None) -> Scope:
         """A scope of this snapshot: the last one where every part is the same."""
@@ -300,9 +308,11 @@ class Scopes:
     def _settle_cut(self, index: MeshIndex, snapshot: MeshSnapshot, key: ScopeKey, sidecar: Sidecar) -> Scope:
         """A scope that a Sidecar cuts down, and those of its listeners (none where one takes all that is called)."""
         place = (key.namespace, sidecar.meta.key)
-        found = self._imports.get(place)
-        if found is None:
-            found = self._imports[place] = imports(index, sidecar, key.namespace)
+        basis = (sidecar, snapshot.mesh, snapshot.services, snapshot.virtual_services)
+        known = self._imports.get(place)
+        if known is None or any(one is not other for one, other in zip(known[0], basis, strict=True)):
+            known = self._imports[place] = (basis, imports(index, sidecar, key.namespace))
+        found = known[1]
         caller = (_caller(index, key), sidecar.meta.key)
         seen = self._targets_of(index, snapshot, (*caller, -1), union(found))
         attached, patches = self._attachments.of(key.namespace, dict(key.labels), seen.by_host)

@@ -147,6 +147,7 @@ class MeshIndex:
         self._snapshot = snapshot
         self._mesh = snapshot.mesh
         self._merger = merger
+        self._hosts: dict[str, list[str]] | None = None
         self._local: dict[str, RuleTable] = {}
         self._exported: dict[str, RuleTable] = {}
         self._selector_names: dict[str, frozenset[str]] = {}
@@ -167,6 +168,15 @@ class MeshIndex:
     def visible_services(self, namespace: str) -> list[Service]:
         """One service for every host that `namespace` sees, sorted by host: the first of its candidates."""
         return [candidates[0] for candidates in self.candidates(namespace)]
+
+    def hosts_of(self, namespace: str) -> list[str]:
+        """The hosts that services of a namespace have."""
+        if self._hosts is None:
+            self._hosts = {}
+            for host, services in self._snapshot.services.items():
+                for service in services:
+                    self._hosts.setdefault(service.namespace, []).append(host)
+        return self._hosts.get(namespace, [])
 
     def candidates(self, namespace: str, hosts: Sequence[str] | None = None) -> Iterator[list[Service]]:
         """For every host (or only for `hosts`, where given) the services that `namespace` sees, best first: its own,
