@@ -62,8 +62,9 @@ def merge_rules(rules: Sequence[DestinationRule]) -> DestinationRule:
 def speaking_rules(rules: Sequence[DestinationRule], namespace: str, labels: Labels) -> list[DestinationRule]:
     """Which rules of one namespace for one host speak for a caller of `namespace` with these labels, oldest first.
 
-    Rules merge that are for the same workloads and exported alike, or wider than those that they join (Istio). A rule
-    that selects the caller (of its own namespace only) comes before all without a selector, of which the last counts.
+    Rules merge that are for the same workloads and exported alike, or wider than those that they join; one for all
+    workloads joins those for some as well (Istio). A rule that selects the caller (of its own namespace only) comes
+    before all without a selector, of which the last counts.
     """
     groups: list[list[DestinationRule]] = []
     for rule in sorted(rules, key=lambda item: item.workload_selector is None):
@@ -71,10 +72,10 @@ def speaking_rules(rules: Sequence[DestinationRule], namespace: str, labels: Lab
         standalone = True
         for group in groups:
             theirs = _exports(group[0])
-            alike = exports == theirs or (theirs and exports > theirs)
-            if alike and rule.workload_selector == group[0].workload_selector:
+            same = rule.workload_selector == group[0].workload_selector
+            if (same or rule.workload_selector is None) and (exports == theirs or (theirs and exports > theirs)):
                 group.append(rule)
-                standalone = standalone and exports != theirs
+                standalone = standalone and not same
         if standalone:
             groups.append([rule])
     found: list[DestinationRule] = []

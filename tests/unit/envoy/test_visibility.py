@@ -23,10 +23,18 @@ def test_rules_exported_alike_speak_together() -> None:
     assert speaking(rule("chat", name="a"), rule("chat", name="b")) == ["a", "b"]
 
 
-def test_a_rule_exported_wider_joins_and_stands_by_itself() -> None:
+def test_a_rule_exported_wider_joins_and_one_exported_otherwise_stands_by_itself() -> None:
     narrow, wide = rule("chat", name="a", export_to=(".",)), rule("chat", name="b", export_to=(".", "other"))
-    assert speaking(narrow, wide) == ["b"]
+    assert speaking(narrow, wide) == ["a", "b"]
     assert speaking(wide, narrow) == ["a"]
+    assert speaking(wide, narrow, rule("chat", name="c")) == ["c"]
+
+
+def test_a_private_rule_for_all_joins_those_for_some() -> None:
+    mine = replace(rule("chat", name="mine"), workload_selector={"app": "client"})
+    private = rule("chat", name="private", export_to=(".",))
+    assert speaking(mine, private, app="client") == ["mine", "private"]
+    assert speaking(mine, private, app="other") == ["private"]
 
 
 def test_a_rule_for_the_callers_workload_comes_first() -> None:
