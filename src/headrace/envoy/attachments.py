@@ -30,6 +30,7 @@ class Attachments:
         self._extensions: Extensions | None = None
         self._mesh = MeshConfig()
         self._settings: dict[tuple[Observed, tuple[Extension, ...]], MeshConfig] = {}
+        self._last: dict[tuple[Observed, tuple[Extension, ...]], MeshConfig] = {}
 
     @property
     def labels(self) -> frozenset[str]:
@@ -39,8 +40,8 @@ class Attachments:
     def turn(self, snapshot: MeshSnapshot) -> None:
         """Look things up in this snapshot from now on."""
         self._extensions = Extensions(snapshot)
-        if snapshot.mesh is not self._mesh:
-            self._mesh, self._settings = snapshot.mesh, {}
+        self._last, self._settings = (self._settings if snapshot.mesh is self._mesh else {}), {}
+        self._mesh = snapshot.mesh
 
     def of(
         self, namespace: str, labels: Labels, by_host: Mapping[str, Target]
@@ -54,7 +55,8 @@ class Attachments:
         code = found.code(namespace, labels)
         if seen == UNOBSERVED and not code:
             return None, found.patches(namespace, labels)
-        settings = self._settings.get((seen, code))
+        settings = self._settings.get((seen, code)) or self._last.get((seen, code))
         if settings is None:
-            settings = self._settings[seen, code] = replace(self._mesh, observed=seen, extensions=code)
+            settings = replace(self._mesh, observed=seen, extensions=code)
+        self._settings[seen, code] = settings
         return settings, found.patches(namespace, labels)

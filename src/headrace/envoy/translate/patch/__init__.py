@@ -59,7 +59,9 @@ class Patcher:
         """What EXTENSION_CONFIG patches bring, by name; the last of a name has it."""
         found = [item for item in self._out.of(ApplyTo.EXTENSION_CONFIG) if item.operation is Operation.ADD]
         found += [item for item in self._in.of(ApplyTo.EXTENSION_CONFIG) if item.operation is Operation.ADD]
-        named = {item.value.name: resource_of(EXTENSION, item.value.name, item.value) for item in found}
+        named = {
+            item.value.name: resource_of(EXTENSION, item.value.name, item.value) for item in found if item.value.name
+        }
         return dict(sorted(named.items()))
 
     def resources(self, resources: ResourceSet, mappings: Memo) -> ResourceSet:
