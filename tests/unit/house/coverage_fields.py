@@ -58,7 +58,6 @@ QUIET: tuple[tuple[str, str], ...] = (
     ("Secret: immutable", _BOOKS),
     ("Service: spec.externalTrafficPolicy", "of kube-proxy: sidecars and gateways choose endpoints themselves"),
     ("Service: spec.internalTrafficPolicy", "of kube-proxy: sidecars and gateways choose endpoints themselves"),
-    ("Service: spec.publishNotReadyAddresses", "of Kubernetes' DNS; readiness is what the mesh itself knows"),
     ("Service: spec.ipFamilies", _ONE_FAMILY),
     ("Service: spec.ipFamilyPolicy", _ONE_FAMILY),
     ("Service: spec.allocateLoadBalancerNodePorts", "there are no nodes whose ports could be taken"),
