@@ -19,6 +19,7 @@ from headrace.model.resource import Labels, ResourceKey
 from headrace.model.security import Secret
 from headrace.model.telemetry import Telemetry
 from headrace.model.traffic import VirtualService
+from headrace.registry.bundles import named_bundles
 from headrace.registry.documents import Documents, HasMeta, Revision, group
 from headrace.registry.gateway_api import NOTHING, Converted, convert
 from headrace.registry.ingress import NO_INGRESS, Opened, open_ingresses
@@ -87,7 +88,10 @@ def build_snapshot(
     services = joined.declared.table.by_host
     secrets = {(secret.meta.namespace, secret.meta.name): secret for secret in documents.secrets}
     namespaces = _namespaces(revision.resources)
+    before = previous.credentials if previous is not None else {}
+    credentials = {**named_bundles(documents, before), **converted.credentials}
     if previous is not None:
+        credentials = cast("dict[str, Secret]", before) if credentials == before else credentials
         services = previous.services if services == previous.services else services
         secrets = cast("dict[tuple[str, str], Secret]", previous.secrets) if secrets == previous.secrets else secrets
         namespaces = cast("dict[str, Labels]", previous.namespaces) if namespaces == previous.namespaces else namespaces
@@ -112,7 +116,7 @@ def build_snapshot(
         gateways=declared.gateways,
         peer_authentications=documents.peer_authentications,
         secrets=secrets,
-        credentials=converted.credentials,
+        credentials=credentials,
         statuses=converted.statuses,
         workloads=documents.workloads,
         static_workloads=documents.static_workloads,

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from headrace.model.gateway_api import ObjectRef
 from headrace.model.security import Secret
+from headrace.registry.bundles import ROOTS, SCHEME, bundle
 from headrace.registry.gateway_api.conditions import Refusal
 from headrace.registry.gateway_api.world import World
 
 _PAIRS = (("cert", "key"), ("tls.crt", "tls.key"))
-_ROOTS = ("cacert", "ca.crt")
 BAD_CERTIFICATE = "InvalidCertificateRef"
 BAD_CA = "InvalidCACertificateRef"
 BAD_CA_KIND = "InvalidCACertificateKind"
@@ -76,13 +76,8 @@ class References:
         """The credential of a CA that was found good."""
         if kind == "Secret":
             return self._keep(f"kubernetes-gateway://{namespace}/{name}", self.world.secrets[namespace, name])
-        config = self.world.config_maps[namespace, name]
-        uri = f"configmap://{namespace}/{name}"
-        old = self.previous.get(uri)
-        if old is not None and old.meta is config.meta:
-            return self._keep(uri, old)
-        data = {key: config.data[key].encode() for key in _ROOTS if key in config.data}
-        return self._keep(uri, Secret(config.meta, data))
+        uri = f"{SCHEME}{namespace}/{name}"
+        return self._keep(uri, bundle(self.world.config_maps[namespace, name], self.previous.get(uri)))
 
     def _data(self, kind: str, place: tuple[str, str]) -> Mapping[str, bytes] | None:
         if kind == "Secret":
@@ -121,7 +116,7 @@ def certificate_problem(data: Mapping[str, bytes]) -> str:
 
 def authority_problem(data: Mapping[str, bytes]) -> str:
     """What is wrong with a CA ('' nothing)."""
-    text = next((data[key] for key in _ROOTS if data.get(key)), None)
+    text = next((data[key] for key in ROOTS if data.get(key)), None)
     if text is None:
         return "found neither cacert nor ca.crt"
     try:
