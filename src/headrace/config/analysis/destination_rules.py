@@ -46,7 +46,7 @@ def judge_rules(index: Index) -> Iterator[Problem]:
         else:
             yield from _judge_subsets(index, rule, target, pods)
     for lowered in index.destination_rules:
-        target = index.find_host(lowered.host, lowered.meta.namespace, _scopes(lowered))
+        target = index.find_target(lowered.host, (lowered.meta.namespace,))
         if target is not None:
             yield from _judge_mtls(index, lowered, target)
 
@@ -74,12 +74,6 @@ def _client_tls(policy: Any) -> Iterator[tuple[Path, Any, str | None]]:
     yield (), within(policy, "tls"), None
     for number, port in enumerate(items(policy, "portLevelSettings")):
         yield ("portLevelSettings", number), within(port, "tls"), str(within(port, "port", "number"))
-
-
-def _scopes(rule: DestinationRule) -> tuple[str, ...]:
-    """Namespaces that a rule is for, as far as it names them; its own where it names none."""
-    own = rule.meta.namespace
-    return tuple(own if scope == "." else scope for scope in rule.export_to) or (own,)
 
 
 class _Pods:
