@@ -54,6 +54,48 @@ kind: MeshConfig
 metadata: {name: mesh}
 spec: {trustDomain: a.b, outboundTrafficPolicy: {mode: ALLOW_ANY}, defaultConfig: {concurrency: 2}, connectTimeout: 1s}
 ---
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: f}
+spec:
+  workloadSelector: {labels: {app: chat}}
+  configPatches:
+  - applyTo: HTTP_FILTER
+    match:
+      context: SIDECAR_INBOUND
+      proxy: {proxyVersion: "1.*"}
+      listener: {portNumber: 80, filterChain: {filter: {name: f}}}
+    patch:
+      operation: INSERT_BEFORE
+      value: {name: lua, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua}}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: t}
+spec:
+  accessLogging: [{providers: [{name: envoy}], filter: {expression: a == 1}, match: {mode: SERVER}}]
+  tracing: [{randomSamplingPercentage: 1.5, customTags: {a: {header: {name: b}}}}]
+  metrics: [{overrides: [{match: {metric: REQUEST_COUNT}, tagOverrides: {a: {value: b}}}]}]
+---
+apiVersion: extensions.istio.io/v1alpha1
+kind: WasmPlugin
+metadata: {name: w}
+spec:
+  url: file:///a.wasm
+  pluginConfig: {a: [1]}
+  match: [{ports: [{number: 80}]}]
+  vmConfig: {env: [{name: A, value: b}]}
+---
+apiVersion: extensions.istio.io/v1alpha1
+kind: TrafficExtension
+metadata: {name: x}
+spec: {phase: AUTHN, priority: 3, lua: {inlineCode: a}}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: c}
+spec: {selector: {matchLabels: {app: chat}}, concurrency: 2, environmentVariables: {A: b}}
+---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: v}
