@@ -29,7 +29,7 @@ from headrace.envoy.visibility import wildcard_covers
 from headrace.model.destination import DestinationRule, Subset
 from headrace.model.names import MESH_GATEWAY, outbound_cluster
 from headrace.model.resource import Metadata
-from headrace.model.service import Protocol, Resolution, ServicePort
+from headrace.model.service import Protocol, Resolution
 from headrace.model.traffic import L4Match, L4Route, Pairs, RouteDestination, VirtualService
 
 BY_SNI = (Protocol.TLS, Protocol.HTTPS)
@@ -139,17 +139,13 @@ def l4_services(virtual_services: Iterable[VirtualService]) -> tuple[VirtualServ
     return tuple(item for item in virtual_services if item.tls or item.tcp)
 
 
-def sidecar_chains(
-    rules: L4Rules, caller: L4Caller, target: Target, port: ServicePort, blocks: tuple[str, ...], sni: tuple[str, ...]
-) -> list[L4Chain]:
-    """How connections to a port of a service are told apart, first chain first. `blocks`: the service's own blocks of
-    addresses, `sni`: the names that its connections have where no rule says (both where no address tells)."""
-    own = service_way(target, port.number)
-    services = rules.of(target.service.host)
-    if port.protocol in BY_SNI:
-        found = [chain for item in services for chain in _tls_chains(item, caller, blocks)]
-        return found or [L4Chain(own, sni, blocks)]
-    found = []
+def sidecar_chains(rules: L4Rules, caller: L4Caller, host: str, protocol: Protocol, own: L4Chain) -> list[L4Chain]:
+    """How connections to a port of a service (its `host`) are told apart, first chain first. `own` has what no rule
+    speaks for: with the service's blocks of addresses, which rules that name none have too, and its SNI."""
+    services = rules.of(host)
+    if protocol in BY_SNI:
+        return [chain for item in services for chain in _tls_chains(item, caller, own.blocks)] or [own]
+    found: list[L4Chain] = []
     for item in services:
         for rule in item.tcp:
             matches = [match for match in rule.matches if _applies(match, caller)]
@@ -157,10 +153,10 @@ def sidecar_chains(
                 continue
             named = () if not all(match.subnets for match in matches) else _subnets(matches)
             way = way_of(rule.route, item.meta, caller.place)
-            found.append(L4Chain(way, (), named or blocks, _document(item.meta)))
+            found.append(L4Chain(way, (), named or own.blocks, _document(item.meta)))
             if not named:
                 return found
-    return [*found, L4Chain(own, (), blocks)]
+    return [*found, own]
 
 
 def _tls_chains(item: VirtualService, caller: L4Caller, blocks: tuple[str, ...]) -> Iterator[L4Chain]:

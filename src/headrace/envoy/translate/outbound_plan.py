@@ -23,6 +23,7 @@ from headrace.envoy.translate.l4_routes import (
     L4Rules,
     l4_caller,
     l4_services,
+    service_way,
     sidecar_chains,
     without_taken,
 )
@@ -210,8 +211,9 @@ class _Planner:
             plan.protocol = Protocol.UNDECLARED
         blocks = _blocks(target) if anywhere else ()
         sni = self._names(target) if anywhere and port.protocol in BY_SNI else ()
+        rest = L4Chain(service_way(target, port.number), sni, blocks)
         caller = l4_caller(self._scope, number or port.number)
-        chains = sidecar_chains(self._rules, caller, target, port, blocks, sni)
+        chains = sidecar_chains(self._rules, caller, target.service.host, port.protocol, rest)
         if plan.plain:
             chains = [chain for chain in chains if not chain.takes_all]
         plan.add(chains, plan.http if sniffed else "")
