@@ -17,7 +17,7 @@ import yaml
 KEYS = {"code", "severity", "kind", "namespace", "name", "message", "file", "line"}
 GOOD = "apiVersion: v1\nkind: Service\nmetadata: {name: chat}\nspec: {ports: [{name: http, port: 80}]}\n"
 BAD = "apiVersion: v1\nkind: Service\nmetadata: {name: chat}\nspec:\n  ports:\n  - {name: http, prot: 80}\n"
-WARNED = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: s}\nspec: {}\n"
+WARNED = "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: s}\nspec: {}\n"
 
 
 def check(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
