@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.unit.house.coverage_fields import DOES, QUIET, UNPROVEN, is_named, kinds, rows, samples
+from tests.unit.house.coverage_reference import reference
 
 KNOWN = samples()
 ROWS = {kind.key_kind: (kind.name, rows(kind, KNOWN)) for kind in kinds()}
@@ -25,3 +28,8 @@ def test_quiet_fields_are_still_there_and_still_quiet() -> None:
         if row.verdict != DOES and is_named((item,), f"{name}: {row.path}")
     }
     assert quiet == {item for item, _ in QUIET}
+
+
+def test_the_page_is_current() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "reference" / "coverage.md"
+    assert page.read_text() == reference(), "run `make docs`"
