@@ -11,7 +11,6 @@ from typing import Any
 
 from headrace.app import offline
 from headrace.app.offline import Offline, OfflineError, ProxyName
-from headrace.app.trace.expected import EXPECTED, expected
 from headrace.app.trace.origins import Origins, described
 from headrace.app.trace.places import OUTSIDE, Target, address_of, caller, gateways, port_of, service_of
 from headrace.app.trace.remedies import hidden, remedy_for
@@ -269,10 +268,7 @@ def _destination(mesh: Mesh, share: Share, resources: Resources, proxy: Proxy) -
         return _or_refused(row | {"callees": [_callee(mesh, item, share.request, proxy) for item in meant]})
     row["endpoints"] = [_endpoint_words(item) for item in place.endpoints]
     ready = [item for item in place.endpoints if item.is_ready]
-    if not ready:
-        ready = expected(mesh.snapshot, place, proxy.namespace, proxy.labels)
-        row["endpoints"] += [_endpoint_words(item) for item in ready]
-    if not ready and place.kind == "EDS":
+    if not ready and place.kind != "LOGICAL_DNS":
         refusal = Refusal("no-endpoints", f"{share.cluster} has no endpoint that takes requests", 503)
         return row | {"refused": _refused(mesh, refusal, proxy, share.request)}
     return _or_refused(row | {"callees": [_callee(mesh, item, share.request, proxy) for item in _one_each(ready)]})
@@ -280,14 +276,12 @@ def _destination(mesh: Mesh, share: Share, resources: Resources, proxy: Proxy) -
 
 def _endpoint_words(item: Endpoint) -> str:
     words = [f"{item.address}:{item.port}" if item.port else item.address or "pipe"]
-    if item.health == EXPECTED:
-        words = [f"(not running):{item.port}"]
     workload, _, rest = item.workload.partition(";")
     if workload:
         words.append(f"{rest.partition(';')[0]}/{workload}")
     if item.priority:
         words.append(f"priority {item.priority}")
-    if not item.is_ready and item.health != EXPECTED:
+    if not item.is_ready:
         words.append(item.health.lower())
     words.append({Tls.MESH: "mutual TLS", Tls.SIMPLE: "TLS", Tls.PLAIN: "plaintext"}[item.wrap.tls])
     return " ".join(words)
@@ -304,8 +298,7 @@ def _one_each(endpoints: list[Endpoint]) -> list[Endpoint]:
 
 
 def _callee(mesh: Mesh, endpoint: Endpoint, sent: Request, sender: Proxy) -> dict[str, Any]:
-    address = "(not running)" if endpoint.health == EXPECTED else endpoint.address
-    row: dict[str, Any] = {"endpoint": f"{address}:{endpoint.port}"}
+    row: dict[str, Any] = {"endpoint": f"{endpoint.address}:{endpoint.port}"}
     name = mesh.sidecar_of(endpoint)
     if name is None:
         return row | {"proxy": "none", "steps": [], "delivered": f"{endpoint.address}:{endpoint.port}"}

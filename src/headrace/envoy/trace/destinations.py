@@ -15,8 +15,6 @@ from headrace.envoy.trace.request import Data, Tls
 from headrace.envoy.trace.routes import document
 
 _MATCH = "envoy.transport_socket_match"
-_PROXIED = {"tlsMode": "istio"}
-"""What the metadata of endpoints with a proxy says (Istio's word)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,7 @@ class Endpoint:
 @dataclass(frozen=True, slots=True)
 class Place:
     """A cluster: its kind (EDS, STRICT_DNS, ORIGINAL_DST, ...), endpoints (first priority first), and the document
-    whose policy it carries. `original`: requests go to the address that the client meant. `wrap` is how connections to
-    endpoints without labels are made, `mesh_wrap` to those with a proxy of the mesh."""
+    whose policy it carries. `original`: requests go to the address that the client meant."""
 
     name: str
     kind: str
@@ -57,7 +54,6 @@ class Place:
     document: str
     original: bool
     wrap: Wrap
-    mesh_wrap: Wrap = Wrap()
 
 
 def place_of(resources: Resources, cluster: str) -> Place | None:
@@ -76,7 +72,7 @@ def place_of(resources: Resources, cluster: str) -> Place | None:
         for group in sorted(assignment.get("endpoints", []), key=lambda item: item.get("priority", 0))
         for item in group.get("lb_endpoints", [])
     )
-    return Place(cluster, kind, endpoints, document(found), kind == "ORIGINAL_DST", wrap, _wrap_for(_PROXIED, found))
+    return Place(cluster, kind, endpoints, document(found), kind == "ORIGINAL_DST", wrap)
 
 
 def _endpoint(item: Data, group: Data, cluster: Data) -> Endpoint:

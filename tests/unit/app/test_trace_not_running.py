@@ -100,9 +100,9 @@ def said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_described_workloads_are_where_requests_will_go(said: Any) -> None:
     (destination,) = said("trace", "--from", "web", "--to", "http://chat")["destinations"]
-    assert [callee["proxy"] for callee in destination["callees"]] == ["sidecar/shop/chat-v2", "sidecar/shop/chat-v1"]
+    assert [callee["proxy"] for callee in destination["callees"]] == ["sidecar/shop/chat-v1", "sidecar/shop/chat-v2"]
     assert {callee["delivered"] for callee in destination["callees"]} == {"inbound|8000||"}
-    assert all(line.startswith("(not running):8000") and "mutual TLS" in line for line in destination["endpoints"])
+    assert all(":8000 shop/chat-v" in line and "mutual TLS" in line for line in destination["endpoints"])
 
 
 def test_a_subset_chooses_among_described_workloads(said: Any) -> None:
