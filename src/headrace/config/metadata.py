@@ -5,6 +5,8 @@ Called by `config.schema.validate_as` for every kind.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -55,18 +57,14 @@ def read(document: Document, key_kind: str, namespaced: bool, findings: list[Fin
     namespace = _namespace(metadata, namespaced, findings)
     labels = _pairs(metadata, "labels", findings)
     annotations = _pairs(metadata, "annotations", findings)
-    created = metadata.get("creationTimestamp")
-    if created is not None and not (isinstance(created, str) and _TIMESTAMP.fullmatch(created)):
-        message = f"{shown(created)} is not a time"
-        findings.append(Finding(("metadata", "creationTimestamp"), message, "Write 2026-01-31T12:00:00Z."))
-        created = None
+    created = _created(metadata.get("creationTimestamp"), findings)
     if not name:
         return None
     return Metadata(
         key=ResourceKey(key_kind, namespace, name),
         labels=labels,
         annotations=annotations,
-        origin=Origin(document.source, document.file, document.line, (created or "", document.file, document.index)),
+        origin=Origin(document.source, document.file, document.line, created),
         digest=document.digest,
     )
 
@@ -77,6 +75,19 @@ def key_of(document: Document, namespaced: bool) -> ResourceKey | None:
     if not document.name or not document.kind:
         return None
     return ResourceKey(kind, document.namespace if namespaced else "", document.name)
+
+
+def _created(written: Any, findings: list[Finding]) -> str:
+    """A creation time in UTC; empty where none is written."""
+    if written is None:
+        return ""
+    if isinstance(written, str) and _TIMESTAMP.fullmatch(written):
+        with contextlib.suppress(ValueError, OverflowError):
+            moment = datetime.datetime.fromisoformat(written).astimezone(datetime.UTC)
+            return moment.isoformat(timespec="microseconds")
+    remedy = "Write 2026-01-31T12:00:00Z."
+    findings.append(Finding(("metadata", "creationTimestamp"), f"{shown(written)} is not a time", remedy))
+    return ""
 
 
 def _name(metadata: Mapping[str, Any], findings: list[Finding]) -> str:

@@ -35,15 +35,14 @@ class ResourceKey:
 class Origin:
     """Where a document came from.
 
-    `source` is the owner ("dir:/path", "api"), `file` and `line` the place of the document's first line, `order` a
-    stable substitute for Kubernetes' creation time: Istio settles conflicts by age, then name, then namespace; with
-    files, `metadata.creationTimestamp` if given, else path and position (istio-semantics.md, "Ordering").
+    `source` is the owner ("dir:/path", "api"), `file` and `line` the place of the document's first line, `created` is
+    `metadata.creationTimestamp` in UTC (ISO 8601, so that text sorts as time does), empty where it is not written.
     """
 
     source: str
     file: str
     line: int
-    order: tuple[str, str, int]
+    created: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +63,10 @@ class Metadata:
     def namespace(self) -> str:
         return self.key.namespace
 
-    def age(self) -> tuple[tuple[str, str, int], str, str]:
-        """Sort key "oldest first", as Istio orders documents that conflict."""
-        return (self.origin.order, self.key.name, self.key.namespace)
+    def age(self) -> tuple[str, str, str]:
+        """Sort key "oldest first", as Istio settles conflicts: by creation time (what has none is older), then name,
+        then namespace. Never by file or position: the order of documents changes nothing."""
+        return (self.origin.created, self.key.name, self.key.namespace)
 
 
 def selects(selector: Labels, labels: Labels) -> bool:

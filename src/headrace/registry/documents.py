@@ -130,5 +130,5 @@ def group(resources: Mapping[ResourceKey, object], previous: Documents) -> Docum
     return Documents(raw, ordered)
 
 
-def _age(resource: object) -> tuple[tuple[str, str, int], str, str]:
+def _age(resource: object) -> tuple[str, str, str]:
     return cast("HasMeta", resource).meta.age()

@@ -66,7 +66,7 @@ def open_ingresses(documents: Documents, mesh: MeshConfig, previous: Opened = NO
 def _made(ingress: Ingress, kind: str, namespace: str, name: str) -> Metadata:
     """Metadata of what an Ingress becomes: older than all that says its age, then by name (Istio)."""
     meta = ingress.meta
-    origin = replace(meta.origin, order=("", "", 0))
+    origin = replace(meta.origin, created="")
     return Metadata(ResourceKey(f"networking.istio.io/{kind}", namespace, name), {}, {}, origin, meta.digest)
 
 

@@ -202,12 +202,12 @@ def test_metadata_is_judged_by_kubernetes_rules(metadata: str, field: str) -> No
     assert [(problem.line, problem.field) for problem in result.problems] == [(3, field)]
 
 
-def test_the_namespace_is_default_and_age_is_place_where_none_is_written() -> None:
+def test_the_namespace_is_default_and_nothing_is_older_than_what_says_no_age() -> None:
     meta = tree("spec: {}").resource[0]
     assert meta.namespace == "default"
-    assert meta.origin.order == ("", "t.yaml", 0)
+    assert meta.origin.created == ""
     dated = tree("spec: {}", "{name: oak, creationTimestamp: 2026-01-31T12:00:00Z}").resource[0]
-    assert dated.origin.order == ("2026-01-31T12:00:00Z", "t.yaml", 0)
+    assert dated.origin.created == "2026-01-31T12:00:00.000000+00:00"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class HasMeta(Protocol):
 def meta(kind: str, name: str, namespace: str = "default", **labels: str) -> Metadata:
     """Metadata; objects made later are younger."""
     return Metadata(
-        ResourceKey(kind, namespace, name), labels, {}, Origin("test", "t.yaml", 1, ("", "", next(_order))), name
+        ResourceKey(kind, namespace, name), labels, {}, Origin("test", "t.yaml", 1, f"{next(_order):09}"), name
     )
 
 

@@ -29,7 +29,7 @@ def ingress(
     created: str = "",
 ) -> Ingress:
     written = {CLASS_ANNOTATION: "istio"}
-    origin = Origin("test", "t.yaml", 1, (created, "", 0))
+    origin = Origin("test", "t.yaml", 1, created)
     about = Metadata(ResourceKey("networking.k8s.io/Ingress", "default", name), {}, written, origin, name)
     return Ingress(about, (IngressRule(host, paths),), tls)
 

@@ -22,7 +22,7 @@ def document(
     order: int = 0,
 ) -> Telemetry:
     key = ResourceKey("telemetry.istio.io/Telemetry", namespace, name)
-    meta = Metadata(key, {}, {}, Origin("s", "f", 1, ("", "", order)), "")
+    meta = Metadata(key, {}, {}, Origin("s", "f", 1, f"{order:09}"), "")
     return Telemetry(meta, PolicyScope((("app", app),) if app else ()), logs, tracing)
 
 

@@ -97,7 +97,7 @@ def convert(documents: Documents, previous: Converted = NOTHING) -> Converted:
 def _ranked(documents: tuple[Written, ...]) -> list[Written]:
     """The documents by the Gateway API's rule for those that conflict: creation time where it is written, then
     namespace and name. Their place in a file means nothing."""
-    return sorted(documents, key=lambda item: (item.meta.origin.order[0], item.meta.namespace, item.meta.name))
+    return sorted(documents, key=lambda item: (item.meta.origin.created, item.meta.namespace, item.meta.name))
 
 
 def _kept(made: list[Made], before: tuple[Made, ...]) -> tuple[Made, ...]:

@@ -30,7 +30,7 @@ _MESSAGES = {
 
 
 def meta(kind: str, name: str, namespace: str = "default", order: int = 0) -> Metadata:
-    return Metadata(ResourceKey(kind, namespace, name), {}, {}, Origin("test", "test.yaml", 1, ("", "", order)), name)
+    return Metadata(ResourceKey(kind, namespace, name), {}, {}, Origin("test", "test.yaml", 1, f"{order:09}"), name)
 
 
 def view(
