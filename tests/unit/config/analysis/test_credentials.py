@@ -96,8 +96,8 @@ def test_an_entry_that_is_not_there(check: Check) -> None:
 
 
 def test_the_younger_of_two_for_an_entry_is_named(check: Check) -> None:
-    assert found(check(ENTRY, RULE, GOOD, policy("b-first"), policy("a-second"))) == [
-        ("HR0103", "a-second", "spec.targetRefs[0]")
+    assert found(check(ENTRY, RULE, GOOD, policy("b-second"), policy("a-first"))) == [
+        ("HR0103", "b-second", "spec.targetRefs[0]")
     ]
 
 

@@ -50,8 +50,8 @@ def test_a_policy_is_for_its_own_namespace(check: Check) -> None:
 
 
 def test_the_younger_of_two_is_named(check: Check) -> None:
-    assert found(check(SERVICE, policy("b-first"), policy("a-second"))) == [
-        ("HR0103", "a-second", "spec.targetRefs[0]")
+    assert found(check(SERVICE, policy("b-second"), policy("a-first"))) == [
+        ("HR0103", "b-second", "spec.targetRefs[0]")
     ]
 
 

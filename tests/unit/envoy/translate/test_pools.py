@@ -226,7 +226,9 @@ def test_an_edited_policy_replaces_clusters_and_no_listener() -> None:
 
 
 def test_the_oldest_policy_of_a_target_holds() -> None:
-    younger = POLICY.replace("name: chat}\nspec", "name: a-younger}\nspec").replace("20", "99")
+    younger = POLICY.replace(
+        "name: chat}\nspec", "name: a-younger, creationTimestamp: 2026-01-31T12:00:00Z}\nspec"
+    ).replace("20", "99")
     found = settings_of(translated(snapshot(SERVICE, POLICY, younger), gateway()))
     assert {settings["admission"]["rate_per_second"] for settings in found.values()} == {20.0}
 
