@@ -80,7 +80,8 @@ def admission(source: random.Random) -> dict[str, Any]:
 
 
 def policy(source: random.Random, name: str) -> dict[str, Any]:
-    total = one_of(source, "1ms", "24h")
+    between = one_of(source, "1ms", "24h")
+    total = "24h" if between == "24h" else one_of(source, "1ms", "24h")
     spec = maybe(
         source,
         {
@@ -90,7 +91,7 @@ def policy(source: random.Random, name: str) -> dict[str, Any]:
                 "warmup": one_of(source, "1ms", "1h"),
             },
             "admission": admission(source),
-            "timeouts": {"firstToken": "1ms", "betweenTokens": one_of(source, "1ms", "24h"), "total": total},
+            "timeouts": {"firstToken": "1ms", "betweenTokens": between, "total": total},
             "retries": {"attempts": one_of(source, 0, 1)},
             "observation": {"usage": one_of(source, "Observe", "Inject")},
         },
