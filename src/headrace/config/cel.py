@@ -61,7 +61,7 @@ def _tokens(text: str) -> Iterator[_Token]:
         if match is None:
             raise _SyntaxError(_Token("?", text[at], at), "a word, number, text or operator")
         kind = match.lastgroup or ""
-        if kind == "number" and match[0].isdigit() and int(match[0]) > _LARGEST:
+        if kind == "number" and match[0].isdigit() and _is_too_large(match[0].lstrip("0")):
             raise _SyntaxError(_Token("?", match[0], at), "a number of 64 bits")
         if kind == "text":
             _check_escapes(_Token(kind, match[0], at))
@@ -69,6 +69,10 @@ def _tokens(text: str) -> Iterator[_Token]:
             yield _Token(kind, match[0], at)
         at = match.end()
     yield _Token("", "", len(text))
+
+
+def _is_too_large(digits: str) -> bool:
+    return len(digits) > len(str(_LARGEST)) or int(digits or "0") > _LARGEST
 
 
 def _check_escapes(token: _Token) -> None:

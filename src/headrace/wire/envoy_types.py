@@ -32,6 +32,8 @@ _RETIRED = re.compile(r"envoy\..*\bv[12](alpha\d*)?\.")
 """Versions of Envoy's API that it does not speak any more; generated classes are still there."""
 _DURATION = "google.protobuf.Duration"
 _ANY = "google.protobuf.Any"
+_FREE = frozenset(f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue"))
+"""Messages that hold any JSON: what stands in it is for somebody else to read, `@type`s too."""
 _SECONDS = re.compile(r"-?\d+(\.\d+)?s")
 _GO_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _GO_DURATION = re.compile(rf"[-+]?({_GO_PART.pattern})+")
@@ -151,7 +153,7 @@ def _readable(value: Any, kind: Descriptor | None, depth: int) -> Any:
         return [_readable(item, kind, depth + 1) for item in value]
     if kind is not None and kind.full_name == _DURATION and isinstance(value, str):
         return _duration(value)
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or _is_free(kind):
         return value
     url = value.get(_TYPE)
     if isinstance(url, str):
@@ -169,9 +171,15 @@ def _readable(value: Any, kind: Descriptor | None, depth: int) -> Any:
         kind = cast("Descriptor", held.DESCRIPTOR)
     elif kind is not None and kind.full_name == _ANY:
         raise WrongMessageError(f"a value of any type needs {_TYPE!r}")
+    if _is_free(kind):
+        return value
     for key, item in value.items():
         _check_enum(kind, key, item)
     return {key: _readable(item, _kind_of(kind, key), depth + 1) for key, item in value.items()}
+
+
+def _is_free(kind: Descriptor | None) -> bool:
+    return kind is not None and kind.full_name in _FREE
 
 
 def _check_enum(kind: Descriptor | None, name: str, value: Any) -> None:

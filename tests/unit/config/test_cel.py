@@ -41,6 +41,7 @@ def test_expressions(text: str) -> None:
         ("[1].all(1, true)", 9),
         ("a ? b", 6),
         ("1a", 1),
+        ("9" * 5000, 1),
         ("[1,,2]", 4),
     ],
 )

@@ -44,6 +44,19 @@ def test_types_that_are_too_new_go_to_envoy_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "type_url": f"{PREFIX}.wasm.v3.Wasm"},
+        {"@type": "type.googleapis.com/google.protobuf.Struct"},
+    ],
+)
+def test_free_data_is_left_as_it_is(config: dict[str, object]) -> None:
+    inner = {"a": {"@type": "type.googleapis.com/nobody.Knows", "timeout": "500ms"}}
+    message = message_from_json(FILTER, {"name": "s", "typed_config": {**config, "value": inner}})
+    assert all(text in message.typed_config.value for text in (b"nobody.Knows", b"500ms"))
+
+
+@pytest.mark.parametrize(
     ("url", "error"),
     [
         (f"{PREFIX}.lau.v3.Lua", UnknownTypeError),

@@ -15,7 +15,7 @@ from headrace.config.fields import shown
 from headrace.config.kinds.proxy_config import ProxyConfigSpec
 from headrace.config.text import Parsed, parse
 
-_QUANTITY = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]|[eE][-+]?\d+)?")
+_QUANTITY = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]|[eE][-+]?\d+)?")
 _INTERFACE = re.compile(r"[a-zA-Z0-9_.-]{1,15}")
 _BOOLEANS = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
 _MODES = ("REDIRECT", "TPROXY", "NONE")

@@ -6,7 +6,6 @@ VirtualService's namespace, and a service must be exported to everybody or to wh
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from headrace.model.names import MESH_GATEWAY, resolve_host
 from headrace.model.problem import Problem
 
 GROUP = "networking.istio.io"
-_FULL_NAME = re.compile(r"(.+)\.(.+)\.svc\.cluster\.local")
+_CLUSTER = ".svc.cluster.local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,8 @@ def judge_destinations(index: Index) -> Iterator[Problem]:
 
 def _named(namespace: str, host: str) -> tuple[str, str]:
     """What a host names: a service of a namespace by its full name, anything else by its text and own namespace."""
-    full = _FULL_NAME.fullmatch(host)
-    return (full[2], full[1]) if full else (namespace, host)
+    service, _, owner = host.removesuffix(_CLUSTER).rpartition(".")
+    return (owner, service) if host.endswith(_CLUSTER) and service and owner else (namespace, host)
 
 
 def _judge_host(index: Index, rule: Written, used: Used, scopes: tuple[str, ...]) -> Iterator[Problem]:

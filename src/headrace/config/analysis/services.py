@@ -159,8 +159,10 @@ def _judge_protocols(index: Index) -> Iterator[Problem]:
         others = seen.get(("*", host, number), []) if scope != "*" else []
         entries = [*found, *others]
         protocols = sorted({str(protocol) for protocol, _ in entries})
+        if len(protocols) < 2:
+            continue
         names = listed(entry.meta for _, entry in entries)
-        for _, entry in entries if len(protocols) > 1 else ():
+        for _, entry in entries:
             if id(entry) in reported:
                 continue
             reported.add(id(entry))

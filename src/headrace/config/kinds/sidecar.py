@@ -162,7 +162,8 @@ def _why_not_endpoint(text: str) -> str:
         return "has no port"
     if host.removeprefix("[").removesuffix("]") not in _ENDPOINT_HOSTS:
         return "is not an address of the workload"
-    return "" if port.isascii() and port.isdigit() and 1 <= int(port) <= 65535 else "has no port number"
+    fits = port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535
+    return "" if fits else "has no port number"
 
 
 def _egress_list(spec: SidecarSpec, namespace: str) -> Iterator[Finding]:

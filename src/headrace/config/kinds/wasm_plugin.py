@@ -73,10 +73,11 @@ class TrafficSelector(Spec):
     @field_validator("ports")
     @classmethod
     def _are_different(cls, ports: list[PortSelector]) -> list[PortSelector]:
-        numbers = [port.number for port in ports]
-        for at, number in enumerate(numbers):
-            if number in numbers[:at]:
-                raise refuse(f"port {number} is listed twice", "Remove one.", at=(at,))
+        seen: set[int] = set()
+        for at, port in enumerate(ports):
+            if port.number in seen:
+                raise refuse(f"port {port.number} is listed twice", "Remove one.", at=(at,))
+            seen.add(port.number)
         return ports
 
 

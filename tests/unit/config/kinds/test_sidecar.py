@@ -73,6 +73,10 @@ REJECTED = {
         "ingress: [{port: {number: 80}, defaultEndpoint: 127.0.0.1}]",
         "spec.ingress[0].defaultEndpoint",
     ),
+    "endpoint with a port without end": (
+        f"ingress: [{{port: {{number: 80}}, defaultEndpoint: '127.0.0.1:{'8' * 5000}'}}]",
+        "spec.ingress[0].defaultEndpoint",
+    ),
     "target port": ("ingress: [{port: {number: 80, targetPort: 81}}]", "spec.ingress[0].port.targetPort"),
     "protocol": ("ingress: [{port: {number: 80, protocol: FTP}}]", "spec.ingress[0].port.protocol"),
     "TLS on plain HTTP": (
