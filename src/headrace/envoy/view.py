@@ -192,6 +192,11 @@ class ProxyView:
         """The view from which listeners are made."""
         return self if self.listening is None else replace(self, scope=self.listening, listening=None)
 
+    @property
+    def listener_mesh(self) -> MeshConfig:
+        """The settings of listeners."""
+        return (self.listening or self.scope).mesh
+
     def endpoints_of(self, target: Target) -> tuple[Endpoint, ...]:
         """All endpoints of a service, every port."""
         return self.endpoints.get(target.key, ())

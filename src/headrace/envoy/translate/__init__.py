@@ -26,7 +26,7 @@ from headrace.envoy.translate import (
 from headrace.envoy.translate.assignments import AssignmentKeeper
 from headrace.envoy.translate.clusters import fixed_clusters, target_clusters, targets_by_name
 from headrace.envoy.translate.memo import Memo, Same
-from headrace.envoy.translate.outbound_plan import headless_targets
+from headrace.envoy.translate.outbound_plan import headless_targets, plan
 from headrace.envoy.translate.patch import Patcher
 from headrace.envoy.translate.ways_in import way_in
 from headrace.envoy.view import ProxyView, Scope, ScopeKey
@@ -45,7 +45,7 @@ class Translator:
         self.memo = memo or Memo()
         self._salt = salt
         self._merges = Memo(slots=_MERGES_KEPT)
-        self._patched = Memo(limit=_MERGES_KEPT)
+        self._patched = Memo(slots=_MERGES_KEPT)
         self._assignments: OrderedDict[ScopeKey, AssignmentKeeper] = OrderedDict()
 
     def resources(self, view: ProxyView) -> ResourceSet:
@@ -96,11 +96,12 @@ class Translator:
         found = {CLUSTER: self._mapping(scope, CLUSTER, clusters, picks)}
         if transparent:
             heard = view.for_listeners()
-            listeners = outbound.resources(self.memo, heard)
+            planned = plan(self.memo, view)
+            listeners = outbound.resources(self.memo, heard, planned)
             if view.instance.capture.own_namespace:
                 listeners = own_namespace.both_families(self.memo, listeners)
             found[LISTENER] = self._mapping(heard.scope, LISTENER, listeners, view.instance.module)
-            found[ROUTE] = self._mapping(scope, ROUTE, outbound.route_tables(self.memo, view))
+            found[ROUTE] = self._mapping(scope, ROUTE, outbound.route_tables(self.memo, scope, planned))
         return found
 
     def _mapping(
@@ -123,16 +124,15 @@ class Translator:
         found += credentials.resources(self.memo, view.scope, self._salt)
         if view.scope.secrets or view.scope.gateways or view.scope.sidecar is not None:
             found += secrets.resources(self.memo, view)
-        view = view.for_listeners()
         if view.scope.is_gateway:
-            found += gateways.resources(self.memo, view)
+            found += gateways.resources(self.memo, view.for_listeners())
             found += sni_dnat.resources(self.memo, view)
         elif view.instance.capture.kind is CaptureKind.LOOPBACK:
             found += loopback.resources(self.memo, view)
         elif view.instance.capture.own_namespace:
             found += own_namespace.resources(self.memo, view)
         else:
-            found += inbound.resources(self.memo, view)
+            found += inbound.resources(self.memo, view.for_listeners())
         return found
 
     def _assemble(

@@ -56,7 +56,7 @@ def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
 
 
 def _inbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
-    proxy, mesh = view.instance, view.scope.mesh
+    proxy, mesh = view.instance, view.listener_mesh
     inbound = _http_by_default(view.inbound)
     address = proxy.addresses[0]
     key = (mesh, inbound, address, proxy.module)
@@ -95,15 +95,15 @@ def _inbound_listeners(inbound: Inbound, mesh: MeshConfig, address: str, module:
 
 
 def _outbound(memo: Memo, view: ProxyView) -> list[XdsResource]:
-    proxy, scope = view.instance, view.scope
+    proxy, scope, mesh = view.instance, view.scope, view.listener_mesh
     outside = _forwarded(scope)
     by_name = _by_name(memo, view)
     looks_up = outside or bool(by_name) or forwards(memo, scope)
     pools = way_in(memo, scope, proxy.module)
     listener = memo.get(
         "loopback proxy",
-        (scope.mesh, looks_up, proxy.addresses[0], proxy.capture, proxy.module, pools),
-        lambda: _proxy_listener(proxy, scope.mesh, pools, looks_up=looks_up),
+        (mesh, looks_up, proxy.addresses[0], proxy.capture, proxy.module, pools),
+        lambda: _proxy_listener(proxy, mesh, pools, looks_up=looks_up),
     )
     tables = every_table(memo, scope)
     routes = memo.latest("loopback routes", scope.key, (scope.outside, tables), lambda: _route_table(scope, tables))

@@ -28,7 +28,7 @@ from headrace.envoy.translate.inspectors import http_inspector, tls_inspector
 from headrace.envoy.translate.l4_routes import L4Chain
 from headrace.envoy.translate.memo import Memo, resource_of
 from headrace.envoy.translate.messages import boolean, duration, listening_address, socket_address, uint32
-from headrace.envoy.translate.outbound_plan import ANY, Opaque, Planned, plan
+from headrace.envoy.translate.outbound_plan import ANY, Opaque, Planned
 from headrace.envoy.translate.tcp_proxy import Way, tcp_filter, way_filters
 from headrace.envoy.translate.virtual_hosts import (
     PortTable,
@@ -59,10 +59,9 @@ class Native:
     forwards: bool
 
 
-def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
+def resources(memo: Memo, view: ProxyView, planned: tuple[Planned, ...]) -> Sequence[XdsResource]:
     """All outbound listeners, the same for every proxy of the scope with or without the module."""
     scope, module = view.scope, view.instance.module
-    planned = plan(memo, view)
     native = Native(module, way_in(memo, scope, module), forwards(memo, scope))
     key = (scope.mesh, scope.outside, planned, native)
     return memo.latest("outbound listeners", (scope.key, module), key, _build, memo, scope, planned, native)
@@ -80,12 +79,11 @@ def _build(memo: Memo, scope: Scope, planned: tuple[Planned, ...], native: Nativ
     return tuple(found)
 
 
-def route_tables(memo: Memo, view: ProxyView) -> tuple[XdsResource, ...]:
+def route_tables(memo: Memo, scope: Scope, planned: Sequence[Planned]) -> tuple[XdsResource, ...]:
     """The route tables that the listeners read, each once."""
-    scope = view.scope
     parts = {part.key.listener: part for part in scope.through or (scope,)}
     found: dict[str, XdsResource] = {}
-    for item in plan(memo, view):
+    for item in planned:
         part = parts[item.scope]
         for name in item.tables:
             table = _route_table(memo, part, name)

@@ -1,11 +1,11 @@
 """Which listeners a sidecar's outbound side has, and what each of them tells apart: planned before anything is built.
 
-Called by `outbound`. Rules (Istio): HTTP is listened for on any address of its port and told apart by name; everything
-else at the service's own addresses, a headless service at those of its endpoints, and only where there is none on any
-address, told apart by SNI or by blocks of addresses. What meets at one address and port is merged: HTTP and bytes
-together are told apart by looking at the first bytes, of two that take the same connections the older service has them.
-MySQL and Mongo meet nobody, because their servers speak first. Listeners that a Sidecar names come first, and nothing
-is added to them.
+Called by `translate`, once for the listeners (`outbound`) and the routes of a scope. Rules (Istio): HTTP is listened
+for on any address of its port and told apart by name; everything else at the service's own addresses, a headless
+service at those of its endpoints, and only where there is none on any address, told apart by SNI or by blocks of
+addresses. What meets at one address and port is merged: HTTP and bytes together are told apart by looking at the first
+bytes, of two that take the same connections the older service has them. MySQL and Mongo meet nobody, because their
+servers speak first. Listeners that a Sidecar names come first, and nothing is added to them.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _both_families(listener: XdsResource) -> XdsResource:
 
 def resources(memo: Memo, view: ProxyView) -> Sequence[XdsResource]:
     """The inbound side, and the listener for names."""
-    own = tuple(inbound.resources(memo, view))
+    own = tuple(inbound.resources(memo, view.for_listeners()))
     app_ports = view.instance.capture.app_ports
     found = memo.get("own namespace", (own, view.inbound, view.scope.mesh, app_ports), _inbound, own, view)
     return (*found, _names_listener(memo, view))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import replace
 
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 from tests.unit.envoy.translate.outbound_rig import Rig
 from tests.unit.registry.meshes import (
     Mesh,
     aged_like,
     entry,
+    meta,
     port,
     replica,
     rule,
@@ -22,11 +25,15 @@ from tests.unit.registry.meshes import (
     workload,
 )
 
-from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, TYPES, ResourceSet
+from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, TYPES, ResourceSet, XdsResource
 from headrace.envoy.validation import refusal
 from headrace.model.destination import OutlierDetection, TrafficPolicy
+from headrace.model.envoy_filter import ApplyTo, EnvoyFilter, Operation, Patch
+from headrace.model.mesh import MeshConfig
+from headrace.model.policy import PolicyScope
 from headrace.model.proxy import Capture, CaptureKind
 from headrace.model.service import InlineEndpoint, Protocol, Resolution
+from headrace.model.telemetry import MeshTracing
 from headrace.model.traffic import HttpRoute
 from headrace.registry.observed import ReplicaState
 
@@ -182,6 +189,57 @@ class TestSharing:
         assert "outbound|8000||gone.default.svc.cluster.local" in before.of_type(CLUSTER)
         for kind in (CLUSTER, ENDPOINT):
             assert not [name for name in after.of_type(kind) if "gone" in name]
+
+
+class TestTraced:
+    """Spans say whose they are, so that each workload has listeners of its own; nothing else is made for each."""
+
+    def rig(self) -> Rig:
+        mesh = Mesh(MeshConfig(tracing=MeshTracing(enabled=True)))
+        items = (item for name in ("chat", "docs") for item in (service(name), workload(name)))
+        return Rig(mesh.put(*items, virtual_service("chat")))
+
+    @pytest.mark.parametrize(
+        "capture",
+        [
+            Capture(),
+            Capture(own_namespace=True),
+            Capture(CaptureKind.LOOPBACK, 15001, "user:{SHA}x", ((8000, 9000),)),
+        ],
+    )
+    def test_workloads_share_all_but_listeners(self, capture: Capture) -> None:
+        rig = self.rig()
+        one, two = (
+            rig.resources(sidecar("one", workload=name, address="127.0.0.2", capture=capture))
+            for name in ("chat", "docs")
+        )
+        differing = changed(one, two)
+        differing.pop("Listener")
+        assert all("inbound" in name.lower() for names in differing.values() for name in names), differing
+        built = rig.built
+        assert {built.get(kind, 1) for kind in ("outbound plan", "port tables", "headless names", "names")} == {1}
+
+    def test_a_route_changes_no_listener(self) -> None:
+        rig = self.rig()
+        before = rig.resources()
+        rig.start_counting()
+        rig.mesh.put(virtual_service("chat", HttpRoute(route=(to("docs"),))))
+        assert changed(before, rig.resources()) == {"RouteConfiguration": ["8000"]}
+        assert not {"outbound listener", "virtual outbound", "inbound"} & set(rig.built)
+
+
+def test_patched_sets_of_the_past_are_forgotten() -> None:
+    chat = workload("fleeting")
+    value = cluster_pb2.Cluster(alt_stat_name="x").SerializeToString()
+    patch = Patch(ApplyTo.CLUSTER, Operation.MERGE, value)
+    filters = EnvoyFilter(meta("EnvoyFilter", "x"), PolicyScope(), 0, (patch,))
+    rig = Rig(Mesh().put(service("fleeting"), chat, filters))
+    for step in range(1, 30):
+        rig.mesh.observe(replica(chat, 0, f"127.0.0.{step}"))
+        rig.resources()
+    gc.collect()
+    kept = [item for item in gc.get_objects() if isinstance(item, XdsResource) and item.type_url == ENDPOINT]
+    assert sum("fleeting" in item.name for item in kept) == 1
 
 
 def test_a_life_of_changes_does_not_fill_the_memory() -> None:

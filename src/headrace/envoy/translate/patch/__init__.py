@@ -6,7 +6,7 @@ kept by the resource and the patches that it was made of, so proxies with the sa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
@@ -16,13 +16,14 @@ from envoy.config.route.v3 import route_pb2
 from headrace.envoy.resources import CLUSTER, EXTENSION, LISTENER, ROUTE, Resources, ResourceSet, XdsResource
 from headrace.envoy.translate.memo import Memo, Same, resource_of
 from headrace.envoy.translate.messages import serialized
-from headrace.envoy.translate.patch.choice import LISTENER_PARTS, ROUTE_PARTS, Chosen, choose
-from headrace.envoy.translate.patch.clusters import matching, patched_cluster
+from headrace.envoy.translate.patch.choice import LISTENER_PARTS, ROUTE_PARTS, Read, choose
+from headrace.envoy.translate.patch.clusters import changing, matching, patched_cluster
 from headrace.envoy.translate.patch.listeners import patch_listener
 from headrace.envoy.translate.patch.routes import Ports, patch_routes
 from headrace.envoy.view import ProxyView
 from headrace.model.envoy_filter import ApplyTo, Operation, Patch, PatchContext
 
+_PATCHED = (CLUSTER, LISTENER, ROUTE)
 _INBOUND_CLUSTERS = ("inbound|", "InboundPassthroughCluster")
 
 
@@ -31,29 +32,26 @@ class Patcher:
 
     def __init__(self, memo: Memo, view: ProxyView) -> None:
         self._memo = memo
-        self._gateway = view.scope.is_gateway
+        gateway = view.scope.is_gateway
+        self._place = (view.scope.key, view.instance.workload)
         patches = tuple(patch for patch in view.scope.patches if _is_for(patch, view.instance.metadata))
-        side = PatchContext.GATEWAY if self._gateway else PatchContext.SIDECAR_OUTBOUND
+        side = PatchContext.GATEWAY if gateway else PatchContext.SIDECAR_OUTBOUND
         self._out = choose(patches, side)
-        self._in = self._out if self._gateway else choose(patches, PatchContext.SIDECAR_INBOUND)
+        self._in = self._out if gateway else choose(patches, PatchContext.SIDECAR_INBOUND)
         self._hosts = {port.number: (port.host,) for port in view.inbound.ports if port.host}
         self._ports = _bound_ports(view)
+        self._served = tuple(sorted((bound, tuple(sorted(served))) for bound, served in self._ports.items()))
 
     @property
     def key(self) -> Hashable:
         """What decides the result beside the resources: proxies with equal keys share it."""
-        ports = tuple(sorted((bound, tuple(sorted(served))) for bound, served in self._ports.items()))
-        return (self._out, self._in, tuple(sorted(self._hosts.items())), ports)
+        return (self._out, self._in, tuple(sorted(self._hosts.items())), self._served)
 
     def mapping(self, type_url: str, resources: Resources) -> Resources:
-        """The resources of one type after the patches; the same mapping where they change nothing."""
+        """The resources of one type (of `_PATCHED`) after the patches; the same mapping where they change nothing."""
         if type_url == CLUSTER:
             return self._clusters(resources)
-        if type_url == LISTENER:
-            return self._listeners(resources)
-        if type_url == ROUTE:
-            return self._routes(resources)
-        return resources
+        return self._listeners(resources) if type_url == LISTENER else self._routes(resources)
 
     def extensions(self) -> Resources:
         """What EXTENSION_CONFIG patches bring, by name; the last of a name has it."""
@@ -65,38 +63,41 @@ class Patcher:
         return dict(sorted(named.items()))
 
     def resources(self, resources: ResourceSet, mappings: Memo) -> ResourceSet:
-        """The set after the patches. What no patch changes stays the same object; `mappings` keeps whole mappings."""
+        """The set after the patches. What no patch changes stays the same object; `mappings` keeps the newest whole
+        mappings of each workload."""
         key = self.key
-        found: dict[str, Resources] = {}
-        for type_url in dict.fromkeys((*resources.by_type, CLUSTER, LISTENER)):
+        found = dict(resources.by_type)
+        for type_url in _PATCHED:
             before = resources.of_type(type_url)
-            after = mappings.get("patched mapping", (Same(before), key), self.mapping, type_url, before)
+            slot, made_of = (self._place, type_url), (Same(before), key)
+            after = mappings.latest("patched mapping", slot, made_of, self.mapping, type_url, before)
             if after:
                 found[type_url] = after
-        if extensions := mappings.get("patched extensions", key, self.extensions):
+            else:
+                found.pop(type_url, None)
+        if extensions := mappings.latest("patched extensions", self._place, key, self.extensions):
             found[EXTENSION] = extensions
         return ResourceSet(found)
 
     def _clusters(self, resources: Resources) -> Resources:
         found: dict[str, XdsResource] = {}
+        inbound, outbound = changing(self._in), changing(self._out)
         for name, resource in resources.items():
-            inbound = name.startswith(_INBOUND_CLUSTERS)
-            kept = self._cluster(resource, self._in if inbound else self._out)
+            kept = self._cluster(resource, inbound if name.startswith(_INBOUND_CLUSTERS) else outbound)
             if kept is not None:
                 found[name] = kept
         for chosen in dict.fromkeys((self._out, self._in)):
             _add(found, CLUSTER, chosen.added(ApplyTo.CLUSTER))
         return _settled(resources, found)
 
-    def _cluster(self, resource: XdsResource, chosen: Chosen) -> XdsResource | None:
+    def _cluster(self, resource: XdsResource, changes: Sequence[Read]) -> XdsResource | None:
         port = resource.name.split("|")[1:2]
         hosts = self._hosts.get(int(port[0]), ()) if port and port[0].isdigit() else ()
-        reads = matching(chosen, resource.name, hosts)
+        reads = matching(changes, resource.name, hosts)
         if not reads:
             return resource
         key = (resource, tuple(item.patch for item in reads))
-        body = self._memo.get("patched cluster", key, patched_cluster, resource.body, reads)
-        return None if body is None else self._memo.get("patched", (resource, body), _with_body, resource, body)
+        return self._memo.get("patched cluster", key, _patched_cluster, resource, reads)
 
     def _listeners(self, resources: Resources) -> Resources:
         if not self._out.any_of((*LISTENER_PARTS, *ROUTE_PARTS)) and not self._in.any_of(
@@ -120,15 +121,13 @@ class Patcher:
             return resource  # it answers for names, and is nothing that Istio has
         if not patch_listener(listener, chosen):
             return None
-        body = serialized(listener)
-        return resource if body == resource.body else XdsResource.of(LISTENER, resource.name, body)
+        return _with_body(resource, serialized(listener))
 
     def _routes(self, resources: Resources) -> Resources:
         if not self._out.any_of(ROUTE_PARTS):
             return resources
-        ports = tuple(sorted((bound, tuple(sorted(served))) for bound, served in self._ports.items()))
         found = {
-            name: self._memo.get("patched routes", (resource, self._out, ports), self._table, resource)
+            name: self._memo.get("patched routes", (resource, self._out, self._served), self._table, resource)
             for name, resource in resources.items()
         }
         return _settled(resources, found)
@@ -136,8 +135,7 @@ class Patcher:
     def _table(self, resource: XdsResource) -> XdsResource:
         table = route_pb2.RouteConfiguration.FromString(resource.body)
         patch_routes(table, self._out, self._ports)
-        body = serialized(table)
-        return resource if body == resource.body else XdsResource.of(ROUTE, resource.name, body)
+        return _with_body(resource, serialized(table))
 
 
 def _is_for(patch: Patch, metadata: Mapping[str, str]) -> bool:
@@ -149,6 +147,11 @@ def _bound_ports(view: ProxyView) -> Ports:
     for served, bound in view.instance.port_map:
         found.setdefault(bound, set()).add(served)
     return {bound: frozenset(served) for bound, served in found.items()}
+
+
+def _patched_cluster(resource: XdsResource, reads: Sequence[Read]) -> XdsResource | None:
+    body = patched_cluster(resource.body, reads)
+    return None if body is None else _with_body(resource, body)
 
 
 def _with_body(resource: XdsResource, body: bytes) -> XdsResource:

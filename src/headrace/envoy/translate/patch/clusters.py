@@ -17,15 +17,15 @@ from headrace.envoy.translate.patch.merge import merge, merge_any
 from headrace.model.envoy_filter import ApplyTo, ClusterMatch, Operation
 
 
-def matching(chosen: Chosen, name: str, hosts: Sequence[str]) -> list[Read]:
-    """The patches that change or remove the cluster `name`; `hosts` are the services that it stands for, if it leads to
-    the application itself."""
-    return [
-        item
-        for item in chosen.of(ApplyTo.CLUSTER)
-        if (item.operation.merges or item.operation is Operation.REMOVE)
-        and (item.patch.cluster is None or _matches(item.patch.cluster, name, hosts))
-    ]
+def changing(chosen: Chosen) -> list[Read]:
+    """The patches that change or remove clusters."""
+    return [item for item in chosen.of(ApplyTo.CLUSTER) if item.operation.merges or item.operation is Operation.REMOVE]
+
+
+def matching(reads: Sequence[Read], name: str, hosts: Sequence[str]) -> list[Read]:
+    """Those for the cluster `name`; `hosts` are the services that it stands for, if it leads to the application
+    itself."""
+    return [item for item in reads if item.patch.cluster is None or _matches(item.patch.cluster, name, hosts)]
 
 
 def patched_cluster(body: bytes, found: Sequence[Read]) -> bytes | None:
