@@ -55,27 +55,24 @@ def originate(
     """All policies, oldest first; `behind` are the Gateways that lead to a backend."""
     found = Originated()
     pieces: dict[tuple[str, str, str], list[_Piece]] = {}
-    active = [item for item in policies if item.meta.annotations.get(IGNORE, "").lower() != "true"]
+    claims: dict[tuple[str, PolicyTargetRef], BackendTlsPolicy] = {}
     for policy in policies:
-        if policy not in active:
+        if policy.meta.annotations.get(IGNORE, "").lower() == "true":
             found.statuses[policy.meta.key] = _ignored(policy)
             continue
-        for piece in _apply(world, references, policy, _older(active, policy), behind, found):
+        for target in policy.targets:
+            claims.setdefault((policy.meta.namespace, target), policy)
+        for piece in _apply(world, references, policy, claims, behind, found):
             pieces.setdefault((policy.meta.namespace, piece.name, piece.host), []).append(piece)
     found.rules = [_rule(pieces[key]) for key in sorted(pieces)]
     return found
-
-
-def _older(policies: Sequence[BackendTlsPolicy], policy: BackendTlsPolicy) -> list[BackendTlsPolicy]:
-    near = [item for item in policies if item.meta.namespace == policy.meta.namespace]
-    return near[: near.index(policy)]
 
 
 def _apply(
     world: World,
     references: References,
     policy: BackendTlsPolicy,
-    older: Sequence[BackendTlsPolicy],
+    claims: Mapping[tuple[str, PolicyTargetRef], BackendTlsPolicy],
     behind: Mapping[tuple[str, str, str, str], set[tuple[str, str]]],
     found: Originated,
 ) -> Iterator[_Piece]:
@@ -93,10 +90,10 @@ def _apply(
     for target in policy.targets:
         own = Conditions(dict(conditions.found))
         service, port, problem = _target(world, policy.meta.namespace, target)
-        winner = next((item for item in older if target in item.targets), None)
+        winner = claims[policy.meta.namespace, target]
         if problem:
             own.bad(ACCEPTED, Refusal("TargetNotFound", f"targetRefs invalid: {problem}"))
-        elif winner is not None:
+        elif winner is not policy:
             message = f'Conflicts with BackendTLSPolicy "{winner.meta.name}" targeting the same backend'
             own.bad(ACCEPTED, Refusal("Conflicted", message))
         elif service is not None:
@@ -105,10 +102,7 @@ def _apply(
                 yield _Piece(policy, target.name, host, port, tls)
         if not problem:
             gateways |= behind.get((target.group, target.kind, policy.meta.namespace, target.name), set())
-        ref = {"group": target.group, "kind": target.kind, "name": target.name}
-        if target.section:
-            ref["sectionName"] = target.section
-        ancestors.append(_ancestor(ref, MESH_CONTROLLER, own))
+        ancestors.append(_ancestor(_written(target), MESH_CONTROLLER, own))
     for namespace, name in sorted(gateways):
         ref = {"group": GATEWAY_GROUP, "kind": "Gateway", "name": name}
         if namespace != policy.meta.namespace:
@@ -124,13 +118,13 @@ def _ancestor(ref: Mapping[str, str], controller: str, conditions: Conditions) -
 def _ignored(policy: BackendTlsPolicy) -> Status:
     conditions = Conditions()
     conditions.bad(ACCEPTED, Refusal("IgnoredByIstio", f"Ignored by Istio due to annotation {IGNORE}=true"))
-    ancestors = []
-    for target in policy.targets:
-        ref = {"group": target.group, "kind": target.kind, "name": target.name}
-        if target.section:
-            ref["sectionName"] = target.section
-        ancestors.append(_ancestor(ref, MESH_CONTROLLER, conditions))
-    return {"ancestors": ancestors}
+    return {"ancestors": [_ancestor(_written(target), MESH_CONTROLLER, conditions) for target in policy.targets]}
+
+
+def _written(target: PolicyTargetRef) -> dict[str, str]:
+    """The reference as the document writes it."""
+    ref = {"group": target.group, "kind": target.kind, "name": target.name}
+    return {**ref, "sectionName": target.section} if target.section else ref
 
 
 def _target(world: World, namespace: str, target: PolicyTargetRef) -> tuple[Service | ServiceEntry | None, int, str]:
