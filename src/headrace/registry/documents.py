@@ -1,12 +1,13 @@
 """Resources of one revision by kind, oldest first, with the same tuple as before where nothing of a kind changed.
 
-Called by `registry.build`. Sorting thousands of documents for every change of one would cost more than the change.
+Called by `registry.build` and by what converts documents (`gateway_api`, `ingress`). Sorting thousands of documents for
+every change of one would cost more than the change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Protocol, TypeVar, cast
 
 from headrace.model.authorization import AuthorizationPolicy
@@ -41,6 +42,8 @@ class Revision(Protocol):
 
 
 T = TypeVar("T", bound=HasMeta)
+Made = TypeVar("Made", Gateway, VirtualService, DestinationRule)
+"""What other documents are converted to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,3 +135,18 @@ def group(resources: Mapping[ResourceKey, object], previous: Documents) -> Docum
 
 def _age(resource: object) -> tuple[str, str, str]:
     return cast("HasMeta", resource).meta.age()
+
+
+def kept(made: Iterable[Made], before: tuple[Made, ...]) -> tuple[Made, ...]:
+    """What was made of other documents, oldest first; whatever equals what was made before is that object."""
+    known = {item.meta.key: item for item in before}
+    found = []
+    for item in made:
+        old = known.get(item.meta.key)
+        found.append(old if old is not None and _equal(old, item) else item)
+    ordered = tuple(sorted(found, key=lambda item: item.meta.age()))
+    return before if ordered == before else ordered
+
+
+def _equal(one: Made, other: Made) -> bool:
+    return one is other or all(getattr(one, item.name) == getattr(other, item.name) for item in fields(one))

@@ -108,3 +108,13 @@ def test_what_did_not_change_is_the_same_object() -> None:
     items, mesh = documents(ingress("door", to("/"))), MeshConfig()
     first = open_ingresses(items, mesh)
     assert open_ingresses(items, mesh, first) is first
+
+
+def test_a_change_of_a_service_leaves_the_routes_of_before() -> None:
+    door, other, mesh = ingress("door", to("/")), ingress("other", to("/"), host="c.d"), MeshConfig()
+    first = open_ingresses(documents(door, other), mesh)
+    second = open_ingresses(documents(door, other, service("chat", port(80))), mesh, first)
+    assert second.virtual_services is first.virtual_services and second.gateways is first.gateways
+    third = open_ingresses(documents(door, ingress("other", to("/new"), host="c.d")), mesh, second)
+    same = [one is before for one, before in zip(third.virtual_services, first.virtual_services, strict=True)]
+    assert same == [True, False]

@@ -11,7 +11,7 @@ Files: `world` (what can be referred to), `gateways` and `listeners` (doors), `a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from headrace.model.destination import DestinationRule
@@ -29,7 +29,7 @@ from headrace.model.resource import ResourceKey
 from headrace.model.security import Secret
 from headrace.model.service import Service, ServiceEntry
 from headrace.model.traffic import VirtualService
-from headrace.registry.documents import Documents, HasMeta
+from headrace.registry.documents import Documents, HasMeta, kept
 from headrace.registry.gateway_api.backend_tls import originate
 from headrace.registry.gateway_api.certificates import References
 from headrace.registry.gateway_api.conditions import Status
@@ -40,7 +40,6 @@ from headrace.registry.gateway_api.world import World
 _OWN = (GatewayClass, ApiGateway, ListenerSet, Route, ReferenceGrant, BackendTlsPolicy)
 _READ = (*_OWN, Service, ServiceEntry, Secret, ConfigMap, Namespace)
 
-Made = TypeVar("Made", Gateway, VirtualService, DestinationRule)
 Written = TypeVar("Written", bound=HasMeta)
 
 
@@ -84,9 +83,9 @@ def convert(documents: Documents, previous: Converted = NOTHING) -> Converted:
     statuses |= doors.statuses | bound.statuses | originated.statuses
     credentials = references.found
     return Converted(
-        gateways=_kept(doors.gateways, previous.gateways),
-        virtual_services=_kept(bound.virtual_services, previous.virtual_services),
-        destination_rules=_kept(originated.rules, previous.destination_rules),
+        gateways=kept(doors.gateways, previous.gateways),
+        virtual_services=kept(bound.virtual_services, previous.virtual_services),
+        destination_rules=kept(originated.rules, previous.destination_rules),
         credentials=previous.credentials if credentials == previous.credentials else credentials,
         statuses=statuses,
         parts=parts,
@@ -98,18 +97,3 @@ def _ranked(documents: tuple[Written, ...]) -> list[Written]:
     """The documents by the Gateway API's rule for those that conflict: creation time where it is written, then
     namespace and name. Their place in a file means nothing."""
     return sorted(documents, key=lambda item: (item.meta.origin.created, item.meta.namespace, item.meta.name))
-
-
-def _kept(made: list[Made], before: tuple[Made, ...]) -> tuple[Made, ...]:
-    """What was made, oldest first; whatever equals what was made before is that object."""
-    known = {item.meta.key: item for item in before}
-    found = []
-    for item in made:
-        old = known.get(item.meta.key)
-        found.append(old if old is not None and _equal(old, item) else item)
-    ordered = tuple(sorted(found, key=lambda item: item.meta.age()))
-    return before if ordered == before else ordered
-
-
-def _equal(one: Made, other: Made) -> bool:
-    return one is other or all(getattr(one, item.name) == getattr(other, item.name) for item in fields(one))
