@@ -35,7 +35,6 @@ from headrace.registry.snapshot import MeshSnapshot
 
 UNKNOWN_ADDRESS = "127.0.0.1"
 """Address of a proxy whose document has none (a Workload gets its address when it runs)."""
-"""Istio's label for where a workload runs, dots between the parts."""
 SAMPLE_CREDENTIALS = "user:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc="
 """What stands for a replica's own credentials in an offline translation (contract: nothing secret is printed)."""
 SECTIONS = (("listeners", LISTENER), ("routes", ROUTE), ("clusters", CLUSTER), ("endpoints", ENDPOINT))

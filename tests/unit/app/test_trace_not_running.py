@@ -132,3 +132,106 @@ def test_routes_of_the_gateway_api_are_named_as_they_are_written(said: Any) -> N
     described = said("describe", "route", "shop/public")
     assert described["kind"] == "HTTPRoute"
     assert described["rules"][0]["then"].startswith("75% to chat.shop.svc.cluster.local port 80, 25% to other")
+
+
+EGRESS = """\
+apiVersion: v1
+kind: Service
+metadata: {name: way-out, namespace: egress}
+spec: {selector: {istio: egressgateway}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: app, namespace: shop}
+spec: {containers: [{name: c}]}
+status: {podIP: 10.2.0.1}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: way-out, namespace: egress}
+spec:
+  selector: {istio: egressgateway}
+  servers: [{port: {number: PORT, name: http, protocol: HTTP}, hosts: [api.example]}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api, namespace: shop}
+spec: {hosts: [api.example], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: api, namespace: shop}
+spec:
+  hosts: [api.example]
+  gateways: [mesh, egress/way-out]
+  http:
+  - match: [{gateways: [mesh]}]
+    route: [{destination: {host: way-out.egress.svc.cluster.local, port: {number: 80}}}]
+  - match: [{gateways: [egress/way-out]}]
+    route: [{destination: {host: api.example, port: {number: 80}}}]
+---
+"""
+DESCRIBED = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: way-out, namespace: egress}
+spec:
+  selector: {matchLabels: {istio: egressgateway}}
+  template: {metadata: {labels: {istio: egressgateway}}, spec: {containers: [{name: c}]}}
+"""
+STARTED = """\
+apiVersion: headrace.dev/v1alpha1
+kind: Workload
+metadata: {name: way-out, namespace: egress}
+spec: {role: gateway, labels: {istio: egressgateway}}
+"""
+
+
+@pytest.mark.parametrize(("gateway", "port"), [(DESCRIBED, "80"), (STARTED, "8080")])
+def test_a_gateway_on_the_way_is_followed(
+    gateway: str, port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "egress.yaml").write_text(EGRESS.replace("PORT", port) + gateway)
+    with pytest.raises(SystemExit) as ended:
+        main(["trace", "--from", "app", "--to", "http://api.example/", str(tmp_path), "-o", "json"])
+    answer = json.loads(capsys.readouterr().out)
+    (destination,) = answer["destinations"]
+    (callee,) = destination["callees"]
+    assert (ended.value.code, len(destination["endpoints"])) == (0, 1), (
+        "no second gateway is assumed beside the described one"
+    )
+    assert (callee["proxy"], callee["delivered"]) == ("gateway/egress/way-out", "outbound|80||api.example")
+    documents = [step["document"] for step in callee["steps"] if step["what"] == "route"]
+    assert "VirtualService shop/api http[1]" in documents[0]
+
+
+BEHIND_A_SERVICE = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: door, namespace: shop}
+spec:
+  gatewayClassName: istio
+  addresses: [{type: Hostname, value: door}]
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: door, namespace: shop}
+spec: {selector: {app: door}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: door-1, namespace: shop, labels: {app: door}}
+spec: {containers: [{name: c}]}
+status: {podIP: 10.2.0.9}
+"""
+
+
+def test_a_gateway_behind_the_service_that_its_document_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "door.yaml").write_text(BEHIND_A_SERVICE)
+    with pytest.raises(SystemExit):
+        main(["trace", "--from", "outside", "--to", "http://any.example/", str(tmp_path), "-o", "json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["proxy"], answer["connection"]) == ("gateway/shop/door-1", "10.2.0.9:8080")

@@ -67,12 +67,17 @@ class Origins:
         namespace, _, name = found.groups()
         scope = view.scope
         bound = [(MESH_GATEWAY, scope.virtual_services), *scope.gateway_virtual_services.items()]
-        for gateway, items in bound:
-            for item in items:
-                if (item.meta.namespace, item.meta.name) == (namespace, name):
-                    line = _rule_line(route, item, gateway, view, port)
-                    if line:
-                        return line
+        ports = (*(served for served, here in view.instance.port_map if here == port), port)
+        lines = (
+            _rule_line(route, item, gateway, view, number)
+            for gateway, items in bound
+            for item in items
+            if (item.meta.namespace, item.meta.name) == (namespace, name)
+            for number in ports
+        )
+        line = next((line for line in lines if line), "")
+        if line:
+            return line
         return self.of_path(document(route))
 
     def of_mtls(self, namespace: str, labels: Labels, port: int) -> str:

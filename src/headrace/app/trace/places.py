@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from headrace.app.control_plane.assignments import plan
+from headrace.app.notional import gateway_workloads, planned_replicas
 from headrace.app.offline import OfflineError, ProxyName
 from headrace.envoy.trace.listeners import is_address
+from headrace.model.names import service_fqdn
 from headrace.model.proxy import ProxyKind
-from headrace.model.resource import selects
 from headrace.model.service import Service
 from headrace.model.workload import WorkloadRole
 from headrace.registry.snapshot import MeshSnapshot
@@ -21,7 +21,7 @@ from headrace.registry.snapshot import MeshSnapshot
 OUTSIDE = "outside"
 NOBODYS_ADDRESS = "192.0.2.1"
 """Stands for the address of a name that no document gives one (TEST-NET-1: nobody has it)."""
-_PORTS = {"http": 80, "https": 443}
+USUAL_PORTS = {"http": 80, "https": 443}
 _SCHEMES = ("http", "https", "grpc", "tcp", "tls")
 _SHOWN = 10
 
@@ -54,20 +54,14 @@ class Target:
 
 def gateways(snapshot: MeshSnapshot) -> list[ProxyName]:
     """Every gateway proxy that the documents describe, or that `up` would start for them."""
-    names = [
-        ProxyName(ProxyKind.GATEWAY, item.meta.namespace, item.meta.name)
-        for item in snapshot.static_workloads
-        if any(gateway.selector and selects(dict(gateway.selector), item.labels) for gateway in snapshot.gateways)
-    ]
-    names += [
-        ProxyName(ProxyKind.GATEWAY, item.meta.namespace, item.meta.name)
-        for item in snapshot.workloads
-        if item.role is WorkloadRole.GATEWAY
-    ]
+    services = (item for items in snapshot.services.values() for item in items)
+    doors = gateway_workloads(snapshot.gateways, services, snapshot.static_workloads)
+    planned = planned_replicas(snapshot.workloads, doors, snapshot.gateways, snapshot.mesh)
+    names = [ProxyName(ProxyKind.GATEWAY, item.meta.namespace, item.meta.name) for item in doors]
     names += [
         ProxyName(ProxyKind.GATEWAY, item.namespace, item.workload)
-        for item in plan(snapshot.workloads, snapshot.gateways, snapshot.mesh)
-        if item.spec is None
+        for item in planned
+        if item.role is WorkloadRole.GATEWAY
     ]
     return list(dict.fromkeys(names))
 
@@ -106,14 +100,11 @@ def service_of(snapshot: MeshSnapshot, host: str, namespace: str) -> Service | N
     it sees it or not."""
     low = host.lower().rstrip(".")
     parts = low.split(".")
-    domain = "svc.cluster.local"
     forms = [low]
     if len(parts) == 1:
-        forms.append(f"{low}.{namespace}.{domain}")
-    elif len(parts) == 2:
-        forms.append(f"{low}.{domain}")
-    elif len(parts) == 3 and parts[2] == "svc":
-        forms.append(f"{low}.cluster.local")
+        forms.append(service_fqdn(low, namespace))
+    elif len(parts) == 2 or (len(parts) == 3 and parts[2] == "svc"):
+        forms.append(service_fqdn(parts[0], parts[1]))
     for form in forms:
         items = snapshot.services.get(form, ())
         if items:
@@ -144,7 +135,7 @@ def port_of(target: Target, service: Service | None, given: int | None) -> int:
         return given or target.port
     if service is not None and len(service.ports) == 1:
         return service.ports[0].number
-    usual = _PORTS.get(target.scheme)
+    usual = USUAL_PORTS.get(target.scheme)
     if service is not None and service.ports and usual not in [port.number for port in service.ports]:
         ports = ", ".join(str(port.number) for port in service.ports)
         raise OfflineError(f"{target.host} has the ports {ports}: say which with --port")

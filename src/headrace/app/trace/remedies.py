@@ -5,11 +5,11 @@ Called by `walk` with what it knows of the place where the request ended.
 
 from __future__ import annotations
 
+from headrace.app.trace.origins import described
 from headrace.envoy.trace.request import Refusal
 from headrace.envoy.view import Scope
 from headrace.envoy.visibility import exported_to
 from headrace.model.mesh import OutboundMode
-from headrace.model.resource import Metadata
 from headrace.model.service import Service
 from headrace.registry.snapshot import MeshSnapshot
 
@@ -26,7 +26,6 @@ _BY_CODE = {
     "unknown-host": "Add a Service or ServiceEntry for the host, or set outboundTrafficPolicy to ALLOW_ANY.",
     "no-endpoints": "Add a workload whose labels the service (and the subset) selects, or mend its readiness.",
     "no-cluster": "Correct the destination's host, subset or port: nothing is known by that name here.",
-    "redirected": "Follow the redirection.",
 }
 
 
@@ -41,16 +40,12 @@ def hidden(snapshot: MeshSnapshot, service: Service | None, scope: Scope) -> dic
     if service is None:
         if sidecar is None or sidecar.outbound_mode is not OutboundMode.REGISTRY_ONLY:
             return {}
-        return {"policy": f"{_described(sidecar.meta)} has outboundTrafficPolicy REGISTRY_ONLY"}
+        return {"policy": f"{described(sidecar.meta)} has outboundTrafficPolicy REGISTRY_ONLY"}
     if not exported_to(service.export_to, snapshot.mesh.default_service_export_to, service.namespace, namespace):
         words = ", ".join(service.export_to) or "the mesh's default"
-        why = f"{_described(service.meta)} is exported to {words}, which leaves out namespace {namespace}"
+        why = f"{described(service.meta)} is exported to {words}, which leaves out namespace {namespace}"
         return {"policy": why, "remedy": f"Export it to {namespace}."}
     if sidecar is not None and service.host not in scope.by_host:
-        why = f"{_described(sidecar.meta)} does not let {service.host} through"
+        why = f"{described(sidecar.meta)} does not let {service.host} through"
         return {"policy": why, "remedy": f"Add {service.namespace}/{service.host} to the hosts of its egress."}
     return {}
-
-
-def _described(meta: Metadata) -> str:
-    return f"{meta.key} ({meta.origin.file}:{meta.origin.line})"

@@ -12,7 +12,7 @@ from typing import Any
 from headrace.app import offline
 from headrace.app.offline import Offline, OfflineError, ProxyName
 from headrace.app.trace.origins import Origins, described
-from headrace.app.trace.places import OUTSIDE, Target, address_of, caller, gateways, port_of, service_of
+from headrace.app.trace.places import OUTSIDE, USUAL_PORTS, Target, address_of, caller, gateways, port_of, service_of
 from headrace.app.trace.remedies import hidden, remedy_for
 from headrace.envoy.trace.destinations import Endpoint, Wrap, place_of
 from headrace.envoy.trace.proxy import Resources, follow
@@ -27,7 +27,6 @@ from headrace.registry.policies import PolicyTable
 _STRANGER = "198.51.100.7"
 """Address of a client outside the mesh (TEST-NET-2: nobody has it)."""
 _ENCRYPTED = ("https", "tls")
-_USUAL = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,7 @@ class Mesh:
     def __init__(self, loaded: Offline) -> None:
         self.snapshot = loaded.snapshot
         self.origins = Origins(loaded.snapshot)
+        self.gateways = gateways(loaded.snapshot)
         self._scopes, self._translator = Scopes(), Translator()
 
     def proxy(self, name: ProxyName) -> tuple[Proxy, ProxyView, Resources]:
@@ -58,10 +58,13 @@ class Mesh:
         view = view_of(self.snapshot, proxy, self._scopes)
         return proxy, view, offline.as_data(self._translator.resources(view))
 
-    def sidecar_of(self, endpoint: Endpoint) -> ProxyName | None:
-        """The proxy that stands before an endpoint, where a document describes its workload."""
+    def proxy_of(self, endpoint: Endpoint) -> ProxyName | None:
+        """The proxy that an endpoint is or that stands before it, where a document describes its workload."""
         workload, _, rest = endpoint.workload.partition(";")
         namespace = rest.partition(";")[0]
+        gateway = ProxyName(ProxyKind.GATEWAY, namespace, workload)
+        if gateway in self.gateways:
+            return gateway
         for meta in (
             *(item.meta for item in self.snapshot.static_workloads if item.proxied),
             *(item.meta for item in self.snapshot.workloads),
@@ -100,10 +103,9 @@ def walk(loaded: Offline, question: Question) -> dict[str, Any]:
 
 def _from_outside(mesh: Mesh, question: Question) -> dict[str, Any]:
     """The gateway that takes the request; where several are, the first that does not refuse it."""
-    names = gateways(mesh.snapshot)
-    if not names:
+    if not mesh.gateways:
         raise OfflineError("the documents describe no gateway: add a Gateway, or ask --from a workload")
-    answers = [_from_proxy(mesh, question, name) for name in names]
+    answers = [_from_proxy(mesh, question, name) for name in mesh.gateways]
     return next((answer for answer in answers if "refused" not in answer), answers[0])
 
 
@@ -180,11 +182,11 @@ def _or_refused(row: dict[str, Any]) -> dict[str, Any]:
 def _request(mesh: Mesh, question: Question, proxy: Proxy, service: Service | None) -> Request:
     target = question.target
     at_gateway = proxy.kind is ProxyKind.GATEWAY
-    port = question.port or target.port or _USUAL.get(target.scheme, 0) if at_gateway else 0
+    port = question.port or target.port or USUAL_PORTS.get(target.scheme, 0) if at_gateway else 0
     port = port or port_of(target, service, question.port)
     encrypted = target.scheme in _ENCRYPTED
     content = {"grpc": Content.HTTP2, "tcp": Content.TCP, "tls": Content.TCP}.get(target.scheme, Content.HTTP1)
-    usual = _USUAL.get("https" if encrypted else "http") == port
+    usual = USUAL_PORTS.get("https" if encrypted else "http") == port
     alpn = () if content is Content.TCP or not encrypted else ("h2", "http/1.1")
     own = proxy.addresses[0] if proxy.addresses else ""
     return Request(
@@ -299,11 +301,11 @@ def _one_each(endpoints: list[Endpoint]) -> list[Endpoint]:
 
 def _callee(mesh: Mesh, endpoint: Endpoint, sent: Request, sender: Proxy) -> dict[str, Any]:
     row: dict[str, Any] = {"endpoint": f"{endpoint.address}:{endpoint.port}"}
-    name = mesh.sidecar_of(endpoint)
+    name = mesh.proxy_of(endpoint)
     if name is None:
         return row | {"proxy": "none", "steps": [], "delivered": f"{endpoint.address}:{endpoint.port}"}
     proxy, view, resources = mesh.proxy(name)
-    request = _arriving(sent, endpoint, sender)
+    request = _arriving(sent, endpoint, sender, name.kind)
     hop = follow(resources, request)
     row |= {
         "proxy": f"{name.kind.value}/{name.namespace}/{name.name}",
@@ -316,8 +318,8 @@ def _callee(mesh: Mesh, endpoint: Endpoint, sent: Request, sender: Proxy) -> dic
     return row
 
 
-def _arriving(request: Request, endpoint: Endpoint, sender: Proxy) -> Request:
-    """The request as it reaches the callee's proxy."""
+def _arriving(request: Request, endpoint: Endpoint, sender: Proxy, kind: ProxyKind) -> Request:
+    """The request as it reaches the callee's proxy, which is a sidecar or another gateway on the way."""
     tls, sni, alpn = endpoint.wrap.tls, endpoint.wrap.sni, endpoint.wrap.alpn
     if tls is Tls.PLAIN and request.tls is not Tls.PLAIN:
         tls, sni, alpn = request.tls, request.sni, request.alpn  # what the application encrypted itself
@@ -330,6 +332,6 @@ def _arriving(request: Request, endpoint: Endpoint, sender: Proxy) -> Request:
         alpn=alpn,
         source=sender.addresses[0] if sender.addresses else "",
         identity=sender.identity.uri if tls is Tls.MESH else "",
-        inbound=True,
-        direct=False,
+        inbound=kind is ProxyKind.SIDECAR,
+        direct=kind is ProxyKind.GATEWAY,
     )
