@@ -13,9 +13,9 @@ from headrace.config.documents import Document, read_text
 from headrace.config.store import ConfigStore
 from headrace.envoy.bootstrap import DEFAULT_SECRET, ROOT_SECRET
 from headrace.envoy.resources import ResourceSet
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.secrets import validation_secret, workload_secret
 from headrace.envoy.translate import Translator
-from headrace.envoy.view import Scopes, view_of
 from headrace.model.identity import Identity
 from headrace.model.proxy import Capture, CaptureKind, Proxy, ProxyKind
 from headrace.registry.build import build_snapshot

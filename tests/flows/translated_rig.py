@@ -22,9 +22,9 @@ from tests.flows.identity_rig import Trust
 from headrace.app import offline
 from headrace.envoy.bootstrap import DEFAULT_SECRET, ROOT_SECRET, BootstrapSettings, bootstrap_json
 from headrace.envoy.resources import LISTENER, ResourceSet, XdsResource
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.secrets import validation_secret, workload_secret
 from headrace.envoy.translate import Translator
-from headrace.envoy.view import Scopes, view_of
 from headrace.envoy.xds.hub import Hub
 from headrace.envoy.xds.service import discovery_handler, unix_server
 from headrace.floor.clock import SystemClock

@@ -21,9 +21,9 @@ from headrace.envoy import readable
 from headrace.envoy.binary import EnvoyError
 from headrace.envoy.bootstrap import BootstrapSettings, bootstrap_json
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, ResourceSet
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.translate import Translator
 from headrace.envoy.validation import refusal
-from headrace.envoy.view import Scopes, view_of
 from headrace.model.identity import Identity
 from headrace.model.locality import LOCALITY
 from headrace.model.problem import Problem, Severity

@@ -1,6 +1,6 @@
 """What documents attach to a scope of proxies: settings of its listeners, and patches of everything.
 
-Part of a scope, so that nothing of it reaches translation undeclared. Made by `envoy.view`; which documents count is
+Part of a scope, so that nothing of it reaches translation undeclared. Made by `envoy.scopes`; which documents count is
 decided by `registry.extensions`.
 """
 

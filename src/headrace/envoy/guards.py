@@ -1,7 +1,7 @@
 """The security policies of one proxy: what stands before its workload, and which clusters that needs.
 
 Part of a proxy's view, so that nothing of a policy reaches translation undeclared: a `Guard` compares by the very
-policies, authorizers and clusters that it holds. Made by `envoy.view`, translated by `translate.authorization` and
+policies, authorizers and clusters that it holds. Made by `envoy.scopes`, translated by `translate.authorization` and
 `translate.jwt_authn`.
 """
 

@@ -1,6 +1,6 @@
 """Which Sidecar is for a proxy, and what of the mesh its egress hosts let through.
 
-Called by `envoy.view`. Rules (Istio): of the Sidecars of a proxy's namespace the first that selects it, those with a
+Called by `envoy.scopes`. Rules (Istio): of the Sidecars of a proxy's namespace the first that selects it, those with a
 selector before those without, each oldest first; else the root namespace's oldest without a selector. A listener sees
 the services whose namespace and host one of its hosts names and none excludes, with a port of its own only those that
 have that port, and only that port of them; what its VirtualServices send requests to is called, not listened for.

@@ -1,7 +1,7 @@
 """The scope from which a proxy's listeners are made: with what Telemetry and extensions add to the mesh's settings.
 
-Called by `envoy.view`. Clusters and routes are made from the scope itself, so that nothing of a log or a trace touches
-them.
+Called by `envoy.scopes`. Clusters and routes are made from the scope itself, so that nothing of a log or a trace
+touches them.
 """
 
 from __future__ import annotations

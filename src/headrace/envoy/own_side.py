@@ -1,8 +1,8 @@
 """A workload's own side as its Sidecar has it: ports, and the connection pools towards the application.
 
-Called by `envoy.view`. Rules (Istio): a Sidecar with ingress listens on those ports instead of on what services make of
-the workload's; connection pools are the port's in the Sidecar, else the Sidecar's, else those of the DestinationRule of
-the service in front (both ends of a connection have them).
+Called by `envoy.scopes`. Rules (Istio): a Sidecar with ingress listens on those ports instead of on what services make
+of the workload's; connection pools are the port's in the Sidecar, else the Sidecar's, else those of the DestinationRule
+of the service in front (both ends of a connection have them).
 """
 
 from __future__ import annotations

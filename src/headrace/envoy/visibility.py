@@ -1,6 +1,6 @@
 """Who sees what: exportTo, and which DestinationRule speaks for a service.
 
-One `MeshIndex` a snapshot, shared by all scopes; called by `envoy.view`. Rules (Istio): default exportTo comes from
+One `MeshIndex` a snapshot, shared by all scopes; called by `envoy.scopes`. Rules (Istio): default exportTo comes from
 MeshConfig; what is private to the client's namespace or exported to it by name comes before what is public; a
 DestinationRule is looked up in the client's namespace, then the service's, then the root's, the most specific host
 first, and the first namespace with a match wins whole.

@@ -1,6 +1,6 @@
 """Sidecar: what the proxies of some workloads see of the mesh, and how their own side is reached.
 
-Made by `config.kinds.sidecar`; `envoy.view` picks the one that is for a proxy, `envoy.translate` makes listeners of it.
+Made by `config.kinds.sidecar`; `envoy.imports` picks the one for a proxy, `envoy.translate` makes listeners of it.
 """
 
 from __future__ import annotations

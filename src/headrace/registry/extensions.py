@@ -1,7 +1,7 @@
 """What a workload's proxy has beyond routes and policies: patches of its configuration, code that it runs, and what it
 says of its traffic, as far as documents of the root namespace and of its own say it.
 
-Called by `envoy.view` for each scope. A document of another namespace reaches nobody (Istio's rule of attachment, as
+Called by `envoy.scopes` for each scope. A document of another namespace reaches nobody (Istio's rule of attachment, as
 for policies: `registry.policies`).
 """
 

@@ -1,6 +1,6 @@
 """The server side of one workload: its ports, with the protocol that the services in front of it declare.
 
-Called by `envoy.view`. Rule (Istio): a port of the workload is known by the service ports that target it; the oldest
+Called by `envoy.scopes`. Rule (Istio): a port of the workload is known by the service ports that target it; the oldest
 service settles the protocol. Ports that only a Workload document declares are added with their own protocol.
 """
 

@@ -1,6 +1,6 @@
 """Which mutual TLS a workload accepts: PeerAuthentication documents settled per workload and port.
 
-Called by `registry.build` (endpoints of a workload that refuses TLS are not offered it) and `envoy.view` (inbound).
+Called by `registry.build` (endpoints of a workload that refuses TLS are not offered it) and `envoy.scopes` (inbound).
 Rule: mesh < namespace < workload, the oldest document wins per scope, selectors in the root namespace are ignored,
 UNSET inherits, the top default is PERMISSIVE; port modes count only in documents with a selector
 (istio.security.v1.PeerAuthentication).

@@ -1,6 +1,6 @@
 """The mesh at one moment: everything translation may know, immutable.
 
-Made by `registry.build` from a `ConfigRevision` and observed endpoints; read by `envoy.view`. Objects that did not
+Made by `registry.build` from a `ConfigRevision` and observed endpoints; read by `envoy.scopes`. Objects that did not
 change are the same objects in the next snapshot, so that caches can key on them.
 """
 

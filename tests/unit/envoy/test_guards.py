@@ -17,8 +17,8 @@ from headrace.app import offline
 from headrace.config.documents import read_text
 from headrace.config.store import ConfigStore
 from headrace.envoy.resources import LISTENER, TYPES, ResourceSet
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.translate import Translator
-from headrace.envoy.view import Scopes, view_of
 from headrace.model.problem import Severity
 from headrace.model.proxy import Capture, CaptureKind, Proxy
 from headrace.registry.build import build_snapshot

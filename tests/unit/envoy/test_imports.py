@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from tests.unit.registry.meshes import Mesh, entry, meta, port, rule, service, sidecar, to, virtual_service
 
-from headrace.envoy.view import ProxyView, Scope, Scopes, view_of
+from headrace.envoy.scopes import Scopes, view_of
+from headrace.envoy.view import ProxyView, Scope
 from headrace.model.destination import ConnectionPool
 from headrace.model.mesh import OutboundMode
 from headrace.model.service import Protocol

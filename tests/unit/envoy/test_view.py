@@ -20,7 +20,8 @@ from tests.unit.registry.meshes import (
     workload,
 )
 
-from headrace.envoy.view import ProxyView, Scopes, view_of
+from headrace.envoy.scopes import Scopes, view_of
+from headrace.envoy.view import ProxyView
 from headrace.model.destination import ClientTls, LbPolicy, LoadBalancer, TlsMode, TrafficPolicy
 from headrace.model.gateway import Gateway, Server, ServerTls, ServerTlsMode
 from headrace.model.identity import Identity

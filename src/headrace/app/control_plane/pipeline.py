@@ -17,8 +17,8 @@ import structlog
 from headrace.app.control_plane.hosts import HostBook
 from headrace.config.revision import ConfigRevision
 from headrace.envoy.resources import ResourceSet
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.translate import Translator
-from headrace.envoy.view import Scopes, view_of
 from headrace.model.mesh import MeshConfig
 from headrace.model.proxy import Proxy
 from headrace.registry.build import build_snapshot

@@ -14,11 +14,12 @@ from headrace.app.offline import Offline, OfflineError, ProxyName
 from headrace.app.trace.origins import Origins, described
 from headrace.app.trace.places import OUTSIDE, USUAL_PORTS, Target, address_of, caller, gateways, port_of, service_of
 from headrace.app.trace.remedies import hidden, remedy_for
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.trace.destinations import Endpoint, Wrap, place_of
 from headrace.envoy.trace.proxy import Resources, follow
 from headrace.envoy.trace.request import Content, Hop, Refusal, Request, Share, Step, Tls
 from headrace.envoy.translate import Translator
-from headrace.envoy.view import ProxyView, Scopes, view_of
+from headrace.envoy.view import ProxyView
 from headrace.model.authorization import Action
 from headrace.model.proxy import Proxy, ProxyKind
 from headrace.model.service import Service

@@ -13,9 +13,10 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as http
 from tests.unit.registry.meshes import Mesh, sidecar
 
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, ResourceSet
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.translate import Translator
 from headrace.envoy.translate.cluster_policy import HTTP_OPTIONS
-from headrace.envoy.view import ProxyView, Scopes, view_of
+from headrace.envoy.view import ProxyView
 from headrace.model.proxy import Proxy
 
 _MESSAGES = {

@@ -6,8 +6,8 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from tests.unit.registry.meshes import Mesh, entry, meta
 
 from headrace.envoy.resources import SECRET, XdsResource
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.translate import Translator
-from headrace.envoy.view import Scopes, view_of
 from headrace.model.credential import Credential
 from headrace.model.identity import Identity
 from headrace.model.inference import InferencePolicy

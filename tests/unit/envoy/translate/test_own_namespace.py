@@ -8,9 +8,9 @@ from tests.unit.registry.meshes import Mesh, port, replica, service, sidecar, wo
 
 from headrace.envoy import readable
 from headrace.envoy.resources import CLUSTER, LISTENER, ResourceSet
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.translate import Translator
 from headrace.envoy.validation import refusal
-from headrace.envoy.view import Scopes, view_of
 from headrace.model.proxy import Capture
 from headrace.model.service import Protocol
 from headrace.registry.build import build_snapshot

@@ -19,8 +19,8 @@ from xds.type.v3 import typed_struct_pb2
 from headrace.config.documents import read_text
 from headrace.config.store import ConfigStore
 from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, ResourceSet
+from headrace.envoy.scopes import Scopes, view_of
 from headrace.envoy.translate import Translator
-from headrace.envoy.view import Scopes, view_of
 from headrace.model.identity import Identity
 from headrace.model.proxy import Capture, CaptureKind, Proxy, ProxyKind
 from headrace.model.workload import WorkloadPort
