@@ -162,7 +162,8 @@ def _check(spec: IngressSpec, document: Document) -> Iterator[Finding]:
 
 
 def _no_effect(path: Path, why: str, remedy: str) -> Finding:
-    return Finding(path, f"{path[-1]} has no effect here: {why}", remedy, NO_EFFECT, Severity.WARNING)
+    field = next(part for part in reversed(path) if isinstance(part, str))
+    return Finding(path, f"{field} has no effect here: {why}", remedy, NO_EFFECT, Severity.WARNING)
 
 
 def _lower(meta: Metadata, spec: IngressSpec, document: Document) -> Ingress:
@@ -200,7 +201,6 @@ KINDS = (
         model=IngressSpec,
         lower=_lower,
         check=_check,
-        body_required=True,
     ),
     Kind(
         group="networking.k8s.io",

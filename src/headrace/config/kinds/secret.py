@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from headrace.config.documents import Document
-from headrace.config.fields import Bool, Text
+from headrace.config.fields import Bool, Text, text_of
 from headrace.config.schema import INCOMPLETE, Finding, Kind, Spec, refuse
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
@@ -44,10 +44,11 @@ def _plain(value: Any) -> bytes:
     return value.encode(errors="surrogatepass")
 
 
-def _key(value: str) -> str:
-    if not _KEY.fullmatch(value) or value in (".", ".."):
-        raise refuse("is not a key of a Secret", "Use letters, digits, '-', '_' and '.'.")
-    return value
+def _key(value: Any) -> str:
+    text = text_of(value, "a key")
+    if not _KEY.fullmatch(text) or text in (".", ".."):
+        raise refuse("is not a key of a Secret or ConfigMap", "Use letters, digits, '-', '_' and '.'.")
+    return text
 
 
 Key = Annotated[str, BeforeValidator(_key)]

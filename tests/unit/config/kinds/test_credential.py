@@ -33,6 +33,7 @@ def test_all_of_it_for_an_entry() -> None:
         (REFS + "credential: {secretRef: {}}", "spec.credential.secretRef.name"),
         (REFS + "credential: {secretRef: {name: k, namespace: other}}", "spec.credential.secretRef.namespace"),
         (REFS + "credential: {secretRef: {name: k, key: a/b}}", "spec.credential.secretRef.key"),
+        (REFS + "credential: {secretRef: {name: k, key: 1.5}}", "spec.credential.secretRef.key"),
         (REFS + "credential: {secretRef: {name: k}, header: Host}", "spec.credential.header"),
         (REFS + 'credential: {secretRef: {name: k}, header: ":path"}', "spec.credential.header"),
         (REFS + "credential: {secretRef: {name: k}, header: Transfer-Encoding}", "spec.credential.header"),

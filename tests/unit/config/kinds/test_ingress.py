@@ -57,6 +57,7 @@ def test_without_effect(judge, text, field):
     verdict = judge(text)
     assert verdict.errors == []
     assert ("HR0002", field) in verdict.codes
+    assert all(problem.message[:1].isalpha() for problem in verdict.problems)
 
 
 def test_lowered(judge):
