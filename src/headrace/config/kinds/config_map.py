@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -10,27 +9,16 @@ from pydantic import BeforeValidator
 
 from headrace.config.documents import Document
 from headrace.config.fields import Bool
-from headrace.config.kinds.secret import MAX_DATA
+from headrace.config.kinds.secret import MAX_DATA, Key
 from headrace.config.schema import Finding, Kind, Spec, refuse
 from headrace.model.kube import ConfigMap
 from headrace.model.resource import Metadata
-
-_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
-
-
-def _key(value: str) -> str:
-    if not _KEY.fullmatch(value) or value in (".", ".."):
-        raise refuse("is not a key of a ConfigMap", "Use letters, digits, '-', '_' and '.'.")
-    return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise refuse("must be text", "Quote the value.")
     return value
-
-
-Key = Annotated[str, BeforeValidator(_key)]
 
 
 class ConfigMapBody(Spec):

@@ -1,6 +1,6 @@
 """Validated HTTP routes become model routes: full host names, gateways by key, percentages settled.
 
-Used by `virtual_service`.
+Used by `virtual_service`, and its retries by `mesh_config`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def lower_http_route(spec: HttpRouteSpec, namespace: str, position: int, line: i
         direct_response=_direct_response(spec.direct_response) if spec.direct_response else None,
         rewrite=_rewrite(spec.rewrite) if spec.rewrite else None,
         timeout=spec.timeout,
-        retries=_retries(spec.retries) if spec.retries else None,
+        retries=lower_retries(spec.retries),
         fault=lower_fault(spec.fault) if spec.fault else None,
         mirrors=_mirrors(spec, namespace),
         cors=lower_cors(spec.cors_policy) if spec.cors_policy else None,
@@ -129,7 +129,10 @@ def _rewrite(spec: RewriteSpec) -> Rewrite:
     return Rewrite(spec.uri, spec.authority, regex.match if regex else "", regex.rewrite if regex else "")
 
 
-def _retries(spec: RetrySpec) -> Retries:
+def lower_retries(spec: RetrySpec | None) -> Retries | None:
+    """A retry policy, of a route or of the mesh."""
+    if spec is None:
+        return None
     return Retries(
         attempts=spec.attempts,
         per_try_timeout=spec.per_try_timeout,

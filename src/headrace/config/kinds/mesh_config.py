@@ -29,13 +29,14 @@ from headrace.config.fields import (
     text_of,
     whole,
 )
+from headrace.config.kinds.http_lowering import lower_retries
 from headrace.config.kinds.http_route import RetrySpec
 from headrace.config.kinds.istio_names import Timespan, WildcardName, at_most_one
 from headrace.config.kinds.load_balancer import LocalityLbSpec, ZoneAwareLbSpec, lower_localities
 from headrace.config.kinds.mesh_authorizers import authorizer_findings, lower_authorizers
 from headrace.config.kinds.mesh_observers import lower_mesh_tracing, lower_observers, observer_findings
 from headrace.config.kinds.mesh_providers import ExtensionProvider
-from headrace.config.kinds.mesh_traffic import lower_retries, lower_traffic
+from headrace.config.kinds.mesh_traffic import lower_traffic
 from headrace.config.kinds.mesh_values import Milliseconds, TrustDomain
 from headrace.config.kinds.proxy_annotation import proxy_settings
 from headrace.config.kinds.proxy_config import ProxyConfigSpec, lower_topology

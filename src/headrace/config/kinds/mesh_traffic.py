@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headrace.config.kinds.http_lowering import lower_retries
 from headrace.config.kinds.traffic_policy import lower_outlier, lower_pool
 from headrace.model.destination import TcpKeepalive
 from headrace.model.mesh import DNS_REFRESH, MeshTraffic
-from headrace.model.traffic import Retries
 
 if TYPE_CHECKING:
-    from headrace.config.kinds.http_route import RetrySpec
     from headrace.config.kinds.mesh_config import MeshConfigSpec
 
 
@@ -30,18 +29,4 @@ def lower_traffic(spec: MeshConfigSpec) -> MeshTraffic:
         to_localhost=inbound is not None and inbound.mode == "LOCALHOST",
         pool=lower_pool(pool) if pool is not None else None,
         outliers=lower_outlier(outliers) if outliers is not None else None,
-    )
-
-
-def lower_retries(spec: RetrySpec | None) -> Retries | None:
-    """A retry policy of the mesh."""
-    if spec is None:
-        return None
-    return Retries(
-        attempts=spec.attempts,
-        per_try_timeout=spec.per_try_timeout,
-        retry_on=spec.retry_on,
-        retry_remote_localities=spec.retry_remote_localities,
-        retry_ignore_previous_hosts=spec.retry_ignore_previous_hosts,
-        backoff=spec.backoff,
     )

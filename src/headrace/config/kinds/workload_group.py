@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from headrace.config.documents import Document, Path
-from headrace.config.fields import Choice, LabelMap, Port, Text, shown, whole
+from headrace.config.fields import Choice, Count, LabelMap, Port, Text, shown
 from headrace.config.kinds.istio_names import set_fields
 from headrace.config.kinds.workload_entry import WorkloadEntrySpec, port_name_findings, static_workload, unix_findings
 from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec
@@ -25,8 +25,6 @@ from headrace.model.workload import StaticWorkload
 
 _METHODS = ("http_get", "tcp_socket", "exec", "grpc")
 _HEADER = re.compile(r"[-_A-Za-z0-9]+")
-
-Times = Annotated[int, BeforeValidator(whole(0, 2**31 - 1))]
 
 
 class HeaderSpec(Spec):
@@ -69,11 +67,11 @@ class GrpcProbeSpec(Spec):
 class ReadinessProbeSpec(Spec):
     """ReadinessProbe."""
 
-    initial_delay_seconds: Times = 0
-    timeout_seconds: Times = 0
-    period_seconds: Times = 0
-    success_threshold: Times = 0
-    failure_threshold: Times = 0
+    initial_delay_seconds: Count = 0
+    timeout_seconds: Count = 0
+    period_seconds: Count = 0
+    success_threshold: Count = 0
+    failure_threshold: Count = 0
     http_get: HttpProbeSpec | None = None
     tcp_socket: TcpProbeSpec | None = None
     exec: ExecProbeSpec | None = None

@@ -20,6 +20,9 @@ from headrace.model.problem import Severity
 
 _DNS = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _PLAIN_DNS = "Use a-z, 0-9, '-' and '.', beginning and ending with a letter or digit."
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+URL_PATH = r"(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+"
+"""RE2 pattern of what a path of a request may hold."""
 _DURATION = re2.compile(r"([0-9]{1,5}(h|m|s|ms)){1,4}")
 
 T = TypeVar("T")

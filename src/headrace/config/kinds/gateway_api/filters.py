@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from headrace.config.fields import Bool, Choice, Text
 from headrace.config.kinds.gateway_api.fields import (
+    METHODS,
+    URL_PATH,
     BackendObjectSpec,
     HeaderName,
     HeaderValue,
@@ -32,11 +34,10 @@ _POSITIVE = BeforeValidator(number(1, 2**31 - 1))
 _ORIGIN = r"\*|https?://((\*\.)?([a-zA-Z0-9\-]+\.)*[a-zA-Z0-9-]+|\*)(:[0-9]{1,5})?"
 _ANY_ORIGIN = r"^[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s?#]+$"
 """What an Origin header looks like (RFC 6454): '*' allows no other text."""
-_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 QUOTED = str.maketrans({char: f"\\{char}" for char in "\\.+*?()|[]{}^$"})
 """`text.translate(QUOTED)` is the RE2 pattern that matches just `text`."""
 PathText = Annotated[str, BeforeValidator(bounded(0, 1024))]
-ExternalPath = pattern(r"(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+", 1024, "a path")
+ExternalPath = pattern(URL_PATH, 1024, "a path")
 
 
 class HeaderSpec(Spec):
@@ -162,7 +163,7 @@ class CorsFilterSpec(Spec):
     ] = []
     allow_credentials: Bool | None = None
     allow_methods: Annotated[
-        list[Annotated[str, Choice(*_METHODS, "*")]], AfterValidator(distinct(str, "method")), AfterValidator(_alone)
+        list[Annotated[str, Choice(*METHODS, "*")]], AfterValidator(distinct(str, "method")), AfterValidator(_alone)
     ] = []
     allow_headers: Annotated[
         list[HeaderName], Field(max_length=64), AfterValidator(distinct(str, "header")), AfterValidator(_alone)

@@ -9,7 +9,7 @@ import re2
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Document, Path
-from headrace.config.fields import Choice, is_label_key, shown, text_of
+from headrace.config.fields import Choice, LabelKey, shown
 from headrace.config.kinds.gateway_api.fields import (
     FarObjectRefSpec,
     ObjectName,
@@ -38,16 +38,6 @@ _ADDRESS_TYPE = (
 """As the CRD has it: only the first alternative is bound to the beginning, only the last one to the end."""
 
 
-def _key(value: str) -> str:
-    text = text_of(value, "a key")
-    if not is_label_key(text):
-        raise refuse(f"{shown(text)} is not a key", "Use at most 63 letters, digits, '-', '_' and '.'.")
-    return text
-
-
-Key = Annotated[str, BeforeValidator(_key)]
-
-
 class AddressSpec(Spec):
     """GatewaySpecAddress."""
 
@@ -72,7 +62,7 @@ class InfrastructureSpec(Spec):
     labels: (
         Annotated[
             dict[
-                Key,
+                LabelKey,
                 Annotated[
                     str, BeforeValidator(pattern(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", 63, "a label value"))
                 ],
@@ -81,7 +71,7 @@ class InfrastructureSpec(Spec):
         ]
         | None
     ) = None
-    annotations: Annotated[dict[Key, Annotated[str, BeforeValidator(bounded(0, 4096))]], Field(max_length=16)] = {}
+    annotations: Annotated[dict[LabelKey, Annotated[str, BeforeValidator(bounded(0, 4096))]], Field(max_length=16)] = {}
     parameters_ref: ObjectRefSpec | None = None
 
 

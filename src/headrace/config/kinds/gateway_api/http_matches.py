@@ -13,15 +13,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from headrace.config.documents import Path
 from headrace.config.fields import Choice, check_regex, shown
-from headrace.config.kinds.gateway_api.fields import HeaderName, HeaderValue, Span, bounded, distinct
+from headrace.config.kinds.gateway_api.fields import METHODS, URL_PATH, HeaderName, HeaderValue, Span, bounded, distinct
 from headrace.config.schema import NOT_SUPPORTED, Finding, Spec, refuse
 from headrace.model.problem import Severity
 from headrace.model.traffic import HttpMatch, MatchKind, StringMatch
 
 MAX_MATCHES = 128
 """Matches of all rules of one route together."""
-METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-_PATH = re2.compile(r"(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+")
+_PATH = re2.compile(URL_PATH)
 _FORBIDDEN = ("//", "/./", "/../", "%2f", "%2F", "#")
 _SERVICE = re2.compile(r"(?i)\.?[a-z_][a-z_0-9]*(\.[a-z_][a-z_0-9]*)*")
 _METHOD = re2.compile(r"[A-Za-z_][A-Za-z_0-9]*")
