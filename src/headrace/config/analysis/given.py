@@ -5,8 +5,9 @@ Called by `index`. A mesh that Headrace runs has no such thing: it starts the ga
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from headrace.config.analysis.written import text
@@ -26,19 +27,19 @@ def given(mesh_fields: Mapping[str, Any]) -> list[tuple[Document, object]]:
     return [(document, resource) for document, resource in found if resource is not None]
 
 
-@cache
+@lru_cache(maxsize=8)
 def _gateway(name: str) -> list[tuple[Document, object]]:
     ports = ", ".join(f"{{name: {port}, port: {number}, protocol: TCP}}" for port, number in _PORTS.items())
     documents = read_text(
         f"""
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}-dummypod, namespace: istio-system, labels: {{istio: ingressgateway}}}}
+metadata: {{name: {json.dumps(f"{name}-dummypod")}, namespace: istio-system, labels: {{istio: ingressgateway}}}}
 spec: {{containers: [{{name: istio-proxy}}]}}
 ---
 apiVersion: v1
 kind: Service
-metadata: {{name: {name}, namespace: istio-system}}
+metadata: {{name: {json.dumps(name)}, namespace: istio-system}}
 spec: {{selector: {{istio: ingressgateway}}, ports: [{ports}]}}
 """,
         SOURCE,

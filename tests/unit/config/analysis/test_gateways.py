@@ -175,6 +175,17 @@ def test_istios_own_gateway_is_there_unless_it_is_off(check):
     assert "IST0101" in [problem.code for problem in check(gateway(), mesh)]
 
 
+def test_istios_own_gateway_may_have_any_name(check):
+    named = """
+    apiVersion: headrace.dev/v1alpha1
+    kind: MeshConfig
+    metadata: {name: mesh}
+    spec: {ingressService: "true"}
+    """
+    assert codes(check(named, gateway(port=81))) == [("IST0162", "Gateway", "spec.servers[0].port")]
+    assert codes(check(named, gateway())) == []
+
+
 def test_credentials_live_beside_the_proxy(check):
     tls = "{mode: SIMPLE, credentialName: cert}"
     good = CERTIFICATE
