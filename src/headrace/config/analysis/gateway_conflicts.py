@@ -26,10 +26,12 @@ _MOST_NAMES = 10
 def judge_gateway_conflicts(index: Index) -> Iterator[Problem]:
     """Every judgement of two Gateways."""
     doors, certificates = _Holders(), _Holders()
+    serving: dict[str, Labels] = {}
     gateways = index.written.kind("networking.istio.io", "Gateway")
     for gateway in gateways:
         selector = pairs(gateway.spec, "selector")
         for server in items(gateway.spec, "servers"):
+            serving[shown(selector)] = selector
             for door in _doors(server):
                 doors.add(door, selector, gateway.full_name)
             if certificate := _certificate(server):
@@ -37,14 +39,14 @@ def judge_gateway_conflicts(index: Index) -> Iterator[Problem]:
     shared = _Proxies(index)
     for gateway in gateways:
         selector = pairs(gateway.spec, "selector")
-        if selector and not items(gateway.spec, "servers") and not _has_company(gateway, gateways, shared):
+        within_reach = partial(shared.between, selector)
+        if selector and not items(gateway.spec, "servers") and not any(map(within_reach, serving.values())):
             yield gateway.problem(
                 Code.NOT_FOUND,
                 ("spec", "selector"),
                 f'Referenced selector not found: "{shown(selector)}" (no Gateway with servers has it).',
                 "Add servers.",
             )
-        within_reach = partial(shared.between, selector)
         for number, server in enumerate(items(gateway.spec, "servers")):
             rivals = {name for door in _doors(server) for name in doors.some(door, within_reach)}
             if rivals - {gateway.full_name}:
@@ -52,16 +54,6 @@ def judge_gateway_conflicts(index: Index) -> Iterator[Problem]:
             same = set(certificates.some(_certificate(server), partial(selects, selector)))
             if same - {gateway.full_name}:
                 yield _same_certificate(gateway, number, sorted({gateway.full_name, *same}))
-
-
-def _has_company(gateway: Written, gateways: list[Written], shared: _Proxies) -> bool:
-    """Whether a Gateway with servers is for some of the same proxies."""
-    selector = pairs(gateway.spec, "selector")
-    return any(
-        items(other.spec, "servers") and shared.between(selector, pairs(other.spec, "selector"))
-        for other in gateways
-        if other is not gateway
-    )
 
 
 class _Holders:

@@ -31,9 +31,14 @@ def judge_gateways(index: Index) -> Iterator[Problem]:
     Where Headrace runs the workloads, a Gateway whose selector no declared gateway has gets a proxy of its own in the
     root namespace: its selector cannot miss.
     """
+    known: dict[frozenset[tuple[str, str]], tuple[list[Running], set[int] | None]] = {}
     for gateway in index.written.kind("networking.istio.io", "Gateway"):
         selector = pairs(gateway.spec, "selector")
-        proxies = [item for item in index.workloads_anywhere(selector) if item.gateway or item.pod]
+        key = frozenset(selector.items())
+        if key not in known:
+            found = [item for item in index.workloads_anywhere(selector) if item.gateway or item.pod]
+            known[key] = (found, _served(index, found))
+        proxies, served = known[key]
         if not proxies and not index.hosted:
             yield gateway.problem(
                 Code.NOT_FOUND,
@@ -44,7 +49,8 @@ def judge_gateways(index: Index) -> Iterator[Problem]:
             continue
         namespace = proxies[0].meta.namespace if proxies else index.mesh.root_namespace
         yield from _judge_credentials(index, gateway, namespace)
-        yield from _judge_ports(index, gateway, proxies)
+        if served is not None:
+            yield from _judge_ports(gateway, served)
 
 
 def _judge_credentials(index: Index, gateway: Written, namespace: str) -> Iterator[Problem]:
@@ -95,8 +101,8 @@ def _fault_of_certificate(pem: bytes, now: datetime) -> str:
     return ""
 
 
-def _judge_ports(index: Index, gateway: Written, proxies: list[Running]) -> Iterator[Problem]:
-    """IST0162, where a Service stands before the gateway's proxies: its ports or targets must have the server's."""
+def _served(index: Index, proxies: list[Running]) -> set[int] | None:
+    """Ports, and their targets, of the Services before a gateway's proxies; None where it needs no Service."""
     served: set[int] = set()
     found = False
     for service in index.services:
@@ -106,8 +112,11 @@ def _judge_ports(index: Index, gateway: Written, proxies: list[Running]) -> Iter
                 for port in service.ports:
                     if port.protocol is not Protocol.UDP:
                         served.update((port.number, port.target or port.number))
-    if not found and index.hosted:
-        return  # a gateway that Headrace runs binds its ports itself: it needs no Service
+    return served if found or not index.hosted else None  # one that Headrace runs binds its ports itself
+
+
+def _judge_ports(gateway: Written, served: set[int]) -> Iterator[Problem]:
+    """IST0162: the Services before the gateway's proxies must have each server's port."""
     selector = shown(pairs(gateway.spec, "selector"))
     for number, server in enumerate(items(gateway.spec, "servers")):
         port = within(server, "port", "number")
