@@ -10,7 +10,7 @@ from headrace.model.destination import BY_DISTANCE, ConnectionPool, LocalityLb, 
 from headrace.model.extension import Extension
 from headrace.model.names import ROOT_NAMESPACE
 from headrace.model.proxy_config import UNSET, ProxySettings
-from headrace.model.telemetry import UNOBSERVED, UNTRACED, MeshTracing, Observed, Producer, Provider
+from headrace.model.telemetry import ENVOY_LOG, UNOBSERVED, UNTRACED, MeshTracing, Observed, Producer, Provider
 from headrace.model.traffic import Retries
 
 
@@ -87,7 +87,8 @@ class MeshConfig:
 
     `access_log_file` empty means no access log; `default_http_retry` None means Istio's default policy. `authorizers`
     are the ext_authz providers among extensionProviders, which CUSTOM policies name; `providers` those of logs and
-    spans, which Telemetry names, `default_logs` and `default_spans` what counts where no Telemetry names any.
+    spans, which Telemetry names (`envoy` is there without being declared), `default_logs` and `default_spans` what
+    counts where no Telemetry names any.
 
     `observed`, `extensions` and `producer` are no fields of Istio's: what documents make of these settings for one
     scope of proxies (`envoy.attachments`); in the mesh's own settings they are empty.
@@ -122,7 +123,7 @@ class MeshConfig:
     gateway_topology: GatewayTopology = GatewayTopology()
     ingress: IngressSettings = IngressSettings()
     traffic: MeshTraffic = PLAIN_TRAFFIC
-    providers: tuple[Provider, ...] = ()
+    providers: tuple[Provider, ...] = (ENVOY_LOG,)
     default_logs: tuple[str, ...] = ()
     default_spans: tuple[str, ...] = ()
     tracing: MeshTracing = UNTRACED

@@ -141,6 +141,10 @@ class Provider:
     sampler: Sampler | None = None
 
 
+ENVOY_LOG = Provider("envoy", ProviderKind.FILE_LOG, path="/dev/stdout")
+"""The log that is there without being declared: to the standard output."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampler:
     """Dynatrace's sampler. `service` empty: the provider's own collector is asked."""

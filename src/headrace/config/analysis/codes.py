@@ -84,6 +84,7 @@ class Code(Enum):
     CREDENTIAL_IN_ACCESS_LOG = ("HR0109", "CredentialInAccessLog", Severity.WARNING)
     NO_AUTHORIZER = ("HR0121", "AuthorizerNotFound", Severity.WARNING)
     HOST_WITHOUT_PORT = ("HR0122", "DeniedHostWithoutPort", Severity.WARNING)
+    NO_OBSERVER = ("HR0123", "TelemetryProviderNotFound", Severity.WARNING)
 
     @property
     def code(self) -> str:

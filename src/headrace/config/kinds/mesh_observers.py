@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from headrace.config.documents import Path
@@ -26,14 +27,20 @@ from headrace.config.kinds.mesh_providers import (
 from headrace.config.kinds.proxy_config import CustomTag, ProxyConfigSpec
 from headrace.config.schema import NO_EFFECT, NOT_SUPPORTED, Finding, to_camel
 from headrace.model.problem import Severity
-from headrace.model.telemetry import Exporter, MeshTracing, Provider, ProviderKind, Sampler, SpanTag, TagSource
+from headrace.model.telemetry import (
+    ENVOY_LOG,
+    Exporter,
+    MeshTracing,
+    Provider,
+    ProviderKind,
+    Sampler,
+    SpanTag,
+    TagSource,
+)
 from headrace.model.telemetry import LogFormat as Format
 
-_STDOUT = "/dev/stdout"
 _STATE = ("upstream_peer", "downstream_peer")
 """Filter states that Istio's loggers send; upstream Envoy has none of them, and sends nothing for them."""
-BUILT_IN = "envoy"
-"""The log that is there without being declared: to the standard output, in MeshConfig's own format."""
 _OBSERVERS = ("zipkin", "datadog", "skywalking", "opentelemetry", "envoy_http_als", "envoy_tcp_als", "envoy_otel_als")
 _USELESS = {
     "lightstep": "Envoy has no Lightstep tracer any more: use opentelemetry",
@@ -109,7 +116,7 @@ def _headers(provider: ExtensionProvider) -> Iterator[tuple[Path, HeaderValueSpe
 def lower_observers(providers: Iterable[ExtensionProvider], encoding: str, text: str) -> tuple[Provider, ...]:
     """The providers of logs and spans, and the built-in one; `encoding` and `text` are MeshConfig's access log
     format."""
-    found = {BUILT_IN: Provider(BUILT_IN, ProviderKind.FILE_LOG, path=_STDOUT, format=_mesh_format(encoding, text))}
+    found = {ENVOY_LOG.name: replace(ENVOY_LOG, format=_mesh_format(encoding, text))}
     for spec in providers:
         provider = _lower(spec, _mesh_format(encoding, text))
         if provider is not None:
@@ -121,9 +128,9 @@ def _lower(spec: ExtensionProvider, mesh_format: Format) -> Provider | None:
     if spec.envoy_file_access_log is not None:
         log = spec.envoy_file_access_log
         form = _format(log.log_format, omit_empty=log.omit_empty_values)
-        if spec.name == BUILT_IN and log.log_format is None and not log.omit_empty_values:
+        if spec.name == ENVOY_LOG.name and log.log_format is None and not log.omit_empty_values:
             form = mesh_format
-        return Provider(spec.name, ProviderKind.FILE_LOG, path=log.path or _STDOUT, format=form)
+        return Provider(spec.name, ProviderKind.FILE_LOG, path=log.path or ENVOY_LOG.path, format=form)
     if spec.envoy_http_als is not None:
         http = spec.envoy_http_als
         headers = (

@@ -9,7 +9,7 @@ from headrace.config.documents import read_text
 from headrace.config.judge import judge
 from headrace.model.problem import Problem
 
-CODES = ("IST0101", "IST0110", "IST0111", "IST0157", "IST0159", "IST0160", "IST0166", "IST0167")
+CODES = ("IST0101", "IST0110", "IST0111", "IST0157", "IST0159", "IST0160", "IST0166", "IST0167", "HR0123")
 
 
 def pod(name: str = "p", labels: str = "{app: a}", annotations: str = "{}") -> str:
@@ -86,6 +86,21 @@ def test_access_logs_that_nobody_writes(check: Check, logging: str, judged: bool
     text = telemetry("one", more=f"accessLogging: [{logging}]")
     assert codes(check(text)) == ([("IST0157", "one", "spec.accessLogging[0]")] if judged else [])
     assert codes(check(text, MESH)) == []
+
+
+def test_providers_that_nobody_declared(check: Check) -> None:
+    text = telemetry(
+        "one", more="accessLogging: [{providers: [{name: envoy}, {name: otel}]}, {providers: [{name: lost}]}]"
+    )
+    mesh = MESH + "  extensionProviders: [{name: Otel, opentelemetry: {service: otel.obs, port: 4317}}]\n"
+    mesh = mesh.replace("spec: {defaultProviders: {accessLogging: [envoy]}}", "spec:")
+    names = [("HR0123", "one", f"spec.accessLogging[{at}].providers[{number}].name") for at, number in ((0, 1), (1, 0))]
+    assert codes(check(text)) == codes(check(text, mesh)) == names
+    assert codes(check(telemetry("one", more="tracing: [{providers: [{name: otel}]}]"), mesh)) == []
+    assert codes(check(telemetry("one", more="tracing: [{providers: [{name: envoy}]}]"), mesh)) == [
+        ("HR0123", "one", "spec.tracing[0].providers[0].name")
+    ]
+    assert codes(check(telemetry("one", more="accessLogging: [{disabled: true, providers: [{name: lost}]}]"))) == []
 
 
 def test_policies_for_pods_of_the_gateway_api(check: Check) -> None:
