@@ -1,7 +1,7 @@
 """Which workloads a policy is for: by labels, or by the Gateway that it names.
 
-Part of AuthorizationPolicy and RequestAuthentication (istio.type.v1beta1). Made by `config.kinds.policy_scope`, decided
-by `registry.policies`.
+Part of AuthorizationPolicy, RequestAuthentication, EnvoyFilter, Telemetry and the extensions (istio.type.v1beta1). Made
+by `config.kinds.policy_scope`, decided by `registry.policies`.
 """
 
 from __future__ import annotations

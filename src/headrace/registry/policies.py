@@ -1,8 +1,8 @@
-"""Which AuthorizationPolicies and RequestAuthentications are for a workload.
+"""Which policies of a kind are for a workload: AuthorizationPolicies, RequestAuthentications, extensions.
 
-Called by `envoy.guards` (what a proxy enforces) and by `headrace describe`. Rule (Istio's policy attachment): policies
-of the root namespace, then those of the workload's own; by selector, or, for a proxy that has its Gateway's name as a
-label, by targetRefs of the Gateway's namespace. A policy with targetRefs is for nobody else.
+Called by `envoy.guards` (what a proxy enforces), `registry.extensions` and `headrace describe`. Rule (Istio's policy
+attachment): policies of the root namespace, then those of the workload's own; by selector, or, for a proxy that has its
+Gateway's name as a label, by targetRefs of the Gateway's namespace. A policy with targetRefs is for nobody else.
 """
 
 from __future__ import annotations

@@ -28,7 +28,10 @@ from headrace.envoy.translate.inbound_chains import (
     inspection,
     terminating_chain,
 )
-from headrace.envoy.translate.ingress import (
+from headrace.envoy.translate.inspectors import http_inspector, not_on_ports, on_ports, original_dst, tls_inspector
+from headrace.envoy.translate.memo import Memo, resource_of
+from headrace.envoy.translate.messages import duration, packed, socket_address, uint32
+from headrace.envoy.translate.sidecar_ingress import (
     LOOPBACK,
     LOOPBACK6,
     application_at,
@@ -37,9 +40,6 @@ from headrace.envoy.translate.ingress import (
     local_application_at,
     needs_addresses,
 )
-from headrace.envoy.translate.inspectors import http_inspector, not_on_ports, on_ports, original_dst, tls_inspector
-from headrace.envoy.translate.memo import Memo, resource_of
-from headrace.envoy.translate.messages import duration, packed, socket_address, uint32
 from headrace.envoy.translate.tcp_proxy import TCP_PROXY
 from headrace.envoy.view import Inbound, ProxyView
 from headrace.model.destination import ConnectionPool

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 
 from headrace.envoy.translate.domains import names_of
 from headrace.envoy.translate.endpoints import is_address, taking_requests
-from headrace.envoy.translate.ingress import LOOPBACK
 from headrace.envoy.translate.l4_routes import (
     BY_SNI,
     L4Chain,
@@ -28,6 +27,7 @@ from headrace.envoy.translate.l4_routes import (
     without_taken,
 )
 from headrace.envoy.translate.memo import Memo
+from headrace.envoy.translate.sidecar_ingress import LOOPBACK
 from headrace.envoy.view import ProxyView, Scope, Target
 from headrace.model.service import Protocol, ServicePort
 from headrace.model.sidecar import EgressListener

@@ -5,7 +5,8 @@ documents needs to know nothing of the Gateway API. Semantics and names are Isti
 a listener is a Gateway with one server, routes become VirtualServices by listener and host name.
 
 Files: `world` (what can be referred to), `gateways` and `listeners` (doors), `attachment` and `rules` (routes),
-`routes` (VirtualServices), `backends`, `certificates`, `backend_tls`, `conditions` (statuses). Pure.
+`routes` (VirtualServices), `backends`, `hostnames`, `certificates`, `backend_tls`, `conditions` (statuses).
+Pure.
 """
 
 from __future__ import annotations
