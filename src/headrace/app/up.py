@@ -29,6 +29,8 @@ STOP_LIMIT = 90.0
 """Seconds that a graceful stop of everything may take before what is left is killed."""
 _STEADY = 30.0
 _POLL = 0.05
+_LOOK = 1.0
+"""Seconds between two looks at the problems of a running mesh's documents."""
 
 
 class StartFailed(CommandFailed):
@@ -210,3 +212,16 @@ def wait_ready(
                 f"see the logs in {places.logs}"
             )
         time.sleep(_POLL)
+
+
+def follow_problems(places: Places, asked: threading.Event, known: set[str], tell: Callable[[str], None]) -> None:
+    """Tell each problem of the documents once when it appears, until `asked`; `known` are those told before. Called in
+    a thread of its own: the control plane may be slow to answer, or starting again."""
+    client = ApiClient(places.state, timeout=5.0)
+    while not asked.wait(_LOOK):
+        with contextlib.suppress(CommandFailed):
+            found = client.call("GET", "/v1/status")["problems"]
+            for problem in found:
+                if problem not in known:
+                    tell(problem)
+            known = set(found)

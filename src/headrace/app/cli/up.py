@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,7 +95,7 @@ def up(
             arguments += [name, str(path.resolve())] if path else []
         mark = start_detached(arguments, places)
         _say(chosen)
-        status = wait_ready(places, timeout, mark.alive, _progress) if wait else None
+        status = wait_ready(places, timeout, mark.alive, _Progress().tell) if wait else None
         _announce(status, state)
         return
     mesh = MeshProcess(places)
@@ -143,15 +145,19 @@ def _say(chosen: Choice) -> None:
 
 def _follow(mesh: MeshProcess, state: Path, timeout: float, *, strict: bool) -> None:
     """Say when the mesh is ready, then stay until a signal comes."""
-    from headrace.app.up import StartFailed, wait_ready
+    from headrace.app.up import StartFailed, follow_problems, wait_ready
 
+    told: set[str] = set()
     try:
-        _announce(wait_ready(mesh.places, timeout, mesh.running, _progress), state)
+        status = wait_ready(mesh.places, timeout, mesh.running, _Progress().tell)
+        _announce(status, state)
+        told = set(status["problems"])
     except CommandFailed as failure:
         if (strict or isinstance(failure, StartFailed)) and not mesh.asked.is_set():
             raise
         if not mesh.asked.is_set():
             print(f"headrace: {failure}; going on", file=sys.stderr)
+    threading.Thread(target=follow_problems, args=(mesh.places, mesh.asked, told, _warn), daemon=True).start()
     mesh.watch(lambda code: print(f"headrace: the agent ended ({code}); starting it again", file=sys.stderr))
 
 
@@ -169,10 +175,24 @@ def _seconds(text: str) -> float:
         raise typer.BadParameter(str(error)) from None
 
 
-def _progress(status: dict[str, Any]) -> None:
-    ready, total = status["ready_replicas"], status["replicas"]
-    waiting = ", ".join(f"{item['id']}: {item['detail'] or item['state']}" for item in status["waiting"][:3])
-    print(f"headrace: {ready}/{total} ready{'; waiting for ' + waiting if waiting else ''}", file=sys.stderr)
+@dataclass(slots=True)
+class _Progress:
+    """How far the start is, a line whenever it differs from the last one."""
+
+    last: str = ""
+
+    def tell(self, status: dict[str, Any]) -> None:
+        ready, total, waiting = status["ready_replicas"], status["replicas"], status["waiting"]
+        text = ", ".join(f"{item['id']}: {item['detail'] or item['state']}" for item in waiting[:3])
+        more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""
+        line = f"{ready}/{total} ready{'; waiting for ' + text + more if text else ''}"
+        if line != self.last:
+            _warn(line)
+        self.last = line
+
+
+def _warn(line: str) -> None:
+    print(f"headrace: {line}", file=sys.stderr, flush=True)
 
 
 def _announce(status: dict[str, Any] | None, state: Path) -> None:
@@ -180,7 +200,7 @@ def _announce(status: dict[str, Any] | None, state: Path) -> None:
         print(f"headrace: starting in the background; `headrace proxy status --state {state}` shows how far it is")
         return
     for problem in status["problems"]:
-        print(f"headrace: {problem}", file=sys.stderr)
+        _warn(problem)
     for gateway in status["gateways"]:
         print(f"{gateway['name']}: send requests to {', '.join(gateway['urls'])}")
     for note in status["notes"]:
