@@ -41,7 +41,7 @@ def demo(
     console = Console()
     copy_example(source, documents, rate=rate, ejection="5s", interval="1s")
     places = Places.open(home / "state")
-    console.print(f"starting the mesh of {source} (a copy in {documents})")
+    console.print(f"starting the mesh of {source} (a copy in {documents})", soft_wrap=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     mark = detach([str(documents), "--state", str(places.state)], places)
     good = False
@@ -51,7 +51,7 @@ def demo(
             console.print(f"gateway for clients outside: {', '.join(gateway['urls'])}")
         good = Story(places, documents, seconds, console).tell()
         if keep:
-            console.print(f"\nthe mesh goes on: documents in {documents}; look with")
+            console.print(f"\nthe mesh goes on: documents in {documents}; look with", soft_wrap=True)
             for command in ("proxy status", "get all", "describe service ai-inference-service"):
                 console.print(f"  headrace {command} --state {places.state}", soft_wrap=True)
             console.print(f"and stop it with\n  headrace down --state {places.state}", soft_wrap=True)

@@ -72,7 +72,7 @@ def _print(value: Any, depth: int) -> None:
     for key, item in value.items():
         label = key.replace("_", " ")
         if isinstance(item, dict):
-            print(f"{indent}{label}:")
+            print(f"{indent}{label}:{'' if item else ' none'}")
             _print(item, depth + 1)
         elif isinstance(item, list):
             print(f"{indent}{label}:{'' if item else ' none'}")

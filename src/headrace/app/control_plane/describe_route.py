@@ -26,7 +26,8 @@ def route(snapshot: MeshSnapshot, namespace: str, name: str) -> dict[str, Any]:
         raise Refused(404, f"no route {name!r} in namespace {namespace!r}; there are: {', '.join(known) or 'none'}")
     one = found[0]
     answer = virtual_service(one, "none written", _exported(snapshot, one))
-    answer = {"route": answer.pop("virtual_service"), "kind": one.meta.key.short_kind} | answer
+    del answer["virtual_service"]  # of a route of the Gateway API, a name that no document has
+    answer = {"route": f"{namespace}/{name}", "kind": one.meta.key.short_kind} | answer
     answer["hosts"] = [_host(snapshot, one, host) for host in one.hosts]
     answer["gateways"] = list(_gateways(snapshot, one))
     dead = _dead(one)

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ class Story:
             tally = row.tally
             self.console.print(
                 f"{row.name:34} sent {tally.sent:4}  failed {tally.failed:3}  {V1} {tally.share(V1):5.1f} %  "
-                f"{V2} {tally.share(V2):5.1f} %"
+                f"{V2} {tally.share(V2):5.1f} %",
+                soft_wrap=True,
             )
 
     def _pause(self, seconds: float) -> None:
@@ -189,7 +191,7 @@ class Story:
         sent = sum(row.tally.sent for row in self.rows)
         failed = sum(row.tally.failed for row in self.rows if not row.injected)
         injected = sum(row.tally.failed for row in self.rows if row.injected)
-        print_line = self.console.print
+        print_line = partial(self.console.print, soft_wrap=True)
         print_line(f"\nrequests sent: {sent}; failed: {failed} (outside the {injected} injected failures)")
         for row in self.rows:
             for error, count in row.tally.errors.most_common(3):
