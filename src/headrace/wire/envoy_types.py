@@ -13,7 +13,7 @@ import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
 from typing import Any, cast
 
 from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
@@ -26,6 +26,8 @@ _TYPE = "@type"
 _TYPED_STRUCT = "type.googleapis.com/xds.type.v3.TypedStruct"
 _DEPTH = 100
 """Most messages inside each other (protobuf's own limit)."""
+_MOST_NAMES = 4096
+"""Most names that are remembered: documents can name what is not there without end."""
 _ROOTS = frozenset({"google", "opentelemetry", "cel", "envoy", "xds", "udpa"})
 """Roots of the packages that hold generated classes."""
 _RETIRED = re.compile(r"envoy\..*\bv[12](alpha\d*)?\.")
@@ -65,7 +67,7 @@ class WrongMessageError(ValueError):
     """JSON that is not such a message; the text says what is wrong with it."""
 
 
-@cache
+@lru_cache(_MOST_NAMES)
 def message_class(name: str) -> type[Message] | None:
     """The class of a message by its full name (`envoy.config.cluster.v3.Cluster`); None where there is none."""
     package = _package(name)
@@ -88,7 +90,7 @@ def _package(name: str) -> str:
     return ".".join(parts)
 
 
-@cache
+@lru_cache(_MOST_NAMES)
 def _import_package(package: str) -> None:
     """Import the generated modules of a package, which registers their messages."""
     try:

@@ -306,6 +306,11 @@ def shown(labels: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
 
 def listed(metas: Iterable[Metadata]) -> str:
     """Names of documents for a message: sorted, `namespace/name`, at most ten."""
-    names = sorted({f"{meta.namespace}/{meta.name}" for meta in metas})
+    return enumerated(f"{meta.namespace}/{meta.name}" for meta in metas)
+
+
+def enumerated(found: Iterable[str]) -> str:
+    """Names for a message: each once, sorted, at most ten."""
+    names = sorted(set(found))
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(names[:_MOST_NAMES]) + more

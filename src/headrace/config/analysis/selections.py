@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from headrace.config.analysis.codes import Code
-from headrace.config.analysis.index import Index, Running, shown
+from headrace.config.analysis.index import Index, Running, enumerated, shown
 from headrace.config.analysis.written import Written, pairs, within
 from headrace.config.documents import Path
 from headrace.model.problem import Problem
@@ -87,7 +87,7 @@ def _judge(index: Index, kind: _Kind, ambient: set[str]) -> Iterator[Problem]:
             for written in documents:
                 yield _ineffective(written, "its namespace is in ambient mode")
         elif len(documents) > 1:
-            names = ", ".join(written.name for written in documents)
+            names = enumerated(written.name for written in documents)
             for written in documents:
                 yield written.problem(
                     kind.several,
@@ -109,7 +109,7 @@ def _judge_shared(index: Index, kind: _Kind, narrow: dict[int, tuple[Running, li
             if ambient:
                 yield _ineffective(written, "the selected workload is in ambient mode")
                 continue
-            names = ", ".join(sorted(document.name for document in documents))
+            names = enumerated(document.name for document in documents)
             where = f"{running.meta.namespace}/{running.meta.name}"
             yield written.problem(
                 kind.overlapping,

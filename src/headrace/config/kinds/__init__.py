@@ -65,11 +65,13 @@ MODULES: dict[tuple[str, str], str] = {
 """(API group, kind) → module of this package. A module has `KIND`, or `KINDS` where it describes several."""
 
 
-@cache
 def kind_named(group: str, name: str) -> Kind[Any] | None:
     """The description of a kind; None where Headrace has none."""
-    if (group, name) not in MODULES:
-        return None
+    return _described(group, name) if (group, name) in MODULES else None
+
+
+@cache
+def _described(group: str, name: str) -> Kind[Any]:
     module = importlib.import_module(f"headrace.config.kinds.{MODULES[group, name]}")
     kinds: tuple[Kind[Any], ...] = module.KINDS if hasattr(module, "KINDS") else (module.KIND,)
     return next(kind for kind in kinds if (kind.group, kind.name) == (group, name))
