@@ -9,12 +9,11 @@ from collections.abc import Iterator
 
 from headrace.config.documents import Document, Path
 from headrace.config.fields import Text, UInt32, shown
-from headrace.config.kinds.istio_names import host_problem, is_address, is_label, warning, why_not_wildcard
+from headrace.config.kinds.istio_names import host_problem, is_address, is_label, no_effect, warning, why_not_wildcard
 from headrace.config.kinds.protocols import PROTOCOL_REMEDY, is_tls, parse_protocol
 from headrace.config.kinds.server_tls import ServerTlsSpec, lower_server_tls, tls_findings
-from headrace.config.schema import NO_EFFECT, Finding, Kind, Spec
+from headrace.config.schema import Finding, Kind, Spec
 from headrace.model.gateway import PASSING, UNIX, Gateway, Server
-from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
 from headrace.model.service import Protocol
 
@@ -92,7 +91,7 @@ def _check_port(server: ServerSpec, path: Path) -> Iterator[Finding]:
             )
         if len(socket.encode()) > _LONGEST_SOCKET:
             why = f"a socket's path has at most {_LONGEST_SOCKET} bytes, so this server is left out"
-            yield _no_effect((*path, "bind"), why, "Use a shorter path.")
+            yield no_effect((*path, "bind"), why, "Use a shorter path.")
     elif server.bind and not is_address(server.bind):
         yield Finding(
             (*path, "bind"), f"{shown(server.bind)} is not an IP address", "Write an address, or unix:///path."
@@ -143,11 +142,7 @@ def _check_protocol(server: ServerSpec, path: Path) -> Iterator[Finding]:
     if tls is not None and tls.https_redirect and not protocol.is_http:
         yield warning((*path, "tls", "httpsRedirect"), "httpsRedirect is for HTTP servers only", "Use protocol HTTP.")
     if protocol is Protocol.UDP:
-        yield _no_effect(place, "a gateway forwards no UDP, so this server is left out", "Use TCP, or take it out.")
-
-
-def _no_effect(path: Path, why: str, remedy: str) -> Finding:
-    return Finding(path, f"{path[-1]} has no effect here: {why}", remedy, NO_EFFECT, Severity.WARNING)
+        yield no_effect(place, "a gateway forwards no UDP, so this server is left out", "Use TCP, or take it out.")
 
 
 def _is_served(spec: ServerSpec) -> bool:

@@ -12,8 +12,8 @@ from pydantic import model_validator
 
 from headrace.config.documents import Document, Path
 from headrace.config.fields import Choice, DnsName, NonEmpty, Port, Text, shown
-from headrace.config.kinds.istio_names import is_address, why_not_wildcard
-from headrace.config.schema import INCOMPLETE, NO_EFFECT, Finding, Kind, Spec, refuse
+from headrace.config.kinds.istio_names import is_address, no_effect, why_not_wildcard
+from headrace.config.schema import INCOMPLETE, Finding, Kind, Spec, refuse
 from headrace.model.ingress import Ingress, IngressClass, IngressPath, IngressRule, IngressTls
 from headrace.model.problem import Severity
 from headrace.model.resource import Metadata
@@ -142,7 +142,7 @@ def _check(spec: IngressSpec, document: Document) -> Iterator[Finding]:
         if rule.host and (is_address(rule.host) or why_not_wildcard(rule.host)):
             yield Finding((*path, "host"), f"{shown(rule.host)} is not a host name", "Write it as in chat.example.com.")
         if rule.http is None:
-            yield _no_effect((*path, "host"), "a rule without http.paths leads nowhere", "Add http.paths.")
+            yield no_effect((*path, "host"), "a rule without http.paths leads nowhere", "Add http.paths.")
         for number, found in enumerate(rule.http.paths if rule.http else ()):
             written = document.data["spec"]["rules"][at]["http"]["paths"][number]["backend"]
             if "serviceName" in written or "path_type" not in found.model_fields_set:
@@ -152,18 +152,13 @@ def _check(spec: IngressSpec, document: Document) -> Iterator[Finding]:
                 yield Finding(place, message, remedy, INCOMPLETE, Severity.WARNING)
             if found.backend.resource is not None:
                 place = (*path, "http", "paths", number, "backend", "resource")
-                yield _no_effect(place, "only services are called", "Name a service.")
+                yield no_effect(place, "only services are called", "Name a service.")
     for at, tls in enumerate(spec.tls):
         if not tls.secret_name:
-            yield _no_effect(("spec", "tls", at), "without secretName there is no certificate", "Add secretName.")
+            yield no_effect(("spec", "tls", at), "without secretName there is no certificate", "Add secretName.")
     if spec.default_backend is not None:
         why = "Istio does not serve it, because it would take every other host's requests"
-        yield _no_effect(("spec", "defaultBackend"), why, "Write a rule without a host.")
-
-
-def _no_effect(path: Path, why: str, remedy: str) -> Finding:
-    field = next(part for part in reversed(path) if isinstance(part, str))
-    return Finding(path, f"{field} has no effect here: {why}", remedy, NO_EFFECT, Severity.WARNING)
+        yield no_effect(("spec", "defaultBackend"), why, "Write a rule without a host.")
 
 
 def _lower(meta: Metadata, spec: IngressSpec, document: Document) -> Ingress:

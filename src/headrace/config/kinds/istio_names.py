@@ -15,7 +15,7 @@ from pydantic import BeforeValidator
 
 from headrace.config.documents import Path
 from headrace.config.fields import check_regex, parse_duration, shown, text_of
-from headrace.config.schema import Finding, Spec, refuse
+from headrace.config.schema import NO_EFFECT, Finding, Spec, refuse
 from headrace.model.claims import routing_claim
 from headrace.model.problem import Severity
 
@@ -188,6 +188,12 @@ def subset_of(one: str, other: str) -> bool:
 def warning(path: Path, message: str, remedy: str = "") -> Finding:
     """A finding that Istio calls a SchemaWarning."""
     return Finding(path, message, remedy, SCHEMA_WARNING, Severity.WARNING)
+
+
+def no_effect(path: Path, why: str, remedy: str = "Take it out.") -> Finding:
+    """HR0002 for a field that does nothing where it stands."""
+    field = next(part for part in reversed(path) if isinstance(part, str))
+    return Finding(path, f"{field} has no effect here: {why}", remedy, NO_EFFECT, Severity.WARNING)
 
 
 def gateway_findings(names: Iterable[str], path: Path) -> Iterator[Finding]:

@@ -9,10 +9,9 @@ from pydantic import Field, model_validator
 
 from headrace.config.documents import Path
 from headrace.config.fields import Bool, Choice, EnumOf, Text
-from headrace.config.kinds.istio_names import warning
-from headrace.config.schema import NO_EFFECT, Finding, Spec, refuse, to_camel
+from headrace.config.kinds.istio_names import no_effect, warning
+from headrace.config.schema import Finding, Spec, refuse, to_camel
 from headrace.model.gateway import PASSING, ServerTls, ServerTlsMode
-from headrace.model.problem import Severity
 
 _MUTUAL = (ServerTlsMode.MUTUAL, ServerTlsMode.OPTIONAL_MUTUAL)
 _ENDING = (ServerTlsMode.SIMPLE, *_MUTUAL)
@@ -172,20 +171,16 @@ def _useless(spec: ServerTlsSpec, path: Path) -> Iterator[Finding]:
     for why, (modes, names) in _USELESS.items():
         for name in names if spec.mode in modes else ():
             if name in spec.model_fields_set and getattr(spec, name) not in ("", "TLS_AUTO", None, False, []):
-                yield _no_effect((*path, to_camel(name)), f"{spec.mode} {why}")
+                yield no_effect((*path, to_camel(name)), f"{spec.mode} {why}")
     by_files = spec.mode in _MUTUAL and not (spec.credential_name or spec.credential_names)
     if by_files and spec.ca_cert_credential_name:
-        yield _no_effect((*path, "caCertCredentialName"), "certificates from files have their CA in caCertificates")
+        yield no_effect((*path, "caCertCredentialName"), "certificates from files have their CA in caCertificates")
     if spec.mode in _MUTUAL and not by_files and spec.ca_crl:
-        yield _no_effect((*path, "caCrl"), "the revocation list of a credential stands in its Secret (ca.crl, or crl)")
+        yield no_effect((*path, "caCrl"), "the revocation list of a credential stands in its Secret (ca.crl, or crl)")
     for at, pair in enumerate(spec.tls_certificates):
         if pair.ca_certificates:
             place = (*path, "tlsCertificates", at, "caCertificates")
-            yield _no_effect(place, "all certificates of a server verify clients by its caCertificates")
-
-
-def _no_effect(path: Path, why: str) -> Finding:
-    return Finding(path, f"{path[-1]} has no effect here: {why}", "Take it out.", NO_EFFECT, Severity.WARNING)
+            yield no_effect(place, "all certificates of a server verify clients by its caCertificates")
 
 
 def valid_cipher(name: str) -> bool:
