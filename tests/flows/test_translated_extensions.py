@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 from tests.flows import wasm_module
 from tests.flows.translated_rig import Mesh, echo, free_port, loopback, mesh
@@ -267,3 +268,26 @@ async def test_a_wasm_module_from_a_file_stands_before_the_application(tmp_path:
         await running.mesh.change(running.base + WASM.format(path=path, mode="SERVER"))
         status, body, _ = await running.ask("/")
         assert (status, body) == (wasm_module.STATUS, wasm_module.BODY.decode())
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        ("failStrategy: FAIL_CLOSE", 403),
+        ("failStrategy: FAIL_OPEN", 200),
+        ("type: NETWORK\n  failStrategy: FAIL_OPEN", 200),
+    ],
+)
+async def test_a_module_that_is_not_there_takes_no_listener_along(tmp_path: Path, settings: str, status: int) -> None:
+    there, missing = wasm_module.write(tmp_path), tmp_path / "missing.wasm"
+    async with rig(tmp_path) as running:
+        broken = WASM.format(path=missing, mode="SERVER") + f"  {settings}\n"
+        await running.mesh.change(running.base + broken + LUA)
+        _, hub = running.mesh.running["chat"]
+        told = hub.status("chat")
+        assert told is not None
+        assert [nack.resources for nack in told.nacks] == [("extensions.istio.io/trafficextension/default.teapot",)]
+        found, _, headers = await running.ask("/")
+        assert (found, headers.get("x-lua")) == (status, "yes"), "all else that changed is there"
+        await running.mesh.change(running.base + WASM.format(path=there, mode="SERVER"))
+        assert (await running.ask("/"))[0] == wasm_module.STATUS

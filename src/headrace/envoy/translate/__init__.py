@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
-from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Resources, ResourceSet, XdsResource
+from headrace.envoy.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, TYPES, Resources, ResourceSet, XdsResource
 from headrace.envoy.translate import (
     credentials,
+    extensions,
     file_secrets,
     gateways,
     guard_filters,
@@ -122,6 +123,7 @@ class Translator:
         """What depends on the proxy's own side: gateway listeners, inbound listeners and clusters, secrets."""
         found = [*file_secrets.resources(self.memo, view.scope), *guard_filters.resources(self.memo, view)]
         found += credentials.resources(self.memo, view.scope, self._salt)
+        found += extensions.resources(self.memo, view.listener_mesh)
         if view.scope.secrets or view.scope.gateways or view.scope.sidecar is not None:
             found += secrets.resources(self.memo, view)
         if view.scope.is_gateway:
@@ -141,7 +143,7 @@ class Translator:
         """The proxy's set. Replicas share each mapping to which they add the same of their own."""
         extra = _by_type(own)
         found: dict[str, Resources] = {}
-        for type_url in (CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET):
+        for type_url in TYPES:
             base = endpoints if type_url == ENDPOINT else shared.get(type_url, {})
             more = extra.get(type_url, {})
             if base and more:

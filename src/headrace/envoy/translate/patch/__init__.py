@@ -53,14 +53,14 @@ class Patcher:
             return self._clusters(resources)
         return self._listeners(resources) if type_url == LISTENER else self._routes(resources)
 
-    def extensions(self) -> Resources:
-        """What EXTENSION_CONFIG patches bring, by name; the last of a name has it."""
+    def extensions(self, resources: Resources) -> Resources:
+        """The extensions with what EXTENSION_CONFIG patches bring, by name; the last of a name has it."""
         found = [item for item in self._out.of(ApplyTo.EXTENSION_CONFIG) if item.operation is Operation.ADD]
         found += [item for item in self._in.of(ApplyTo.EXTENSION_CONFIG) if item.operation is Operation.ADD]
         named = {
             item.value.name: resource_of(EXTENSION, item.value.name, item.value) for item in found if item.value.name
         }
-        return dict(sorted(named.items()))
+        return dict(sorted({**resources, **named}.items())) if named else resources
 
     def resources(self, resources: ResourceSet, mappings: Memo) -> ResourceSet:
         """The set after the patches. What no patch changes stays the same object; `mappings` keeps the newest whole
@@ -75,7 +75,9 @@ class Patcher:
                 found[type_url] = after
             else:
                 found.pop(type_url, None)
-        if extensions := mappings.latest("patched extensions", self._place, key, self.extensions):
+        before = resources.of_type(EXTENSION)
+        made_of = (Same(before), key)
+        if extensions := mappings.latest("patched extensions", self._place, made_of, self.extensions, before):
             found[EXTENSION] = extensions
         return ResourceSet(found)
 
