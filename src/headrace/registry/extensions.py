@@ -32,11 +32,14 @@ class Extensions:
         self._telemetries: PolicyTable[Telemetry] = PolicyTable(snapshot.telemetries, root)
         self.labels = label_names(chain(snapshot.envoy_filters, snapshot.extensions, snapshot.telemetries))
 
+    def filters(self, namespace: str, labels: Labels) -> list[EnvoyFilter]:
+        """The EnvoyFilters for a workload, in the order in which they apply: by priority, then the root namespace's,
+        then by age (Istio's order)."""
+        return sorted(self._filters.of(namespace, labels), key=lambda item: item.priority)
+
     def patches(self, namespace: str, labels: Labels) -> tuple[Patch, ...]:
-        """The patches for a workload, in the order in which they apply: by priority, then the root namespace's, then by
-        age (Istio's order)."""
-        found = sorted(self._filters.of(namespace, labels), key=lambda item: item.priority)
-        return tuple(patch for item in found for patch in item.patches)
+        """The patches for a workload, in the order in which they apply."""
+        return tuple(patch for item in self.filters(namespace, labels) for patch in item.patches)
 
     def code(self, namespace: str, labels: Labels) -> tuple[Extension, ...]:
         """The extensions for a workload: highest priority first, those without one last; then the workload's

@@ -96,10 +96,9 @@ def _extensions(snapshot: MeshSnapshot, namespace: str, labels: Labels) -> dict[
     root = snapshot.mesh.root_namespace
     known = Extensions(snapshot)
     sidecar = SidecarTable(snapshot.sidecars, root).of(namespace, labels)
-    filters = sorted(PolicyTable(snapshot.envoy_filters, root).of(namespace, labels), key=lambda item: item.priority)
     rows = {
         "sidecar": [] if sidecar is None else [sidecar.meta],
-        "envoy filters": [item.meta for item in filters],
+        "envoy filters": [item.meta for item in known.filters(namespace, labels)],
         "extensions": [item.meta for item in known.code(namespace, labels)],
         "telemetries": [item.meta for item in known.telemetries(namespace, labels)],
     }
