@@ -124,6 +124,29 @@ spec:
     assert "shares hosts with default/too" in answer["gateways"][1]
 
 
+def test_rules_of_connections_are_told_too() -> None:
+    text = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db}
+spec:
+  hosts: [db.example]
+  tls:
+  - match: [{sniHosts: [db.example], port: 443}]
+    route: [{destination: {host: chat}}]
+  tcp:
+  - match: [{destinationSubnets: [10.0.0.0/8], sourceLabels: {app: web}}]
+    route: [{destination: {host: chat}, weight: 25}, {destination: {host: db.example}, weight: 75}]
+"""
+    rules = about("route", "db", text)["rules"]
+    chat = "chat.default.svc.cluster.local"
+    assert [(rule["when"], rule["then"]) for rule in rules] == [
+        ("TLS: server name db.example and port 443", f"to {chat}"),
+        ("TCP: to 10.0.0.0/8 and from app=web", f"25% to {chat}, 75% to db.example"),
+    ]
+    assert standings(about("service", "chat", text)["routes"], "virtual_service") == {"db": "sends requests to it"}
+
+
 def test_a_pod_is_a_workload_and_shows_what_extends_its_proxy() -> None:
     texts = """
 apiVersion: v1

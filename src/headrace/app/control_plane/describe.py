@@ -6,7 +6,7 @@ with the place of its document, so that an answer leads to the line to change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headrace.app.control_plane import precedence
@@ -17,7 +17,16 @@ from headrace.model.engine_timeouts import engine_timeouts
 from headrace.model.inference import InferencePolicy
 from headrace.model.resource import Metadata, selects
 from headrace.model.service import Endpoint, Service
-from headrace.model.traffic import HttpMatch, HttpRoute, MatchKind, RouteDestination, StringMatch, VirtualService
+from headrace.model.traffic import (
+    HttpMatch,
+    HttpRoute,
+    L4Match,
+    L4Route,
+    MatchKind,
+    RouteDestination,
+    StringMatch,
+    VirtualService,
+)
 from headrace.registry.snapshot import MeshSnapshot
 
 
@@ -78,7 +87,11 @@ def virtual_service(item: VirtualService, default: str, standing: str) -> dict[s
         "standing": standing,
         "hosts": ", ".join(item.hosts),
         "bound to": ", ".join("sidecars (mesh)" if gateway == "mesh" else gateway for gateway in item.gateways),
-        "rules": [_route(route, default) for route in item.http],
+        "rules": [
+            *(_route(route, default) for route in item.http),
+            *(_connections("TLS", route) for route in item.tls),
+            *(_connections("TCP", route) for route in item.tcp),
+        ],
     }
 
 
@@ -88,8 +101,7 @@ def _route(route: HttpRoute, default: str) -> dict[str, Any]:
     elif route.direct_response is not None:
         action = f"answer {route.direct_response.status} directly"
     else:
-        total = sum(item.weight for item in route.route)
-        action = ", ".join(_destination(item, total if len(route.route) > 1 else 0) for item in route.route)
+        action = _destinations(route.route)
     described: dict[str, Any] = {
         "when": " or ".join(_match(match) for match in route.matches) or "always",
         "then": action,
@@ -109,6 +121,23 @@ def _route_timeout(route: HttpRoute, default: str) -> str:
     if route.timeout is not None:
         return f"{route.timeout:g} s (written)" if route.timeout else "none (written)"
     return default
+
+
+def _connections(kind: str, route: L4Route) -> dict[str, Any]:
+    """A rule for connections that are passed on as they are."""
+    when = " or ".join(_l4_match(match) for match in route.matches) or "always"
+    return {"when": f"{kind}: {when}", "then": _destinations(route.route), "line": route.line}
+
+
+def _l4_match(match: L4Match) -> str:
+    parts = [f"server name {', '.join(match.sni_hosts)}"] if match.sni_hosts else []
+    parts += [f"to {', '.join(match.subnets)}"] if match.subnets else []
+    return " and ".join([*parts, *_circumstances(match)]) or "always"
+
+
+def _destinations(items: Sequence[RouteDestination]) -> str:
+    total = sum(item.weight for item in items) if len(items) > 1 else 0
+    return ", ".join(_destination(item, total) for item in items)
 
 
 def _destination(item: RouteDestination, total: int) -> str:
@@ -131,13 +160,17 @@ def _match(match: HttpMatch) -> str:
     pairs = {"header": match.headers, "without header": match.without_headers, "query": match.query_params}
     for label, items in pairs.items():
         parts += [f"{label} {name} {_comparison(value)}" for name, value in items]
+    return " and ".join([*parts, *_circumstances(match)]) or "always"
+
+
+def _circumstances(match: HttpMatch | L4Match) -> Iterator[str]:
+    """What a match asks of the port and the caller."""
     if match.port:
-        parts.append(f"port {match.port}")
+        yield f"port {match.port}"
     if match.source_labels:
-        parts.append("from " + ",".join(f"{name}={value}" for name, value in match.source_labels))
+        yield "from " + ",".join(f"{name}={value}" for name, value in match.source_labels)
     if match.source_namespace:
-        parts.append(f"from namespace {match.source_namespace}")
-    return " and ".join(parts) or "always"
+        yield f"from namespace {match.source_namespace}"
 
 
 def _comparison(match: StringMatch) -> str:

@@ -54,7 +54,9 @@ def _host(snapshot: MeshSnapshot, one: VirtualService, host: str) -> str:
     what = f"service {known[0].meta.key}" if known else ("a pattern" if host.startswith("*") else "no service")
     if MESH_GATEWAY not in one.gateways:
         return f"{host} ({what})"
-    return f"{host} ({what}): {precedence.standing(snapshot, one, host, one.meta.namespace)}"
+    namespace = one.meta.namespace
+    order = precedence.speaking(snapshot, host, namespace)
+    return f"{host} ({what}): {precedence.standing(snapshot, one, host, namespace, order)}"
 
 
 def _gateways(snapshot: MeshSnapshot, one: VirtualService) -> Iterator[str]:

@@ -6,14 +6,14 @@ Called by `describe` and `describe_route`. The rules themselves are `envoy.trans
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from headrace.envoy.translate.claims import claims_of
 from headrace.envoy.visibility import MeshIndex, RuleMerger, exported_to, host_specificity, wildcard_covers
 from headrace.model.destination import DestinationRule
 from headrace.model.names import MESH_GATEWAY
 from headrace.model.service import Service
-from headrace.model.traffic import VirtualService
+from headrace.model.traffic import HttpRoute, L4Route, VirtualService
 from headrace.registry.snapshot import MeshSnapshot
 
 IN_FORCE = "in force"
@@ -24,7 +24,7 @@ def virtual_services(snapshot: MeshSnapshot, service: Service) -> Iterator[tuple
     speakers = speaking(snapshot, service.host, service.namespace)
     rest = [item for item in snapshot.virtual_services if item not in speakers and _concerns(item, service.host)]
     for item in (*speakers, *rest):
-        yield item, standing(snapshot, item, service.host, service.namespace)
+        yield item, standing(snapshot, item, service.host, service.namespace, speakers)
 
 
 def speaking(snapshot: MeshSnapshot, host: str, namespace: str) -> tuple[VirtualService, ...]:
@@ -33,8 +33,10 @@ def speaking(snapshot: MeshSnapshot, host: str, namespace: str) -> tuple[Virtual
     return claims_of([item for item in visible if MESH_GATEWAY in item.gateways]).of(host)
 
 
-def standing(snapshot: MeshSnapshot, item: VirtualService, host: str, namespace: str) -> str:
-    """What a VirtualService is for callers of `namespace` that ask for `host`."""
+def standing(
+    snapshot: MeshSnapshot, item: VirtualService, host: str, namespace: str, order: Sequence[VirtualService]
+) -> str:
+    """What a VirtualService is for callers of `namespace` that ask for `host`; `order` is who is `speaking` there."""
     default = snapshot.mesh.default_virtual_service_export_to
     if not exported_to(item.export_to, default, item.meta.namespace, namespace):
         return f"no effect in namespace {namespace}: exported to {', '.join(item.export_to or default) or 'nobody'}"
@@ -42,7 +44,6 @@ def standing(snapshot: MeshSnapshot, item: VirtualService, host: str, namespace:
         return "sends requests to it"
     if MESH_GATEWAY not in item.gateways:
         return "in force at its gateways only"
-    order = speaking(snapshot, host, namespace)
     if order and order[0] is item:
         return IN_FORCE
     first = order[0]
@@ -61,7 +62,8 @@ def _concerns(item: VirtualService, host: str) -> bool:
     """Whether it names the host, or sends requests there."""
     if any(wildcard_covers(pattern, host) for pattern in item.hosts):
         return True
-    return any(route.destination.host == host for http in item.http for route in http.route)
+    rules: tuple[HttpRoute | L4Route, ...] = (*item.http, *item.tls, *item.tcp)
+    return any(to.destination.host == host for rule in rules for to in rule.route)
 
 
 def destination_rules(snapshot: MeshSnapshot, service: Service) -> Iterator[tuple[DestinationRule, str]]:
