@@ -52,6 +52,10 @@ _Place = tuple[tuple[str, Pairs], ResourceKey | None, int]
 listener in that (-1: all together)."""
 
 
+_Imports = tuple[tuple[object, ...], tuple[Imported, ...]]
+"""What the egress listeners of a Sidecar let through, behind what that was made of."""
+
+
 class Scopes:
     """Keeps scopes, targets and inbound sides from snapshot to snapshot; one for a control plane, not thread-safe."""
 
@@ -67,8 +71,10 @@ class Scopes:
         self._current: dict[ScopeKey, Scope] = {}
         self._last: dict[ScopeKey, Scope] = {}
         self._targets: WeakValueDictionary[_TargetParts, Target] = WeakValueDictionary()
-        self._imports: dict[tuple[str, ResourceKey], tuple[tuple[object, ...], tuple[Imported, ...]]] = {}
-        self._by_namespace: dict[_Place, _Seen] = {}
+        self._imports: dict[tuple[str, ResourceKey], _Imports] = {}
+        self._last_imports: dict[tuple[str, ResourceKey], _Imports] = {}
+        self._seen: dict[_Place, _Seen] = {}
+        self._last_seen: dict[_Place, _Seen] = {}
         self._written: frozenset[tuple[str, str]] = frozenset()
         self._inbound: dict[tuple[ProxyKind, str, str, Pairs, tuple[str, ...]], Inbound] = {}
 
@@ -90,25 +96,18 @@ class Scopes:
         if self._index is None or old is None or not snapshot.same_but_endpoints(old):
             self._index = MeshIndex(snapshot, self._merger)
             self._last, self._current = self._current, {}
+            self._last_imports, self._imports = self._imports, {}
+            self._last_seen, self._seen = self._seen, {}
             self._inbound, self._guards = {}, None
             self._attachments.turn(snapshot)
             self._listening.keep(self._last.values())
             self._sidecars = SidecarTable(snapshot.sidecars, snapshot.mesh.root_namespace)
-            if old is None or old.sidecars is not snapshot.sidecars:
-                self._forget_sidecars({item.meta.key for item in snapshot.sidecars})
             self._written = written_addresses(snapshot)
             if old is None or old.services is not snapshot.services:
                 self._cutter.turn()
             if old is None or old.destination_rules is not snapshot.destination_rules:
                 self._merger.turn()
         return self._index
-
-    def _forget_sidecars(self, there: set[ResourceKey]) -> None:
-        """Drop what was kept for Sidecars that are no longer there."""
-        self._imports = {place: kept for place, kept in self._imports.items() if place[1] in there}
-        self._by_namespace = {
-            place: seen for place, seen in self._by_namespace.items() if place[1] is None or place[1] in there
-        }
 
     def _settle(self, index: MeshIndex, snapshot: MeshSnapshot, key: ScopeKey, sidecar: Sidecar | None) -> Scope:
         """A scope of this snapshot: the last one where every part is the same."""
@@ -149,9 +148,10 @@ class Scopes:
         """A scope that a Sidecar cuts down, and those of its listeners (none where one takes all that is called)."""
         place = (key.namespace, sidecar.meta.key)
         basis = (sidecar, snapshot.mesh, snapshot.services, snapshot.virtual_services)
-        known = self._imports.get(place)
+        known = self._imports.get(place) or self._last_imports.get(place)
         if known is None or any(one is not other for one, other in zip(known[0], basis, strict=True)):
-            known = self._imports[place] = (basis, imports(index, sidecar, key.namespace))
+            known = (basis, imports(index, sidecar, key.namespace))
+        self._imports[place] = known
         found = known[1]
         caller = (_caller(index, key), sidecar.meta.key)
         seen = self._targets_of(index, snapshot, (*caller, -1), union(found))
@@ -200,8 +200,9 @@ class Scopes:
         policies = snapshot.inference_policies
         parts = (snapshot.mesh, snapshot.services, snapshot.destination_rules, snapshot.accounts, policies, chosen)
         namespace, labels = place[0]
-        known = self._by_namespace.get(place)
+        known = self._seen.get(place) or self._last_seen.get(place)
         if known is not None and known.parts == parts:
+            self._seen[place] = known
             return known
         if chosen is None:
             chosen = tuple((service, WHOLE) for service in index.visible_services(namespace))
@@ -211,7 +212,7 @@ class Scopes:
         else:
             by_host = {target.service.host: target for target in targets}
             seen = _Seen(parts, targets, by_host, _rule_credentials(targets))
-        self._by_namespace[place] = seen
+        self._seen[place] = seen
         return seen
 
     def _target(self, index: MeshIndex, snapshot: MeshSnapshot, part: Part, caller: tuple[str, Labels]) -> Target:

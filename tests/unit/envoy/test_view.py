@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from tests.unit.registry.meshes import (
     entry,
     meta,
     peer_authentication,
+    port,
     replica,
     rule,
     service,
@@ -232,3 +235,13 @@ class TestGateway:
         mesh = Mesh().put(entry("x.example"), rule("x.example", policy=policy), Secret(meta("Secret", "up"), {}))
         assert sorted(seen(mesh).scope.secrets) == ["up"]
         assert not seen(mesh, "other").scope.secrets
+
+
+def test_what_nobody_sees_any_more_is_forgotten() -> None:
+    mesh, scopes = Mesh().put(service("own", namespace="gone", export_to=(".",)), service("chat")), Scopes()
+    past = weakref.ref(seen(mesh, "gone", scopes).scope.targets[-1])
+    for number in (1, 2, 3):
+        mesh.put(service("chat", port(number)))
+        seen(mesh, "default", scopes)
+    gc.collect()
+    assert past() is None
