@@ -56,7 +56,9 @@ class NoResources:
 def planned(name: str, host: str, account: str = "model") -> PlannedReplica:
     identity = Identity("cluster.local", name.partition("/")[0], account)
     ports = (WorkloadPort(8000, "http"),)
-    return PlannedReplica(name, identity.namespace, "llm", 0, WorkloadRole.SIDECAR, identity, {}, ports, None, host=host)
+    return PlannedReplica(
+        name, identity.namespace, "llm", 0, WorkloadRole.SIDECAR, identity, {}, ports, None, host=host
+    )
 
 
 @dataclass
