@@ -55,8 +55,10 @@ class Problem:
         }
 
     def as_line(self) -> str:
-        """One line for a terminal or a log: `file:line: severity CODE kind ns/name field: message Remedy`."""
+        """One line for a terminal or a log: `file:line: severity CODE kind ns/name field: message Remedy`.
+        Of a file as a whole (line 0) the line is left out."""
         subject = " ".join(part for part in (self.kind, f"{self.namespace}/{self.name}".strip("/")) if part)
         place = " ".join(part for part in (self.code, subject, self.field) if part)
         said = f"{self.message.rstrip('.')}. {self.remedy}" if self.remedy else self.message
-        return f"{self.file}:{self.line}: {self.severity} {place}: {said}"
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.severity} {place}: {said}"

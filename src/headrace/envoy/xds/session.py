@@ -164,7 +164,9 @@ class Session:
         now = self._clock.monotonic()
         if request.HasField("error_detail"):
             self._counters.nacks += 1
-            message = request.error_detail.message[:_MAX_NACK] or f"status code {request.error_detail.code}"
+            message = (
+                " ".join(request.error_detail.message[:_MAX_NACK].split()) or f"status code {request.error_detail.code}"
+            )
             watch.refuse(flight, message, now, self._clock.now())
         else:
             self._counters.acks += 1

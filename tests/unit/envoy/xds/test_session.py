@@ -285,7 +285,7 @@ def test_nothing_is_removed_before_a_client_that_reconnects_has_told_what_it_use
 def test_a_refusal_is_kept_and_not_retried_and_the_next_change_is_sent(client: Client, clock: ManualClock) -> None:
     client.publish(resource_set(cds={"a": "bad"})).ask(CLUSTER).take()
     clock.time += 0.25
-    assert client.nack("a: unknown field").take() == []
+    assert client.nack("a: unknown\nfield\n").take() == []
     (status,) = client.session.status()
     (nack,) = status.nacks
     assert (nack.message, nack.when, nack.resources) == ("a: unknown field", clock.now(), ("a",))
