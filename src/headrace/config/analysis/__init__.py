@@ -6,7 +6,7 @@ Istio has the judgement (`istioctl analyze`); `docs/reference/analysis.md` expla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -38,8 +38,9 @@ from headrace.config.analysis.telemetries import judge_telemetries
 from headrace.config.analysis.virtual_services import judge_bindings, judge_shared_hosts
 from headrace.config.analysis.webhooks import judge_webhooks
 from headrace.config.documents import Document
+from headrace.config.schema import INTERNAL_ERROR
 from headrace.model.mesh import MeshConfig
-from headrace.model.problem import Problem
+from headrace.model.problem import Problem, Severity
 from headrace.model.resource import ResourceKey
 
 _JUDGEMENTS = (
@@ -95,12 +96,32 @@ def analyse(
         for written in index.written
         if (codes := suppressed(written.annotations))
     }
-    found = set(chain.from_iterable(judgement(index) for judgement in _JUDGEMENTS))
+    found = set(chain.from_iterable(_judged(judgement, index) for judgement in _JUDGEMENTS))
     return sorted(
         problem
         for problem in found
         if problem.file != SOURCE and not {problem.code, "*"} & silent.get(_subject(problem), frozenset())
     )
+
+
+def _judged(judgement: Callable[[Index], Iterable[Problem]], index: Index) -> Iterator[Problem]:
+    """What one judgement finds; a fault of ours in it is one finding more, and costs no other judgement its own."""
+    try:
+        yield from judgement(index)
+    except Exception as error:
+        where = next((written.document for written in index.written), None)
+        yield Problem(
+            file=where.file if where else "",
+            line=where.line if where else 0,
+            code=INTERNAL_ERROR,
+            severity=Severity.ERROR,
+            kind="",
+            namespace="",
+            name="",
+            field="",
+            message=f"Headrace cannot judge these documents together: {type(error).__name__} in {judgement.__name__}",
+            remedy="Report this as a bug, with the documents.",
+        )
 
 
 def _subject(problem: Problem) -> tuple[str, str, str, str]:
