@@ -123,7 +123,9 @@ def _network(code: Iterable[Extension], phases: Sequence[Phase]) -> list[Any]:
 
 
 def _name(item: Extension) -> str:
-    return f"extensions.istio.io/trafficextension/{item.meta.namespace}.{item.meta.name}"
+    """Istio's name. A module for bytes has another, as Envoy takes no two types of filter by one name."""
+    ending = ".network" if item.network else ""
+    return f"extensions.istio.io/trafficextension/{item.meta.namespace}.{item.meta.name}{ending}"
 
 
 def _plugin(item: Extension, wasm: Wasm) -> Any:
