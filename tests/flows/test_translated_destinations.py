@@ -209,8 +209,15 @@ class Speaker:
         with contextlib.suppress(OSError):
             self.heard.append(await reader.read(4096))
             writer.write(self.name.encode())
-            await writer.drain()
-            writer.close()
+            await over(reader, writer)
+
+
+async def over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """End a connection without losing what was said: closed with bytes unread, the system would reset it."""
+    writer.write_eof()
+    while await reader.read(4096):
+        pass
+    writer.close()
 
 
 async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -220,8 +227,7 @@ async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         sent = await reader.read(100)
         writer.write(asked.split(b"\r\n")[0] + b"|" + sent)
-        await writer.drain()
-        writer.close()
+        await over(reader, writer)
 
 
 @dataclass
