@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -156,12 +155,16 @@ def test_a_secret_never_shows_its_value(tmp_path: Path) -> None:
     assert "hunter2" not in result.stdout + result.stderr
 
 
-def test_one_file_is_judged_in_under_700_milliseconds(docs: Path) -> None:
-    """The issue's bound, on the processor's time: a busy machine adds waiting, never work."""
-    times = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert check(docs / "good.yaml").returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.7
+def test_one_file_is_judged_without_loading_what_runs_meshes(docs: Path) -> None:
+    """benchmarks/cli_start.py measures how fast that is."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "headrace", "check", str(docs / "good.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "headrace.config.judge" in loaded
+    heavy = ("headrace.registry", "headrace.envoy", "headrace.agent", "headrace.identity", "grpc", "aiohttp")
+    assert not [name for name in loaded if name.startswith(heavy)]
